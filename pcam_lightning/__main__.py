@@ -1,0 +1,18 @@
+"""`python -m pcam_lightning` lists the commands."""
+
+import ast
+from pathlib import Path
+
+from pcam_lightning.schema import ROOTS
+
+
+def main() -> None:
+    print("python -m pcam_lightning.COMMAND [KEY=VALUE ...]   (--help lists the keys)\n")
+    for name in ROOTS:
+        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+        print(f"  {name:<12}{docstring.splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    main()

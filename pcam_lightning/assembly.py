@@ -1,0 +1,175 @@
+"""From the leaves of a checked config to objects, refusing what is unfit."""
+
+import inspect
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from pcam_lightning.callbacks import Throughput
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.errors import InputError
+from pcam_lightning.module import PCamClassifier
+from pcam_lightning.seeds import derive_seed
+
+Config = dict[str, Any]
+
+
+def check_targets(config: Config) -> None:
+    """Raise `InputError` where a `_target_` cannot be imported or does not take one of its keys.
+
+    Everything is checked before anything is built, so that a slip in the last section of a config
+    does not show after the first has done its work.
+    """
+    _check_arguments(config | {"data": _without_source(config["data"])}, "")
+
+
+def _check_arguments(config: Any, path: str) -> None:
+    if isinstance(config, list):
+        for index, item in enumerate(config):
+            _check_arguments(item, f"{path}.{index}")
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        _check_arguments(value, f"{path}.{key}" if path else key)
+    if "_target_" not in config:
+        return
+    target = config["_target_"]
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}._target_={target}: cannot be imported ({reason})") from None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in config:
+        if key not in parameters and not key.startswith("_"):
+            raise InputError(
+                f"{path}.{key}: no argument of {target}; valid: {', '.join(parameters)}"
+            )
+
+
+def choose_precision(trainer: Config) -> str | int:
+    """What `precision: auto` means for a trainer's config on this machine.
+
+    bfloat16 where matrix units compute it: GPUs since Ampere, CPUs with AMX, where the cnn trains
+    more than twice as fast as in float32. Elsewhere float32.
+    """
+    if trainer["precision"] != "auto":
+        return trainer["precision"]
+    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later
+    return "bf16-mixed" if abilities.get("amx_bf16") else "32-true"
+
+
+def build_trainer(config: Config) -> Trainer:
+    """The Lightning trainer with its callbacks and loggers.
+
+    Raises:
+        InputError: it asks for devices this machine does not have, or for things that exclude
+            each other.
+    """
+    _hush()
+    parts = {
+        group: [instantiate(part) for part in config[group].values() if part]
+        for group in ("callbacks", "logger")
+    }
+    try:
+        trainer = instantiate(config["trainer"], **parts)
+    except (MisconfigurationException, InstantiationException) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        chosen = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
+        given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
+        raise InputError(f"{given}: {reason}; this machine has {_devices()}") from None
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+    return trainer
+
+
+def build_module(config: Config) -> PCamClassifier:
+    """The network, its optimizer, schedule and augmentation, initialised from the run's seed."""
+    torch.manual_seed(derive_seed(config["seed"], "initialisation"))
+    module = PCamClassifier(
+        model=instantiate(config["model"]),
+        optimizer=instantiate(config["optimizer"]),
+        scheduler=instantiate(config["scheduler"]),
+        augment=instantiate(config["augment"]),
+        seed=config["seed"],
+    )
+    # What is left to torch's own generator, dropout, draws from its own stream as well.
+    torch.manual_seed(derive_seed(config["seed"], "dropout"))
+    return module
+
+
+def build_datamodule(config: Config, root: Path) -> PCamDataModule:
+    """The data module of `config["data"]` over the files in `root`."""
+    return instantiate(_without_source(config["data"]), root=root)
+
+
+def check_checkpoint(path: str | None) -> str | None:
+    """The path, if there is a checkpoint that loads without running any code, or None for None.
+
+    Raises:
+        InputError: there is no file, or it is no checkpoint of plain containers and tensors.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise InputError(f"ckpt_path={path}: no such file, expected a checkpoint such as last.ckpt")
+    try:
+        keys = torch.load(path, weights_only=True, map_location="meta", mmap=True).keys()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"ckpt_path={path}: not a sound checkpoint ({reason})") from None
+    if "state_dict" not in keys:
+        raise InputError(f"ckpt_path={path}: no checkpoint of Lightning, found {', '.join(keys)}")
+    return path
+
+
+def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:
+    """Fill `module.predictions` with those of the best checkpoint, whose path is returned.
+
+    Without a checkpoint callback the weights are scored as they are, and the path is None.
+    """
+    best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    arguments: dict[str, Any] = dict(
+        datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
+    )
+    # The best epoch's validation metrics have been logged already, at their own step.
+    loggers, trainer.loggers = trainer.loggers, []
+    trainer.validate(module, **arguments)
+    trainer.loggers = loggers
+    trainer.test(module, **arguments)
+    return best
+
+
+def training_speed(trainer: Trainer) -> float | None:
+    """Patches per second while training, over all epochs of this start; None if not measured."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    meters = [callback for callback in callbacks if isinstance(callback, Throughput)]
+    return meters[0].patches / meters[0].seconds if meters and meters[0].seconds else None
+
+
+def _without_source(data: Config) -> Config:
+    """What the data module takes, without what decides on its files (see `data.source`)."""
+    return {key: value for key, value in data.items() if key not in ("on_missing", "demo")}
+
+
+def _hush() -> None:
+    """Keep back what Lightning tells everybody about itself; its warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 calls what torch deprecates, and advises workers that mapped files do not need.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def _devices() -> str:
+    gpus = torch.cuda.device_count()
+    return f"{gpus} GPU(s)" if gpus else "no GPU: expected trainer.accelerator=cpu or auto"

@@ -1,0 +1,7 @@
+"""What watches a run."""
+
+from pcam_lightning.callbacks.epoch_lines import progress
+from pcam_lightning.callbacks.gradient_norm import GradientNorm
+from pcam_lightning.callbacks.throughput import Throughput
+
+__all__ = ["GradientNorm", "Throughput", "progress"]

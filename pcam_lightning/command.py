@@ -1,0 +1,138 @@
+"""What every command shares: where the config tree is, and how bad input is reported."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from pcam_lightning import schema
+from pcam_lightning.errors import InputError
+from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.record import check_free
+
+_PACKAGE = Path(__file__).parent
+
+CONF = next(
+    (folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir()),
+    _PACKAGE / "conf",
+)
+"""The config tree: inside the package in a wheel, beside it in a checkout."""
+
+Config = dict[str, Any]
+
+
+def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
+    """Make a function of a plain config dict the command `python -m pcam_lightning.<name>`.
+
+    The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
+    the path of its summary, which is printed last. Bad input is one line on stderr and exit code
+    2; a bug keeps its traceback and exit code 1.
+    """
+
+    def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def task(cfg: DictConfig) -> None:
+            try:
+                summary = function(validated(name, cfg))
+            except InputError as error:
+                # An ordinary exception would make Hydra add lines of its own, and would reach
+                # Slurm as a job that succeeded.
+                sys.exit(_report(error))
+            print(f"summary: {summary}", flush=True)
+
+        def main() -> None:
+            sys.argv[1:] = [_without_dash(argument) for argument in sys.argv[1:]]
+            # Hydra would print composition errors over many lines and exit with code 1;
+            # with this it raises them, and they are reported below like any other bad input.
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+            except (InputError, HydraException, OmegaConfBaseException) as error:
+                sys.exit(_report(error))
+
+        return main
+
+    return decorate
+
+
+def validated(name: str, cfg: DictConfig) -> Config:
+    """The composed config, resolved, checked against its schema, as plain containers."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    config.pop("hydra", None)
+    schema.check(name, config)  # type: ignore[arg-type]
+    return config  # type: ignore[return-value]
+
+
+def named_on_command_line(key: str) -> bool:
+    """Whether the user set `key` for this run, rather than leaving the config's default."""
+    overrides = HydraConfig.get().overrides.task
+    return any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+
+
+class ConfigCheck(Callback):
+    """Check a single run's config and folder before Hydra writes anything there.
+
+    Hydra turns an ordinary exception of a callback into a warning, hence the exit.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.run.dir).absolute()
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(folder)  # as Hydra will, a moment later
+        HydraConfig.instance().set_config(config)
+        try:
+            cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            resume = validated(config.hydra.job.config_name, cfg).get("ckpt_path") is not None
+            if is_first_rank():
+                check_free(folder, resume=resume)
+        except (InputError, OmegaConfBaseException) as error:
+            sys.exit(_report(error))
+
+
+def _without_dash(argument: str) -> str:
+    """`-hydra/launcher=x` is the override `hydra/launcher=x` with one dash too many.
+
+    argparse would read it as `-h` with a value. No option of Hydra looks like this.
+    """
+    override = re.sub(r"^-(?=hydra[/.][^=\s]+=)", "", argument)
+    if override != argument:
+        print(f"hint: reading {argument} as {override}", file=sys.stderr)
+    return override
+
+
+def _report(error: Exception) -> int:
+    print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _one_line(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+        choices = _keys(cause.parent_node)
+        if choices and cause.key not in choices:
+            full_key = cause.full_key or cause.key
+            return f"{full_key}: no such key; valid keys here: {', '.join(choices)}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    for line in lines[1:]:
+        if line.startswith("Config search path"):
+            break
+        if line.startswith(("full_key:", "object_type=", "reference_type=")):
+            continue
+        text += (" " if text.endswith((":", ".", ",")) else ", ") + line
+    return text
+
+
+def _keys(node: Any) -> list[str]:
+    return [str(key) for key in node] if OmegaConf.is_dict(node) else []

@@ -1,0 +1,176 @@
+"""The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pcam_lightning.errors import InputError
+
+SPLITS = ("train", "valid", "test")
+PATCH_SHAPE = (96, 96, 3)
+"""Height, width and RGB channels of a patch."""
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of one split of one data set.
+
+    `images` is HDF5 dataset `x`, N x 96 x 96 x 3, any numeric dtype and layout; `labels` is `y`, N
+    values of 0 or 1 (officially N x 1 x 1 x 1); `meta` is the official CSV, which may be absent.
+    """
+
+    root: Path
+    split: str
+
+    @property
+    def images(self) -> Path:
+        return self._file("x.h5")
+
+    @property
+    def labels(self) -> Path:
+        return self._file("y.h5")
+
+    @property
+    def meta(self) -> Path:
+        return self._file("meta.csv")
+
+    def _file(self, ending: str) -> Path:
+        return self.root / f"camelyonpatch_level_2_split_{self.split}_{ending}"
+
+    def missing(self) -> list[Path]:
+        return [path for path in (self.images, self.labels) if not path.is_file()]
+
+
+def missing_files(root: Path) -> list[Path]:
+    """Which of the six H5 files are not in `root`."""
+    return [path for split in SPLITS for path in SplitFiles(root, split).missing()]
+
+
+def check_split(files: SplitFiles) -> int:
+    """Open both files of a split, check shapes, lengths and labels, and return the row count.
+
+    Raises:
+        InputError: a file is absent, is no sound HDF5 file, lacks its dataset, or its contents
+            are not patches of 96 x 96 x 3 with one label of 0 or 1 each.
+    """
+    with open_dataset(files.images, "x") as images:
+        if images.shape[1:] != PATCH_SHAPE:
+            raise InputError(f"{files.images}: x has shape {images.shape}, expected (N, 96, 96, 3)")
+        if images.dtype.kind not in "uif":
+            raise InputError(f"{files.images}: x has dtype {images.dtype}, expected a number")
+        rows = images.shape[0]
+    labels = read_labels(files)
+    if rows == 0:
+        raise InputError(f"{files.images}: x has no rows, expected at least one patch")
+    if len(labels) != rows:
+        raise InputError(
+            f"{files.labels}: y has {len(labels)} labels, expected {rows}, "
+            f"one for each patch of {files.images.name}"
+        )
+    return rows
+
+
+def read_labels(files: SplitFiles) -> np.ndarray:
+    """The labels of a split, int64 [N], 0 or 1.
+
+    Raises:
+        InputError: the file cannot be read, is not N labels, or holds anything but 0 and 1.
+    """
+    with open_dataset(files.labels, "y") as dataset:
+        if int(np.prod(dataset.shape[1:])) != 1:
+            raise InputError(f"{files.labels}: y has shape {dataset.shape}, expected (N, 1, 1, 1)")
+        labels = _read(dataset, files.labels).reshape(-1)
+    wrong = ~np.isin(labels, (0, 1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"{files.labels}: label {labels[row]} in row {row}, expected 0 or 1")
+    return labels.astype(np.int64)
+
+
+def read_slides(files: SplitFiles) -> np.ndarray | None:
+    """The slide id of every row (object [N] of str), or None where there is no meta file.
+
+    Raises:
+        InputError: the meta file has no column `wsi`.
+    """
+    if not files.meta.is_file():
+        return None
+    import pandas as pd
+
+    try:
+        return pd.read_csv(files.meta, usecols=["wsi"], dtype=str)["wsi"].to_numpy(dtype=object)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{files.meta}: {error}; expected a CSV with the column wsi") from None
+
+
+class open_dataset:
+    """Context manager: dataset `name` of an H5 file, with damage reported as `InputError`."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+
+    def __enter__(self) -> h5py.Dataset:
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: no such file, expected an HDF5 file with {self.name!r}")
+        try:
+            self.file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: not a sound HDF5 file ({_reason(error)}), expected one with "
+                f"{self.name!r}; is it truncated?"
+            ) from None
+        dataset = self.file.get(self.name)
+        if not isinstance(dataset, h5py.Dataset):
+            found = ", ".join(self.file) or "nothing"
+            self.file.close()
+            raise InputError(f"{self.path}: no dataset {self.name!r} in it, found {found}")
+        return dataset
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def read_chunks(path: Path, name: str = "x", rows: int = 512) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, array of up to `rows` rows) over a dataset, in order, as it is on disk."""
+    with open_dataset(path, name) as dataset:
+        # Whole HDF5 chunks, so that no compressed chunk is decoded twice.
+        if dataset.chunks:
+            rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]
+        for start in range(0, dataset.shape[0], rows):
+            yield start, _read(dataset, path, slice(start, start + rows))
+
+
+def fingerprint(root: Path) -> str:
+    """A digest (hex) of everything in the six H5 files, the same for the same bytes anywhere."""
+    paths = [
+        path
+        for split in SPLITS
+        for path in (SplitFiles(root, split).images, SplitFiles(root, split).labels)
+    ]
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter lock
+        digests = list(pool.map(_digest, paths))
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _read(dataset: h5py.Dataset, path: Path, selection: slice = slice(None)) -> np.ndarray:
+    try:
+        return np.asarray(dataset[selection])
+    except OSError as error:
+        raise InputError(
+            f"{path}: rows {selection.start or 0} and up cannot be read ({_reason(error)}), "
+            "expected a sound HDF5 file; is it damaged?"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

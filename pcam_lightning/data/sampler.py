@@ -1,0 +1,98 @@
+"""In which order training rows are drawn: a pure function of the seed and the epoch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from pcam_lightning.seeds import derive_seed
+
+
+def shuffled_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Every row once, in random order. int64 [N]."""
+    return _generator(seed, epoch).permutation(len(labels))
+
+
+def weighted_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """As many draws as there are rows, the same number from each class. int64 [N].
+
+    The expectation is that of drawing with replacement by inverse class frequency. But each class
+    is dealt out like a deck of cards: no row comes up twice before every row of its class has
+    come up once, so that where the classes are equally large each row is seen exactly once.
+    """
+    generator = _generator(seed, epoch)
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    shares = np.full(len(classes), len(labels) // len(classes))
+    shares[: len(labels) % len(classes)] += 1
+    draws = [
+        np.concatenate([generator.permutation(rows) for _ in range(-(-share // len(rows)))])[:share]
+        for rows, share in zip(classes, shares, strict=True)
+    ]
+    return generator.permutation(np.concatenate(draws))
+
+
+def fixed_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The shuffled order of epoch 0, in every epoch. int64 [N]."""
+    return shuffled_order(labels, seed, 0)
+
+
+ORDERS = {"weighted": weighted_order, "shuffle": shuffled_order, "fixed": fixed_order}
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of training rows, one rank's share of each global batch.
+
+    Global batch b of an epoch is the slice [b * B * W, (b + 1) * B * W) of the epoch's order, for B
+    rows on each of W ranks; rank r takes its r-th run of B rows. Ranks need not communicate, since
+    each computes the same order. Rows that do not fill a last global batch are left out of that
+    epoch; which ones differs from epoch to epoch.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        order: str = "weighted",
+        seed: int = 42,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.labels, self.batch_size, self.order = labels, batch_size, ORDERS[order]
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.labels) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.order(self.labels, self.seed, self.epoch)
+        shape = (len(self), self.world_size, self.batch_size)
+        yield from order[: int(np.prod(shape))].reshape(shape)[:, self.rank].tolist()
+
+
+class SequentialBatches(Sampler[list[int]]):
+    """Every row of `rows` in order, in batches; rank r of W takes every W-th row, beginning at r.
+
+    All ranks get equally many rows, so the last ones may begin again at the first row: whoever
+    gathers the ranks' results has to drop what it has already seen.
+    """
+
+    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size = batch_size
+        padded = -(-length // world_size) * world_size
+        self.rows = (np.arange(padded) % length)[rank::world_size]
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.rows), self.batch_size):
+            yield self.rows[start : start + self.batch_size].tolist()
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, "order", epoch))

@@ -1,0 +1,65 @@
+"""What a predictor that never looks at a patch would score.
+
+F2 is the warning example: at balanced classes, calling every patch tumour scores 0.833.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pcam_lightning.evaluation.metrics import METRICS, compute_metrics
+
+# One constant scores 1 at either of these and 0 at the other whatever the data, so that a constant
+# wins one of them says nothing about the model; `balanced_accuracy` compares the two together.
+ONE_SIDED = frozenset({"sensitivity", "specificity"})
+
+
+def constant_baselines(label: ArrayLike, train_prevalence: float) -> dict[str, dict[str, float]]:
+    """Metrics of two constant predictors on the given labels.
+
+    `majority` predicts the commoner class of the training labels (normal if they are equally
+    common, as in scikit-learn's DummyClassifier); `all_tumour` predicts tumour.
+
+    Both give every patch the same probability, the training prevalence: ranking metrics see one
+    great tie (auroc 0.5, average_precision the prevalence of `label`), and brier and log_loss see
+    the best constant that can be known without looking at `label`. Probability 0 or 1 would make
+    those two far worse than any constant has to be, and every model would seem to beat them. Only
+    the decision differs between the two predictors.
+
+    Args:
+        label: [N] of 0 or 1, the labels to score on.
+        train_prevalence: share of tumour among the training labels, in [0, 1].
+
+    Raises:
+        ValueError: labels or prevalence are not as above.
+    """
+    probability = np.full(np.shape(label), train_prevalence, dtype=np.float64)
+    always, never = -np.inf, np.inf
+    return {
+        "majority": compute_metrics(
+            label, probability, always if train_prevalence > 0.5 else never
+        ),
+        "all_tumour": compute_metrics(label, probability, always),
+    }
+
+
+def beaten_by_constant(
+    metrics: dict[str, float], baselines: dict[str, dict[str, float]]
+) -> list[str]:
+    """Names of the metrics at which some constant predictor ties with the model or wins.
+
+    Metrics in `ONE_SIDED`, and comparisons in which either side is NaN, are left out.
+
+    Args:
+        metrics: the model's, as from `compute_metrics`.
+        baselines: name to metrics, as from `constant_baselines`.
+    """
+
+    def ties_or_wins(constant: float, model: float, name: str) -> bool:
+        return constant >= model if METRICS[name] == "higher" else constant <= model
+
+    return [
+        name
+        for name, value in metrics.items()
+        if name not in ONE_SIDED
+        and any(ties_or_wins(constant[name], value, name) for constant in baselines.values())
+    ]

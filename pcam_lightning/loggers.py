@@ -1,0 +1,40 @@
+"""Lightning's CSV logger, writing into a run folder and continuing what is there."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import csv_logs
+
+
+class CSVLogger(csv_logs.CSVLogger):
+    """Writes `metrics.csv` straight into `folder`; one that is there is continued.
+
+    Lightning's own (2.6) takes a folder with anything in it for the leavings of another run and
+    deletes its metrics.csv, which would lose the history of a run that is resumed.
+    """
+
+    def __init__(self, folder: str, flush_logs_every_n_steps: int = 100) -> None:
+        super().__init__(
+            folder, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps
+        )
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "_Writer":
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir)
+        return self._experiment  # type: ignore[return-value]
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: the run folder holds the config already."""
+
+
+class _Writer(csv_logs.ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Called when made. Takes up the columns of an earlier start instead of deleting it."""
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])

@@ -1,0 +1,149 @@
+"""A PatchCamelyon network with its loss, optimizer, schedule and metrics."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils import clip_grad_norm_
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_auroc,
+    binary_average_precision,
+    binary_fbeta_score,
+)
+
+from pcam_lightning.data.dataset import Batch
+from pcam_lightning.seeds import derive_seed
+
+
+class Predictions(NamedTuple):
+    """What a network said of the N rows of a split; sorted by row, each row once, on the CPU."""
+
+    row: Tensor
+    """int64 [N]."""
+    label: Tensor
+    """int64 [N], 0 or 1."""
+    logit: Tensor
+    """float32 [N]."""
+
+
+class PCamClassifier(LightningModule):
+    """Binary classification of patches with cross-entropy on one logit.
+
+    Args:
+        model: uint8 [B, 96, 96, 3] to logits [B].
+        optimizer: makes an optimizer of parameters; None for a module that is only evaluated.
+        scheduler: one of `pcam_lightning.schedulers` with its settings bound; None keeps the
+            learning rate as it is.
+        augment: changes a training batch, called with the image and a generator; None for nothing.
+        seed: the run's seed, of which the augmentation draws a stream of its own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[..., list[dict[str, Any]]] | None = None,
+        augment: nn.Module | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.augment = augment
+        self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
+        self.predictions: dict[str, Predictions] = {}
+        """The latest ones of each split, "val" and "test"; on every rank the whole split."""
+        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 [B, 96, 96, 3] to logits [B]."""
+        return self.model(image)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image = batch.image
+        if self.augment is not None:
+            image = self.augment(image, self._generator("augmentation", batch_idx))
+        loss = binary_cross_entropy_with_logits(self(image).float(), batch.label.float())
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collected.append((batch.row, batch.label, self(batch.image).float()))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._score("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        assert self.optimizer is not None, "a module without an optimizer cannot be fitted"
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, steps // (self.trainer.max_epochs or 1))
+        return [optimizer], self.scheduler(optimizer, steps, per_epoch)  # type: ignore[return-value]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning 2.6 refuses to clip for a fused optimizer in mixed precision, because a scaler
+        # would make it see scaled gradients. In bfloat16 there is no scaler.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if gradient_clip_val and not scaled and gradient_clip_algorithm in (None, "norm"):
+            clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _generator(self, stream: str, batch_idx: int) -> torch.Generator:
+        # Seeded anew at each step: a run that goes on from here draws what it would have drawn.
+        generator = torch.Generator(self.device)
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        return generator.manual_seed(derive_seed(self.seed, stream, *place))
+
+    def _score(self, split: str) -> None:
+        """Metrics over the whole split at once, so they are exact for any batch size and ranks."""
+        columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
+        self._collected.clear()
+        if self.trainer.world_size > 1:
+            columns = [self.all_gather(column).flatten() for column in columns]  # type: ignore[union-attr]
+        row, label, logit = (column.cpu() for column in columns)
+        # Ranks are padded with rows that other ranks hold too: each row counts once.
+        order = torch.argsort(row, stable=True)
+        first = torch.ones(len(row), dtype=torch.bool)
+        first[1:] = row[order][1:] != row[order][:-1]
+        keep = order[first]
+        predictions = Predictions(row[keep], label[keep], logit[keep])
+        self.predictions[split] = predictions
+        for name, value in split_metrics(predictions).items():
+            shown = name in ("loss", "auroc")
+            self.log(f"{split}/{name}", value, prog_bar=shown, rank_zero_only=False)
+
+
+def split_metrics(predictions: Predictions) -> dict[str, Tensor]:
+    """Loss, AUROC, average precision, and accuracy and F2 at probability 0.5, over a split.
+
+    Where only one class is present, AUROC and average precision are undefined, and NaN.
+    """
+    _, label, logit = predictions
+    probability = logit.double().sigmoid()  # float32 would tie confident patches at 0 and 1
+    both = bool(label.min() != label.max())
+    undefined = torch.tensor(torch.nan)
+    return {
+        "loss": binary_cross_entropy_with_logits(logit, label.float()),
+        "auroc": binary_auroc(probability, label) if both else undefined,
+        "average_precision": binary_average_precision(probability, label) if both else undefined,
+        "accuracy": binary_accuracy(probability, label),
+        "f2": binary_fbeta_score(probability, label, beta=2.0),
+    }

@@ -1,0 +1,97 @@
+"""What made a run: command, seed, code, packages, machine, data and Slurm job."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import metadata
+from typing import Any
+
+from pcam_lightning import __version__
+from pcam_lightning.runs.checkout import read_checkout
+from pcam_lightning.runs.hardware import read_hardware
+
+MAIN_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "h5py", "numpy")
+# A list of what is recorded, not of what is hidden: an environment is full of passwords.
+ENVIRONMENT_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "PYTHONHASHSEED",
+    "PCAM_ROOT",
+)
+SLURM_VARIABLES = {
+    "job_id": "SLURM_JOB_ID",
+    "array_job_id": "SLURM_ARRAY_JOB_ID",
+    "array_task_id": "SLURM_ARRAY_TASK_ID",
+    "partition": "SLURM_JOB_PARTITION",
+    "node_list": "SLURM_JOB_NODELIST",
+    "node": "SLURMD_NODENAME",
+    "tasks": "SLURM_NTASKS",
+    "restarts": "SLURM_RESTART_COUNT",
+}
+SECRET = re.compile(r"(?i)((?:^|[._-])(?:api_?key|token|password|passwd|secret)=).+")
+
+
+def collect_manifest(
+    *,
+    command: Sequence[str],
+    seed: int | None,
+    dataset: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The contents of `manifest.json`, ready for `recording`.
+
+    `command` is the command line as typed (values of overrides such as `logger.api_key=` are
+    blanked), `dataset` holds at least `name`, with `root` and `fingerprint` where there are files;
+    `config` is for runs without a `.hydra/` folder. Facts that cannot be learned are None.
+    """
+    code = read_checkout()
+    git = {"commit": code.commit, "branch": code.branch, "dirty": code.dirty, "note": code.note}
+    manifest: dict[str, Any] = {
+        "command": [SECRET.sub(r"\1***", word) for word in command],
+        "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        "seed": seed,
+        "dataset": dict(dataset),
+        "git": git | {"patch_left_out": list(code.left_out)},
+        "python": {"version": sys.version.split()[0], "executable": sys.executable},
+        "packages": {
+            "pcam_lightning": __version__,
+            **{name: _version(name) for name in MAIN_PACKAGES},
+        },
+        "hardware": read_hardware(),
+        "slurm": read_slurm(),
+        "environment": {name: os.environ.get(name) for name in ENVIRONMENT_VARIABLES},
+    }
+    return manifest if config is None else manifest | {"config": dict(config)}
+
+
+def read_slurm() -> dict[str, int | str | None] | None:
+    """Facts of the Slurm job this process belongs to, from its environment; None outside one."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    values = {fact: os.environ.get(variable) for fact, variable in SLURM_VARIABLES.items()}
+    # Slurm leaves the restart count out until a job has been restarted.
+    values["restarts"] = values["restarts"] or "0"
+    return {fact: int(text) if text and text.isdigit() else text for fact, text in values.items()}
+
+
+def environment_text() -> str:
+    """Every installed package as `name==version`, one a line, sorted: `environment.txt`."""
+    versions: dict[str, str] = {}
+    for package in metadata.distributions():
+        name = package.metadata["Name"]
+        if name:  # what a broken installation leaves behind has none
+            # The first one found is the one an import finds.
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={package.version}")
+    return "".join(f"{versions[name]}\n" for name in sorted(versions))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,288 @@
+"""Writing a run folder: who may write, what made the run, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.errors import InputError
+from pcam_lightning.runs.process import process_mark
+
+ATTEMPT_FILES = ("manifest.json", "code.patch", "environment.txt", "status.json")
+
+
+class RunFileError(InputError):
+    """A file of a run folder cannot be read or written."""
+
+
+class RunFolderBusyError(InputError):
+    """Another process that is still alive writes to this run folder."""
+
+
+class RunFolderFinishedError(InputError):
+    """The run in this folder has finished, and nobody asked to go on with it."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a reader, or a crash, never sees half of it."""
+    # Not tempfile: its files are private to one user, and run folders are shared with a team.
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with draft.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically, in the order of its keys.
+
+    NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
+    paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
+    """
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 reaches Python as lone surrogates; written as \udcXX they are
+    # valid JSON and read back to the same name.
+    write_bytes(Path(path), text.encode("utf-8", errors="backslashreplace"))
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, and tensors, without importing either
+        return _plain(value.tolist())
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r:.100}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises RunFileError when it holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFileError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RunFileError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def is_alive(status: Mapping[str, Any]) -> bool | None:
+    """Whether the process that wrote a status still lives; None when this machine cannot know."""
+    if status.get("host") != socket.gethostname():
+        return None
+    mark, pid = status.get("process"), status.get("pid")
+    return mark is not None and isinstance(pid, int) and process_mark(pid) == mark
+
+
+class Recording:
+    """The status of a run under way, kept in `status.json`."""
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        self.folder = folder
+        self._began = time.monotonic()
+        self._facts: dict[str, Any] = {}
+        self._status: dict[str, Any] = {
+            "state": "running",
+            "reason": None,
+            "error": None,
+            "attempt": attempt,
+            "started": _now(),
+            "updated": None,
+            "finished": None,
+            "seconds": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": process_mark(os.getpid()),
+        }
+        self._write()
+
+    def update(self, **facts: Any) -> None:
+        """Add facts such as `epoch=3` to the status and renew its `updated` time.
+
+        Raises TypeError for a name that the status itself uses, such as `state`.
+        """
+        taken = facts.keys() & self._status.keys()
+        if taken:
+            raise TypeError(f"status.json keeps these names for itself: {', '.join(sorted(taken))}")
+        self._facts.update(facts)
+        self._write()
+
+    def preempt(self, reason: str) -> None:
+        """Say that the run stops early in order to be continued later.
+
+        However the `recording` block is left after this, the state stays `preempted`.
+        """
+        self._status.update(state="preempted", reason=_one_line(reason))
+        self._write()
+
+    def _end(self, error: dict[str, Any] | None) -> None:
+        if self._status["state"] == "running":
+            self._status["state"] = "failed" if error else "finished"
+        self._status.update(error=error, finished=_now())
+        self._write()
+
+    def _write(self) -> None:
+        seconds = round(time.monotonic() - self._began, 3)
+        self._status.update(updated=_now(), seconds=seconds)
+        write_json(self.folder / "status.json", self._status | self._facts)
+
+
+@contextmanager
+def recording(
+    folder: Path | str, manifest: Mapping[str, Any], *, resume: bool = False
+) -> Iterator[Recording]:
+    """Record a run's life in its folder, which is made when it is not there.
+
+    Writes `manifest.json`, `environment.txt`, `code.patch` (the checkout's difference from its
+    commit; empty for a clean one, absent when there is no checkout) and `status.json`: `running`
+    inside the block, then `finished`, or `failed` when an exception leaves it, which goes on to
+    the caller. The error is one line; a traceback is kept with it unless it is an InputError,
+    Ctrl-C or an exit.
+
+    A folder can be started again after it failed, was killed or was preempted, and after it
+    finished with `resume=True`; what the earlier start wrote of itself is kept in `attempts/N/`.
+    Only one process may record a run: with several ranks, rank 0.
+
+    Raises RunFolderBusyError when a living process of this machine records there (a process of
+    another machine cannot be asked and is taken for gone, as after a requeue),
+    RunFolderFinishedError, and RunFileError when the folder or its status is unusable.
+    """
+    run = _claim(Path(folder), resume=resume)
+    try:
+        _write_origin(run.folder, manifest)
+        yield run
+    except BaseException as error:
+        # A full disk must not hide the error that ended the run.
+        with suppress(OSError):
+            run._end(_describe(error))
+        raise
+    run._end(None)
+
+
+def check_free(folder: Path, *, resume: bool = False) -> None:
+    """Raise what `recording` would raise for a folder that is taken, without touching it."""
+    path = folder / "status.json"
+    if path.exists():
+        _refuse_taken(folder, read_json(path), resume=resume)
+
+
+def _claim(folder: Path, *, resume: bool) -> Recording:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFileError(f"cannot make the run folder {folder}: {error.strerror}") from None
+    with _locked(folder):
+        path = folder / "status.json"
+        attempt = 1
+        if path.exists():
+            status = read_json(path)
+            _refuse_taken(folder, status, resume=resume)
+            attempt = _keep_attempt(folder, status)
+        return Recording(folder, attempt)
+
+
+def _refuse_taken(folder: Path, status: Mapping[str, Any], *, resume: bool) -> None:
+    state = status.get("state")
+    # A preempted run is still being written until its process is gone.
+    if state in ("running", "preempted") and status.get("finished") is None and is_alive(status):
+        raise RunFolderBusyError(
+            f"{folder} is being written by process {status['pid']} on {status['host']}, started "
+            f"{status.get('started')}: wait for it, stop it, or choose another folder"
+        )
+    if state == "finished" and not resume:
+        raise RunFolderFinishedError(
+            f"{folder} holds a run that finished {status.get('finished')}: "
+            "choose another folder, or ask to resume"
+        )
+
+
+def _keep_attempt(folder: Path, status: Mapping[str, Any]) -> int:
+    """Put aside what the last start wrote of itself; return the number of the next one."""
+    number = status.get("attempt")
+    number = number if isinstance(number, int) else 1
+    attempt = folder / "attempts" / str(number)
+    attempt.mkdir(parents=True, exist_ok=True)
+    for name in ATTEMPT_FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, attempt / name)
+    return number + 1
+
+
+def _write_origin(folder: Path, manifest: Mapping[str, Any]) -> None:
+    # Imported here, because whoever only reads run folders needs neither.
+    from pcam_lightning.runs.checkout import read_checkout
+    from pcam_lightning.runs.manifest import environment_text
+
+    write_json(folder / "manifest.json", manifest)
+    write_bytes(folder / "environment.txt", environment_text().encode("utf-8"))
+    patch = read_checkout().patch
+    if patch is None:
+        (folder / "code.patch").unlink(missing_ok=True)
+    else:
+        write_bytes(folder / "code.patch", patch)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time look at a folder's status and claim it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems cannot lock a folder: there, two starts in the same instant
+        # are not told apart, while one after the other still are.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _describe(error: BaseException) -> dict[str, Any] | None:
+    """What `status.json` says about the exception that ended a run; None for a clean exit."""
+    kind, text, trace = type(error).__name__, _one_line(str(error)), None
+    if isinstance(error, SystemExit):
+        if error.code in (None, 0):
+            return None
+        text = f"exit: {text}" if isinstance(error.code, str) else f"exit status {error.code}"
+    elif isinstance(error, KeyboardInterrupt):
+        text = "interrupted (Ctrl-C or SIGINT)"
+    elif not isinstance(error, InputError):
+        trace = "".join(traceback.format_exception(error))
+    return {"type": kind, "text": text, "traceback": trace}
+
+
+def _one_line(text: str, limit: int = 2000) -> str:
+    return " ".join(text.split())[:limit]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

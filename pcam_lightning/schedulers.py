@@ -1,0 +1,99 @@
+"""Learning-rate schedules.
+
+Each function takes the optimizer, the number of optimizer steps in the run and in an epoch, and its
+own settings; it returns what `LightningModule.configure_optimizers` returns as `lr_scheduler`
+entries. Where it can be, a schedule is a pure function of the step: the learning rate is the
+optimizer's own times warm-up times decay.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, ReduceLROnPlateau
+
+Entries = list[dict[str, Any]]
+
+
+def constant(
+    optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup_epochs: float = 0.0
+) -> Entries:
+    """The optimizer's learning rate throughout, after a linear warm-up of `warmup_epochs`."""
+    return _by_step(optimizer, lambda step: 1.0, warmup_epochs * steps_per_epoch)
+
+
+def step(
+    optimizer: Optimizer,
+    steps: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    every_epochs: int = 3,
+    gamma: float = 0.1,
+) -> Entries:
+    """Times `gamma` after every `every_epochs` epochs."""
+
+    def decay(step: int) -> float:
+        return gamma ** (step // (every_epochs * steps_per_epoch))
+
+    return _by_step(optimizer, decay, warmup_epochs * steps_per_epoch)
+
+
+def cosine(
+    optimizer: Optimizer,
+    steps: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    final: float = 0.0,
+) -> Entries:
+    """Half a cosine wave down to `final` times the learning rate (Loshchilov & Hutter 2017)."""
+    warmup = warmup_epochs * steps_per_epoch
+
+    def decay(step: int) -> float:
+        progress = min(1.0, max(0.0, step - warmup) / max(1.0, steps - warmup))
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    return _by_step(optimizer, decay, warmup)
+
+
+def onecycle(
+    optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup_epochs: float = 1.0
+) -> Entries:
+    """Up from a twenty-fifth of the learning rate and down to nearly nothing (Smith & Topin 2018).
+
+    Momentum (or Adam's first beta) moves the other way, as torch's `OneCycleLR` does it.
+    """
+    share = min(0.9, max(1.0, warmup_epochs * steps_per_epoch) / steps)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    momentum = any(group.get("momentum") or group.get("betas") for group in optimizer.param_groups)
+    schedule = OneCycleLR(
+        optimizer, peaks, total_steps=steps + 1, pct_start=share, cycle_momentum=momentum
+    )
+    return [{"scheduler": schedule, "interval": "step", "name": "lr"}]
+
+
+def plateau(
+    optimizer: Optimizer,
+    steps: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    factor: float = 0.3,
+    patience: int = 1,
+    monitor: str = "val/loss",
+) -> Entries:
+    """Times `factor` when `monitor` has not fallen for more than `patience` epochs."""
+    schedule = ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
+    entry = {"scheduler": schedule, "interval": "epoch", "monitor": monitor, "name": "lr"}
+    warmup = round(warmup_epochs * steps_per_epoch)
+    if warmup <= 1:
+        return [entry]
+    # Both multiply the current rate, so they can share an optimizer.
+    rise = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+    return [entry, {"scheduler": rise, "interval": "step", "name": "warmup"}]
+
+
+def _by_step(optimizer: Optimizer, decay: Callable[[int], float], warmup: float) -> Entries:
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / max(1.0, warmup)) * decay(step)
+
+    return [{"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}]

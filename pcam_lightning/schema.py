@@ -1,0 +1,195 @@
+"""What a config may hold: types, ranges and choices, checked before any work and without torch.
+
+A section whose keys are all ours forbids unknown ones. A `Part` names a class or function in
+`_target_` and hands it every other key: here only the keys whose range is known are checked, so
+that a new optimizer or network is one new YAML file; whether the target takes the rest is checked
+by `assembly.check_arguments`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from pcam_lightning.errors import InputError
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Amount = PositiveInt | Annotated[float, Field(gt=0, le=1)]
+"""Lightning's limit of batches: a count, or a share of the epoch."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    target: str = Field(alias="_target_")
+
+
+class Demo(Section):
+    parent: str
+    seed: NonNegativeInt
+    train: Annotated[int, Field(ge=8)]
+    valid: Annotated[int, Field(ge=8)]
+    test: Annotated[int, Field(ge=8)]
+    dtype: Literal["uint8", "float32"]
+    damage: bool
+
+
+class Data(Part):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    root: str | None
+    on_missing: Literal["demo", "error"]
+    batch_size: PositiveInt
+    num_workers: NonNegativeInt
+    sampler: Literal["weighted", "shuffle", "fixed"]
+    filter: Literal["none", "blank"]
+    cache_dir: str | None
+    seed: NonNegativeInt
+    demo: Demo
+
+
+class Model(Part):
+    hidden: list[PositiveInt] | None = None
+    channels: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    dropout: Probability = 0.0
+
+
+class Optimizer(Part):
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    momentum: Probability = 0.0
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] | None = None
+    fused: bool | None = None
+
+
+class Scheduler(Part):
+    warmup_epochs: NonNegativeFloat = 0.0
+    every_epochs: PositiveInt = 1
+    gamma: Fraction = 0.1
+    factor: Probability = 0.1
+    patience: NonNegativeInt = 1
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Augment(Part):
+    strength: NonNegativeFloat = 0.0
+
+
+Precision = Literal[
+    "auto",
+    "32",
+    "32-true",
+    "64",
+    "64-true",
+    "bf16",
+    "bf16-mixed",
+    "bf16-true",
+    "16",
+    "16-mixed",
+    "16-true",
+]
+
+
+class Trainer(Part):
+    max_epochs: PositiveInt
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)]
+    num_nodes: PositiveInt
+    precision: Precision | Literal[16, 32, 64]
+    gradient_clip_val: PositiveFloat | None
+    accumulate_grad_batches: PositiveInt
+    log_every_n_steps: PositiveInt
+    check_val_every_n_epoch: PositiveInt
+    limit_train_batches: Amount
+    limit_val_batches: Amount
+    limit_test_batches: Amount
+    deterministic: bool | Literal["warn"]
+
+
+class Train(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    experiment_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    run_dir: str
+    ckpt_path: str | None
+    data: Data
+    model: Model
+    augment: Augment
+    optimizer: Optimizer
+    scheduler: Scheduler
+    trainer: Trainer
+    callbacks: dict[str, Part | None]
+    logger: dict[str, Part | None]
+
+    @model_validator(mode="after")
+    def _fused_optimizers_unscale_gradients_themselves(self) -> "Train":
+        scaled = self.trainer.precision in ("16", "16-mixed", 16)
+        if scaled and self.trainer.gradient_clip_val is not None and self.optimizer.fused:
+            raise ValueError(
+                "trainer.precision=16-mixed cannot clip the gradients of a fused optimizer; "
+                "expected optimizer.fused=false, trainer.gradient_clip_val=null or "
+                "trainer.precision=bf16-mixed"
+            )
+        return self
+
+
+ROOTS: dict[str, type[Section]] = {"train": Train}
+"""The schema of each command's root config."""
+
+
+def check(name: str, config: dict[str, Any]) -> None:
+    """Raise `InputError` for the first value that the schema of command `name` refuses."""
+    try:
+        ROOTS[name].model_validate(config)
+    except ValidationError as error:
+        raise InputError(_describe(error, config)) from None
+
+
+def _describe(error: ValidationError, config: dict[str, Any]) -> str:
+    # A union reports each of its members; they share the key, so name it once.
+    first = error.errors()[0]
+    path = _config_path(first["loc"], config)
+    same = [e for e in error.errors() if _config_path(e["loc"], config) == path]
+    expected = " or ".join(dict.fromkeys(_expectation(e["type"], e["msg"]) for e in same))
+    expected = expected.replace(" or expected ", " or ")
+    key = ".".join(path)
+    if not key:
+        return expected
+    if first["type"] == "missing":
+        return f"{key}: missing; {expected}"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such key"
+    return f"{key}={first['input']!r}: {expected}"
+
+
+def _config_path(location: tuple[int | str, ...], config: Any) -> tuple[str, ...]:
+    """The part of an error's location that is a path in the config, without union members."""
+    path: list[str] = []
+    for step in location:
+        if isinstance(config, dict) and (step in config or not path or step in location[-1:]):
+            path.append(str(step))
+            config = config.get(step)
+        elif isinstance(config, list) and isinstance(step, int):
+            path.append(str(step))
+            config = config[step] if step < len(config) else None
+    return tuple(path)
+
+
+def _expectation(kind: str, message: str) -> str:
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    expected = message.removeprefix("Input should be ").removeprefix("a valid ")
+    return f"expected {expected}" if expected != message else message

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from pcam_files import invert_patch, random_split, write_split
+
+from pcam_lightning.data.files import (
+    SplitFiles,
+    check_split,
+    fingerprint,
+    missing_files,
+    read_labels,
+    read_slides,
+)
+from pcam_lightning.errors import InputError
+
+
+def test_a_sound_split_is_counted(pcam_root: Path) -> None:
+    assert check_split(SplitFiles(pcam_root, "train")) == 48
+    assert read_labels(SplitFiles(pcam_root, "train")).tolist() == [1, 0, 0] * 16
+    assert missing_files(pcam_root) == []
+
+
+def test_missing_files_are_named(pcam_root: Path) -> None:
+    SplitFiles(pcam_root, "valid").labels.unlink()
+    assert [path.name for path in missing_files(pcam_root)] == [
+        "camelyonpatch_level_2_split_valid_y.h5"
+    ]
+
+
+def _truncate(files: SplitFiles) -> None:
+    files.images.write_bytes(files.images.read_bytes()[:-1000])
+
+
+def _no_hdf5(files: SplitFiles) -> None:
+    files.images.write_bytes(b"<html>Not Found</html>")
+
+
+def _rename_x(files: SplitFiles) -> None:
+    with h5py.File(files.images, "r+") as file:
+        file.move("x", "images")
+
+
+def _one_label_less(files: SplitFiles) -> None:
+    images, labels = random_split(10)
+    write_split(files.root, files.split, images, labels[:-1])
+
+
+def _wrong_size(files: SplitFiles) -> None:
+    images, labels = random_split(10)
+    write_split(files.root, files.split, images[:, :64, :64], labels)
+
+
+def _wrong_label(files: SplitFiles) -> None:
+    images, _ = random_split(10)
+    write_split(files.root, files.split, images, np.array([0, 1, 1, 2, 0, 1, 0, 0, 1, 1]))
+
+
+def _no_rows(files: SplitFiles) -> None:
+    write_split(files.root, files.split, *random_split(0))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_truncate, "truncated"),
+        (_no_hdf5, "not a sound HDF5 file"),
+        (_rename_x, "no dataset 'x' in it, found images"),
+        (_one_label_less, "y has 9 labels, expected 10"),
+        (_wrong_size, "(10, 64, 64, 3), expected (N, 96, 96, 3)"),
+        (_wrong_label, "label 2 in row 3, expected 0 or 1"),
+        (_no_rows, "no rows"),
+    ],
+)
+def test_a_damaged_split_is_one_clear_line(pcam_root: Path, damage, said: str) -> None:
+    files = SplitFiles(pcam_root, "valid")
+    damage(files)
+    with pytest.raises(InputError) as caught:
+        check_split(files)
+    message = str(caught.value)
+    assert said in message and "split_valid_" in message and "\n" not in message
+
+
+def test_the_fingerprint_sees_one_patch_and_not_the_folder(pcam_root: Path, tmp_path: Path) -> None:
+    before = fingerprint(pcam_root)
+    moved = pcam_root.rename(tmp_path / "elsewhere")
+    assert fingerprint(moved) == before
+    invert_patch(SplitFiles(moved, "train").images, 7)
+    assert fingerprint(moved) != before
+
+
+def test_slides_come_from_the_official_meta_file(pcam_root: Path) -> None:
+    files = SplitFiles(pcam_root, "test")
+    assert read_slides(files) is None
+    files.meta.write_text(
+        ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
+        "0,1,2,True,True,camelyon16_train_normal_033\n1,1,2,True,True,7\n"
+    )
+    slides = read_slides(files)
+    assert slides is not None and slides.tolist() == ["camelyon16_train_normal_033", "7"]
+    files.meta.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="wsi"):
+        read_slides(files)

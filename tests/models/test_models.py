@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from pcam_lightning import models
+
+BUILDERS = {
+    "mlp": models.MLP,
+    "cnn": models.CNN,
+    "resnet18": models.resnet18,
+    "resnet50": models.resnet50,
+    "densenet121": models.densenet121,
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_bytes_become_one_logit_each_and_every_parameter_learns(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name]()
+    image = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+    logit = model(image)
+    assert logit.shape == (3,) and logit.dtype == torch.float32
+    logit.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_patch_is_judged_alone_when_evaluating(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name]().eval()
+    image = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        alone = torch.cat([model(image[i : i + 1]) for i in range(3)])
+        torch.testing.assert_close(model(image), alone, rtol=1e-4, atol=1e-4)
+
+
+def test_normalisation_by_hand() -> None:
+    normalize = models.Normalize(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    image = torch.tensor([0, 255, 51], dtype=torch.uint8).repeat(1, 2, 2, 1)
+    expected = torch.tensor([-1.0, 3.0, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    result = normalize(image)
+    torch.testing.assert_close(result, expected)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert set(normalize.state_dict()) == {"mean", "std"}
+
+
+def test_the_mlp_has_the_layers_it_is_asked_for() -> None:
+    sizes = [p.shape for p in models.MLP(hidden=(64, 32)).parameters() if p.ndim == 2]
+    assert sizes == [(64, 27_648), (32, 64), (1, 32)]
+    linear = models.MLP(hidden=())
+    assert sum(p.numel() for p in linear.parameters()) == 27_649
+
+
+def test_the_cnns_head_sees_the_patch_and_its_centre_third() -> None:
+    """With 16-pixel means for features, the head's inputs are colour means known by hand."""
+    model = models.CNN(channels=(3,))
+    model.stages = torch.nn.Sequential(torch.nn.AvgPool2d(16))
+    linear = model.head[1]
+    assert isinstance(linear, torch.nn.Linear)
+    image = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
+    image[:, 32:64, 32:64, 0] = 255
+    for feature, expected in enumerate([1 / 9, 0, 0, 1, 0, 0]):
+        linear.weight.data = torch.eye(6)[feature : feature + 1]
+        linear.bias.data = torch.zeros(1)
+        torch.testing.assert_close(model(image), torch.tensor([2.0 * expected - 1]))

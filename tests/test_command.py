@@ -1,0 +1,94 @@
+"""Commands as a user calls them: exit codes and what is printed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pcam_lightning.command import _one_line, _without_dash
+
+
+def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
+    """Run a command in its own process, in an empty folder."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model=cmm"], ["model/cmm", "cnn, densenet121, mlp, resnet18, resnet50"]),
+        (["optimizer.lr=abc"], ["optimizer.lr='abc'", "expected number"]),
+        (["trainer.max_epochs=-3"], ["trainer.max_epochs=-3", "expected greater than 0"]),
+        (["optimizer.lrr=1"], ["optimizer.lrr: no such key", "valid keys here", "lr, betas"]),
+        (["trainer"], ["trainer", "missing EQUAL"]),
+        (["data.root=${oc.env:NO_SUCH_VARIABLE}"], ["NO_SUCH_VARIABLE"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_bad_config_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, arguments: list[str], said: list[str]
+) -> None:
+    result = call(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert all(words in result.stderr for words in said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_config_need_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pcam_lightning import train; sys.argv = ['train', *sys.argv[1:]]\n"
+        "try: train.main()\n"
+        "finally: assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    )
+    for arguments in (["--help"], ["--cfg", "job", "model=mlp"], ["optimizer.lr=abc"]):
+        result = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True
+        )
+        assert "AssertionError" not in result.stderr
+        assert result.returncode == (2 if "optimizer.lr=abc" in arguments else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_composed_config_can_be_shown_from_anywhere(tmp_path: Path) -> None:
+    result = call("--cfg", "job", "model=mlp", "-hydra/launcher=basic", cwd=tmp_path)
+    assert result.returncode == 0
+    assert OmegaConf.create(result.stdout).model.hidden == [64, 32]
+    assert result.stderr == "hint: reading -hydra/launcher=basic as hydra/launcher=basic\n"
+
+
+def test_the_package_lists_its_commands(tmp_path: Path) -> None:
+    result = call(module="pcam_lightning", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "  train       Fit a classifier" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("-hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm"),
+        ("-hydra.run.dir=x", "hydra.run.dir=x"),
+        ("-h", "-h"),
+        ("--hydra-help", "--hydra-help"),
+        ("--multirun", "--multirun"),
+        ("-hydra", "-hydra"),
+        ("model=cnn", "model=cnn"),
+    ],
+)
+def test_only_overrides_of_hydra_lose_a_dash(typed: str, read: str) -> None:
+    assert _without_dash(typed) == read
+
+
+def test_an_error_of_many_lines_becomes_one() -> None:
+    error = ValueError("Could not find 'a/b'\n\nAvailable options in 'a':\n\tx\n\ty\nDone.\n")
+    assert _one_line(error) == "Could not find 'a/b', Available options in 'a': x, y, Done."

@@ -1,0 +1,86 @@
+"""Every shipped YAML is composed, every part of it can be built."""
+
+from pathlib import Path
+
+import pytest
+
+from pcam_lightning import assembly, schema
+from pcam_lightning.command import CONF
+
+GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+OPTIONAL_GROUPS = ("experiment", "debug")
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def overrides() -> list[str]:
+    plain = [f"{group}={choice}" for group in GROUPS for choice in choices(group)]
+    added = [f"{group}={choice}" for group in OPTIONAL_GROUPS for choice in choices(group)]
+    return plain + added
+
+
+@pytest.mark.parametrize("override", overrides())
+def test_every_choice_composes_and_names_what_exists(composed, override: str) -> None:
+    if override in ("logger=mlflow", "logger=wandb"):
+        pytest.importorskip(override.removeprefix("logger="))
+    config = composed([override])
+    schema.check("train", config)
+    assembly.check_targets(config)
+
+
+def test_every_yaml_is_covered() -> None:
+    covered = {
+        CONF / group / f"{choice}.yaml"
+        for group in GROUPS + OPTIONAL_GROUPS
+        for choice in choices(group)
+    }
+    covered |= {CONF / f"{root}.yaml" for root in schema.ROOTS}
+    hydra = set((CONF / "hydra").rglob("*.yaml"))  # in every composed config
+    assert set(CONF.rglob("*.yaml")) == covered | hydra
+
+
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+@pytest.mark.parametrize("scheduler", choices("scheduler"))
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_with_every_optimizer_and_scheduler_takes_two_steps(
+    composed, pcam_root: Path, model: str, optimizer: str, scheduler: str
+) -> None:
+    config = composed(
+        [
+            f"model={model}",
+            f"optimizer={optimizer}",
+            f"scheduler={scheduler}",
+            "trainer=cpu",
+            "trainer.precision=32-true",
+            "trainer.max_epochs=1",
+            "trainer.limit_train_batches=2",
+            "trainer.limit_val_batches=1",
+            "data.batch_size=2",
+            "callbacks={}",
+            "logger={}",
+        ]
+    )
+    schema.check("train", config)
+    trainer = assembly.build_trainer(config)
+    module = assembly.build_module(config)
+    before = {name: value.clone() for name, value in module.model.named_parameters()}
+    trainer.fit(module, datamodule=assembly.build_datamodule(config, pcam_root))
+    assert trainer.global_step == 2
+    moved = [
+        name for name, value in module.model.named_parameters() if not value.equal(before[name])
+    ]
+    assert len(moved) > len(before) / 2
+
+
+@pytest.mark.parametrize("name", choices("experiment") or ["none"])
+def test_every_experiment_runs_for_two_steps(composed, pcam_root: Path, name: str) -> None:
+    if name == "none":
+        pytest.skip("no experiments are shipped")
+    config = composed([f"experiment={name}", "debug=fast", "trainer=cpu", "data.batch_size=8"])
+    schema.check("train", config)
+    trainer = assembly.build_trainer(config)
+    module = assembly.build_module(config)
+    trainer.fit(module, datamodule=assembly.build_datamodule(config, pcam_root))
+    assert trainer.global_step == 2

@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from sklearn import metrics
+from torch import nn
+
+from pcam_lightning.augment import Dihedral
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.models import MLP
+from pcam_lightning.module import PCamClassifier, Predictions, split_metrics
+
+
+def random_predictions(rows: int = 500, ties: bool = False) -> Predictions:
+    generator = torch.Generator().manual_seed(rows)
+    label = torch.randint(0, 2, (rows,), generator=generator)
+    logit = torch.randn(rows, generator=generator) * 3 + label
+    return Predictions(torch.arange(rows), label, logit.round() if ties else logit)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_metrics_equal_scikit_learns(ties: bool) -> None:
+    predictions = random_predictions(ties=ties)
+    label = predictions.label.numpy()
+    probability = 1 / (1 + np.exp(-predictions.logit.double().numpy()))
+    decision = probability >= 0.5
+    # torchmetrics calls a probability of exactly 0.5 negative, the evaluation room positive.
+    decision[probability == 0.5] = False
+    expected = {
+        "loss": metrics.log_loss(label, probability),
+        "auroc": metrics.roc_auc_score(label, probability),
+        "average_precision": metrics.average_precision_score(label, probability),
+        "accuracy": metrics.accuracy_score(label, decision),
+        "f2": metrics.fbeta_score(label, decision, beta=2),
+    }
+    found = {name: float(value) for name, value in split_metrics(predictions).items()}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_ranking_metrics_of_one_class_are_undefined() -> None:
+    predictions = random_predictions(50)
+    normal = predictions._replace(label=torch.zeros(50, dtype=torch.int64))
+    found = split_metrics(normal)
+    assert torch.isnan(found["auroc"]) and torch.isnan(found["average_precision"])
+    assert torch.isfinite(found["loss"])
+
+
+def fitted(root: Path, batch_size: int = 7, **arguments) -> PCamClassifier:
+    torch.manual_seed(0)
+    module = PCamClassifier(
+        MLP(hidden=(8,), dropout=0.0), lambda p: torch.optim.SGD(p, lr=1e-3), **arguments
+    )
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=PCamDataModule(root, batch_size=batch_size))
+    return module
+
+
+def test_it_works_without_hydra_and_scores_every_row(pcam_root: Path) -> None:
+    module = fitted(pcam_root)
+    row, label, logit = module.predictions["val"]
+    assert row.tolist() == list(range(20)) and label.tolist() == ([1, 0, 0] * 7)[:20]
+    datamodule = PCamDataModule(pcam_root)
+    datamodule.setup()
+    module.eval()
+    with torch.no_grad():
+        expected = module(datamodule.datasets["valid"][range(20)].image)
+    torch.testing.assert_close(logit, expected)
+
+
+class Recorder(nn.Module):
+    """An augmentation that remembers what its generator gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.drawn.append(torch.rand((), generator=generator).item())
+        return image
+
+
+def test_augmentation_has_its_own_stream_by_seed_and_step(pcam_root: Path) -> None:
+    first, again, other = Recorder(), Recorder(), Recorder()
+    fitted(pcam_root, augment=first)
+    torch.manual_seed(99)
+    fitted(pcam_root, augment=again)
+    fitted(pcam_root, augment=other, seed=7)
+    assert len(set(first.drawn)) == len(first.drawn) == 12
+    assert first.drawn == again.drawn != other.drawn
+
+
+def test_augmentation_is_for_training_only(pcam_root: Path) -> None:
+    module = fitted(pcam_root, augment=Dihedral())
+    image = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
+    module.eval()
+    assert torch.equal(module(image), module.model(image))

@@ -1,0 +1,49 @@
+"""What a user who installs a wheel gets."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's contents, as an installation lays them out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", folder, ROOT],
+        check=True,
+    )  # fmt: skip
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_brings_the_config_tree(site: Path, tmp_path: Path) -> None:
+    shipped = {path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}
+    packed = {path.relative_to(site / "pcam_lightning") for path in site.rglob("conf/**/*.yaml")}
+    assert packed == shipped
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    program = "import pcam_lightning.command as c; print(c.CONF)"
+    found = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    assert Path(found.decode().strip()) == site / "pcam_lightning" / "conf"
+    config = subprocess.check_output(
+        [sys.executable, "-m", "pcam_lightning.train", "--cfg", "job", "model=mlp"],
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert OmegaConf.create(config.decode()).model.hidden == [64, 32]
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(site: Path) -> None:
+    assert {path.name.split("-")[0] for path in site.iterdir()} == {
+        "pcam_lightning",
+    }
+    assert not list(site.rglob("test_*.py"))

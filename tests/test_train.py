@@ -1,0 +1,278 @@
+"""The main job from end to end, on small data, checked from outside."""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from pcam_files import random_split, write_split
+from sklearn import metrics
+
+from pcam_lightning import train
+from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.runs import Run, find_runs
+
+TINY = [
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "data.batch_size=8",
+    "model.channels=[4,4]",
+]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch, capfd):
+    """Call `python -m pcam_lightning.train` in this process, to save the import of torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PCAM_ROOT", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pcam_lightning.train", *arguments])
+        code = 0
+        try:
+            train.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def slides(pcam_root: Path) -> np.ndarray:
+    ids = np.array([f"slide_{row % 4}" for row in range(20)])
+    for split in ("valid", "test"):
+        rows = "".join(f"{row},0,0,True,True,{slide}\n" for row, slide in enumerate(ids))
+        header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
+        SplitFiles(pcam_root, split).meta.write_text(header + rows)
+    return ids
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(command, pcam_root: Path, slides) -> None:
+    code, out, err = command(f"data.root={pcam_root}", *TINY)
+    assert code == 0, err
+    last = out.splitlines()[-1]
+    assert last.startswith("summary: ")
+    folder = Path(last.removeprefix("summary: ")).parent
+    run = Run(folder)
+    assert folder.parent == Path("outputs/train/default").absolute()
+    assert run.state == "finished"
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        *("loss.png", "metrics.png", "learning_rate.png", "gradient_norm.png"),
+        *(
+            f"{kind}_{split}.png"
+            for kind in ("roc", "pr", "confusion", "patches")
+            for split in ("val", "test")
+        ),
+    }
+
+    assert run.manifest["seed"] == 42
+    assert run.manifest["dataset"]["name"] == "pcam"
+    assert run.manifest["dataset"]["root"] == str(pcam_root)
+    assert len(run.manifest["dataset"]["fingerprint"]) == 32
+    assert "model.channels=[4,4]" in run.manifest["command"]
+    assert run.config["data"]["root"] == str(pcam_root)
+    assert "${" not in yaml.safe_dump(run.config)
+    assert run.config["trainer"]["precision"] == "32-true"
+
+    assert {
+        "train/loss",
+        "val/loss",
+        "val/auroc",
+        "val/f2",
+        "val/accuracy",
+        "lr",
+        "grad/norm",
+        "val/average_precision",
+        "test/auroc",
+    } <= set(run.metrics)
+    assert run.metrics["val/auroc"].count() == 2  # one an epoch, none for the final scoring
+    assert run.gradients["step"].tolist() == list(range(12))
+    assert (folder / "tensorboard").is_dir()
+
+    for split, files in (("val", "valid"), ("test", "test")):
+        table = run.predictions(split)
+        assert table["row"].tolist() == list(range(20))
+        assert table["slide"].tolist() == slides.tolist()
+        assert table["label"].tolist() == random_split(20)[1].astype(int).tolist(), files
+        scores, label, probability = run.summary[split], table["label"], table["probability"]
+        found = {name: value["value"] for name, value in scores["metrics"].items()}
+        assert found["auroc"] == pytest.approx(metrics.roc_auc_score(label, probability), abs=1e-6)
+        assert found["f2"] == pytest.approx(
+            metrics.fbeta_score(label, probability >= 0.5, beta=2), abs=1e-6
+        )
+        assert found["accuracy"] == pytest.approx(((probability >= 0.5) == label).mean())
+        assert scores["baselines"]["all_tumour"]["accuracy"] == pytest.approx(label.mean())
+        assert scores["interval"]["method"] == "bootstrap by slide"
+    assert run.summary["dataset"] == "pcam"
+    assert run.summary["data"]["rows"] == {"train": 48, "valid": 20, "test": 20}
+
+    checkpoint = torch.load(run.best_checkpoint, weights_only=True)
+    best = run.metrics["val/auroc"].max()
+    assert run.summary["val"]["metrics"]["auroc"]["value"] == pytest.approx(best, abs=1e-6)
+    digest = hashlib.sha256()
+    for name in sorted(checkpoint["state_dict"]):
+        value = checkpoint["state_dict"][name]
+        digest.update(f"{name.removeprefix('model.')}|{tuple(value.shape)}|{value.dtype}|".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    assert run.summary["weights_digest"] == digest.hexdigest()
+
+
+def test_it_resumes_from_a_checkpoint_in_its_own_folder(command, pcam_root: Path) -> None:
+    arguments = [f"data.root={pcam_root}", "hydra.run.dir=run", "scheduler=none", *TINY]
+    assert command(*arguments)[0] == 0
+    first = Run("run").summary
+    code, _, err = command(*arguments)
+    assert code == 2 and "holds a run that finished" in err
+    assert Run("run").summary == first
+
+    code, _, err = command(
+        *arguments, "ckpt_path=run/checkpoints/last.ckpt", "trainer.max_epochs=3"
+    )
+    assert code == 0, err
+    run = Run("run")
+    assert run.gradients["step"].tolist() == list(range(18))
+    assert run.metrics["val/auroc"].count() == 3
+    assert run.status["attempt"] == 2
+
+    # The same as training for three epochs at once.
+    code, _, err = command(*arguments, "hydra.run.dir=whole", "trainer.max_epochs=3")
+    assert code == 0, err
+    pd.testing.assert_frame_equal(run.gradients, Run("whole").gradients)
+    pd.testing.assert_frame_equal(run.predictions("test"), Run("whole").predictions("test"))
+
+
+def test_debug_fast_takes_two_batches_of_everything(command, pcam_root: Path) -> None:
+    code, _, err = command(f"data.root={pcam_root}", "debug=fast", *TINY[:2], *TINY[4:])
+    assert code == 0, err
+    (run,) = find_runs("outputs/train/debug")
+    assert len(run.gradients) == 2
+    assert run.summary["test"]["rows"] == 16
+
+
+def test_damaged_floats_are_counted_in_the_summary(command, pcam_root: Path) -> None:
+    images, labels = random_split(24)
+    damaged = images.astype(np.float32)
+    damaged[5, 0, 0] = (np.nan, 1e5, -3)
+    write_split(pcam_root, "train", damaged, labels)
+    code, _, err = command(f"data.root={pcam_root}", "hydra.run.dir=run", *TINY)
+    assert code == 0, err
+    assert Run("run").summary["data"]["cleaning"]["train"] == {
+        "nan": 1,
+        "infinite": 0,
+        "below_0": 1,
+        "above_255": 1,
+        "patches": 1,
+    }
+
+
+def test_a_split_of_one_class_has_no_invented_scores(command, pcam_root: Path) -> None:
+    images, _ = random_split(20)
+    write_split(pcam_root, "test", images, np.zeros(20))
+    code, out, err = command(f"data.root={pcam_root}", "hydra.run.dir=run", *TINY)
+    assert code == 0, err
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["test"]["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert "undefined" in out
+
+
+def test_the_demo_set_stands_in_and_says_so(command) -> None:
+    small = ["data.demo.train=64", "data.demo.valid=32", "data.demo.test=32"]
+    code, out, err = command("debug=fast", *small, *TINY[:2], *TINY[4:])
+    assert code == 0, err
+    assert "DEMO" in out and "dataset: demo" in out
+    (run,) = find_runs("outputs")
+    assert run.summary["dataset"] == run.manifest["dataset"]["name"] == "demo"
+    assert Path(run.manifest["dataset"]["root"]).parent == Path("data/demo").absolute()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data.root=nowhere"], "data.root=nowhere: 6 of the 6 PatchCamelyon files are not there"),
+        (["data.root=nowhere", "data.on_missing=demo"], "data.root=nowhere"),
+        (["data.on_missing=error"], "data.root=data/pcam"),
+        (["trainer.accelerator=gpu"], "expected trainer.accelerator=cpu or auto"),
+        (["+optimizer.lrr=1"], "optimizer.lrr: no argument of torch.optim.Adam; valid: "),
+        (["model._target_=torch.nn.Nothing"], "model._target_=torch.nn.Nothing: cannot be import"),
+        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: no such file"),
+        (["+trainer.overfit_batches=abc"], "trainer.accelerator="),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_marks_the_run_failed(command, arguments, said) -> None:
+    if arguments == ["trainer.accelerator=gpu"] and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    code, out, err = command(*arguments, "hydra.run.dir=run")
+    assert code == 2
+    assert "summary:" not in out
+    (line,) = err.splitlines()
+    assert line.startswith("error: ") and said in line
+    run = Run("run")
+    assert run.state == "failed"
+    assert run.status["error"]["text"] == line.removeprefix("error: ")
+    assert not Path("run/summary.json").exists()
+
+
+def test_a_root_in_the_environment_was_named_on_purpose(command, monkeypatch) -> None:
+    monkeypatch.setenv("PCAM_ROOT", "nowhere")
+    code, _, err = command()
+    assert code == 2 and "data.root=nowhere" in err
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_damaged_file_is_one_line(command, pcam_root: Path, split: str) -> None:
+    images = SplitFiles(pcam_root, split).images
+    os.truncate(images, images.stat().st_size - 5000)
+    code, _, err = command(f"data.root={pcam_root}", "hydra.run.dir=run")
+    assert code == 2
+    (line,) = err.splitlines()
+    assert images.name in line and "truncated" in line
+    assert Run("run").state == "failed"
+
+
+def test_a_sweep_gives_every_job_its_own_folder(command, pcam_root: Path) -> None:
+    code, out, err = command(
+        "--multirun", "seed=1,2", f"data.root={pcam_root}", *TINY, "trainer.max_epochs=1"
+    )
+    assert code == 0, err
+    runs = find_runs("outputs")
+    assert [run.manifest["seed"] for run in runs] == [1, 2]
+    assert len({run.path.parent for run in runs}) == 1
+    assert runs[0].summary["weights_digest"] != runs[1].summary["weights_digest"]
+    assert out.count("summary: ") == 2
+
+
+def test_mlflow_keeps_the_run_in_a_sqlite_store(command, pcam_root: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    code, _, err = command(f"data.root={pcam_root}", "logger=mlflow", "hydra.run.dir=run", *TINY)
+    assert code == 0, err
+    client = mlflow.MlflowClient("sqlite:///outputs/mlflow.db")
+    experiment = client.get_experiment_by_name("default")
+    (stored,) = client.search_runs([experiment.experiment_id])
+    run = Run("run")
+    assert stored.info.status == "FINISHED"
+    assert stored.data.tags["run_dir"] == str(run.path.absolute())
+    assert stored.data.params["optimizer/lr"] == "0.003"
+    for name in ("val/auroc", "test/auroc"):
+        last = run.metrics[name].dropna().iloc[-1]
+        assert stored.data.metrics[name] == pytest.approx(last)
+
+
+def test_wandb_keeps_the_run_offline(command, pcam_root: Path) -> None:
+    pytest.importorskip("wandb")
+    code, _, err = command(f"data.root={pcam_root}", "logger=wandb", "hydra.run.dir=run", *TINY)
+    assert code == 0, err
+    (store,) = Path("run/wandb").glob("offline-run-*/*.wandb")
+    assert store.stat().st_size > 0
+    assert Run("run").state == "finished"
