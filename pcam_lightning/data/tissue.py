@@ -10,6 +10,7 @@ centre of a negative patch holds histiocytes where that of a positive one holds 
 colour says next to nothing, and tumour cells lie outside the centre in either class.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ SIZE = 96
 CENTRE = slice(32, 64)
 """The rows, and the columns, whose tumour makes a patch positive."""
 MARGIN = 16  # pixels around the canvas that let nuclei be cut by the patch's edge
+INNER = slice(MARGIN, MARGIN + SIZE)
 
 # Optical density of the two stains in R, G, B: Ruifrok & Johnston 2001, doi:10.2116/analsci.17.
 # A second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
@@ -91,21 +93,40 @@ def draw_sprites(rng: np.random.Generator) -> Sprites:
         for way in (-1, 1)
     ]
     vesicular = _nuclei(rng, 13, (7.6, 9.2), (0.7, 0.95), angle(), (0.3, 0.5), (0.75, 1.0))
-    nucleoli = [_nuclei(rng, 13, (1.3, 2.0), (0.7, 1.0), angle(), (0.7, 1.0), (0.7, 1.0), angle(), way)
-                for way in (0.3, -0.4)]
-    tumour=np.maximum(vesicular, np.maximum(*nucleoli)); histiocyte=np.maximum(*pair)
-    print('ratio',tumour.sum()/histiocyte.sum())
-    histiocyte*=GAIN*tumour.sum()/histiocyte.sum()
+    dark = (0.7, 1.0)
+    nucleoli = [
+        _nuclei(rng, 13, (1.3, 2.0), (0.7, 1.0), angle(), dark, dark, angle(), way)
+        for way in (0.3, -0.4)
+    ]
+    tumour = np.maximum(vesicular, np.maximum(*nucleoli))
+    histiocyte = np.maximum(*pair)
+    histiocyte *= tumour.sum() / histiocyte.sum()  # the same amount of stain on average
     straight = np.arange(SPRITES, dtype=np.float32) * np.pi / SPRITES
     return Sprites(
         lymphocyte=_nuclei(rng, 6, (3.4, 4.5), (0.78, 1.0), angle(), (0.8, 1.1), (0.9, 1.15)),
         fibroblast=_nuclei(rng, 9, (4.5, 7.5), (0.24, 0.42), straight, (0.75, 1.0), (0.8, 1.1)),
-        histiocyte=histiocyte,tumour=tumour,
+        histiocyte=histiocyte,
+        tumour=tumour,
         cytoplasm=_nuclei(rng, 15, (12.0, 14.5), (0.8, 1.0), angle(), (0.9, 1.0), (0.5, 0.5)),
     )
 
 
-def _nuclei(rng, half, major, ratio, angle, body, rim, across=None, way=0.0) -> Floats:
+def _nuclei(
+    rng: np.random.Generator,
+    half: int,
+    major: Range,
+    ratio: Range,
+    angle: Floats,
+    body: Range,
+    rim: Range,
+    across: Floats | None = None,
+    way: float = 0.0,
+) -> Floats:
+    """Wobbly ellipses with a soft edge, one a sprite, in squares of 2 * half + 1 pixels.
+
+    `major` is the longer half-axis in pixels, `ratio` the shorter one's share of it; `body` and `rim`
+    are amounts of stain. With `across`, each is moved 5 * `way` pixels in that direction.
+    """
     n = len(angle)
 
     def vary(low: float, high: float) -> Floats:
@@ -115,7 +136,8 @@ def _nuclei(rng, half, major, ratio, angle, body, rim, across=None, way=0.0) -> 
     dy, dx = grid[:, None] - vary(-0.5, 0.5), grid - vary(-0.5, 0.5)
     if across is not None:
         away = 5.0 * way * vary(0.9, 1.1)
-        dy, dx = dy - away * np.sin(across)[:, None, None], dx - away * np.cos(across)[:, None, None]
+        dy = dy - away * np.sin(across)[:, None, None]
+        dx = dx - away * np.cos(across)[:, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
     a = vary(*major)
     b = a * vary(*ratio)
@@ -143,88 +165,152 @@ ROWS = (5, 19, 40, 55, 76, 90)
 
 
 def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
+    """Tumour cells and histiocytes for patches with these labels, uint8 [n].
+
+    The four central sites hold tumour cells in positive patches, histiocytes in most negative
+    ones. Around them either kind lies in either class, more of it towards one side of the patch.
+    """
     n, positive = len(labels), labels[:, None] == 1
     row, column = (grid.ravel() for grid in np.meshgrid(ROWS, ROWS, indexing="ij"))
     central = np.isin(row, ROWS[2:4]) & np.isin(column, ROWS[2:4])
-    angle = rng.uniform(0, 2 * np.pi, (n, 1))
-    away = np.hypot(row - 48 - 42 * np.sin(angle), column - 48 - 42 * np.cos(angle))
+    side = rng.uniform(0, 2 * np.pi, (n, 1))
+    away = np.hypot(row - 48 - 42 * np.sin(side), column - 48 - 42 * np.cos(side))
     away += rng.normal(0, 8, away.shape) + 1000 * central
     rank = away.argsort(axis=1).argsort(axis=1)
+
+    # A negative patch has as many more tumour cells outside as a positive one has in its centre.
     tumours = np.where(positive, rng.integers(0, 12, (n, 1)), rng.integers(2, 16, (n, 1)))
     tumours *= positive | (rng.random((n, 1)) > 0.1)
     tumour = rank < tumours
     histiocyte = ~tumour & (rank < tumours + rng.integers(0, 9, (n, 1)))
     filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < rng.integers(3, 5, (n, 1))
     tumour[:, central] = filled & positive
-    histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < PALE)
-    shape = (2, n, len(row))
-    jitter = rng.uniform(-2.5, 2.5, shape)
+    histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < 0.85)
+
+    # The central four are turned and moved together, and jittered less, to stay inside.
     turn = rng.uniform(0, 2 * np.pi, (n, 1)) * central
     shift = rng.uniform(-2, 2, (2, n, 1)) * central
+    jitter = rng.uniform(-2.5, 2.5, (2, n, len(row))) * np.where(central, 0.6, 1)
     dy, dx = row - 47.5, column - 47.5
-    y = 47.5 + dy * np.cos(turn) - dx * np.sin(turn) + shift[0] + jitter[0]*np.where(central,.6,1)
-    x = 47.5 + dx * np.cos(turn) + dy * np.sin(turn) + shift[1] + jitter[1]*np.where(central,.6,1)
+    y = 47.5 + dy * np.cos(turn) - dx * np.sin(turn) + shift[0] + jitter[0]
+    x = 47.5 + dx * np.cos(turn) + dy * np.sin(turn) + shift[1] + jitter[1]
     return Nests(np.rint(y).astype(int), np.rint(x).astype(int), tumour, histiocyte)
-PALE=.85;GAIN=1.
 
-def draw_patches(rng, labels, stains, sprites):
+
+def draw_patches(
+    rng: np.random.Generator, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
+) -> NDArray[np.uint8]:
+    """Draw patches uint8 [n, 96, 96, 3] with these labels, uint8 [n], and stains of n patches."""
     n = len(labels)
-
-    def vary(low: float, high: float) -> Floats:
-        return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
-
+    vary = _varier(rng, n)
     coarse, medium, fine, grain = (smooth_noise(rng, n, cell) for cell in (26.0, 11.0, 5.0, 2.4))
-    stroma = (rng.random(n) < 0.3) * rng.uniform(0.5, 1, n)
-    direction = rng.uniform(0, np.pi, n)
+    stroma = (rng.random(n) < 0.3) * rng.uniform(0.5, 1, n)  # share of fibrous tissue
+    direction = rng.uniform(0, np.pi, n)  # of its fibres
+    glass = _glass(rng, coarse + 0.2 * medium)
+
+    nuclei = np.zeros((n, SIZE + 2 * MARGIN, SIZE + 2 * MARGIN), np.float32)
+    cytoplasm = np.zeros_like(nuclei)
     nests = place_nests(rng, labels)
-    # glass
-    kind = rng.random(n)
-    level = np.where(kind < .06, rng.uniform(-.7, .3, n), np.where(kind < .35, rng.uniform(.9, 1.8, n), 9))
-    glass = np.clip((coarse + .2 * medium - level.astype(np.float32)[:, None, None]) * 7, 0, 1)
-    # nuclei
-    haem = np.zeros((n, SIZE + 2 * MARGIN, SIZE + 2 * MARGIN), np.float32)
-    cyto = np.zeros_like(haem)
     pale = nests.tumour | nests.histiocyte
-    for cells, where in ((sprites.tumour, nests.tumour), (sprites.histiocyte, nests.histiocyte)):
-        _stamp(haem, cells, rng.integers(0, SPRITES, where.shape), nests.row, nests.column, where)
-    _stamp(cyto, sprites.cytoplasm, rng.integers(0, SPRITES, pale.shape), nests.row, nests.column, pale)
-    pitch = 7.8; m = 14; g = np.arange(m) * pitch - 2
-    gy, gx = (v.ravel() for v in np.meshgrid(g, g, indexing='ij')); K = m * m
-    j = rng.uniform(-2.3, 2.3, (2, n, K))
-    y = np.rint(gy + j[0]).astype(int); x = np.rint(gx + pitch / 2 * ((np.arange(K) // m) % 2) + j[1]).astype(int)
-    I = np.arange(n)[:, None]; iy = np.clip(y, 0, 95); ix = np.clip(x, 0, 95)
-    cellularity = rng.beta(2.6, .9, n) * (1 - .6 * stroma)
-    on = rng.random((n, K)) < cellularity[:, None] + .15 * coarse[I, iy, ix] + .12 * medium[I, iy, ix]
-    on &= (glass[I, iy, ix] < .3) & (y < 102) & (x < 102) & (cyto[I, iy + MARGIN, ix + MARGIN] < .62)
-    thin = (stroma > 0)[:, None] & (rng.random((n, K)) < .7)
-    _stamp(haem, sprites.lymphocyte, rng.integers(0, SPRITES, (n, K)), y, x, on & ~thin)
-    t = direction[:, None] + rng.normal(0, .22, (n, K))
-    _stamp(haem, sprites.fibroblast, (t * SPRITES / np.pi).astype(int) % SPRITES, y, x, on & thin)
-    c = slice(MARGIN, MARGIN + SIZE); haem = haem[:, c, c]; cyto = np.minimum(cyto[:, c, c] * 1.25, 1)
-    # matrix
-    strands = np.exp(-12 * (medium + .5 * fine) ** 2)
-    tissue = 1 - glass * (1 - cyto) * (1 - .35 * strands)
-    eosin = .24 + .18 * strands + .08 * medium + .11 * fine + .05 * coarse + .08 * grain
-    s = np.flatnonzero(stroma)
-    yy = np.arange(SIZE, dtype=np.float32)
-    u = (yy[:, None] * np.cos(direction[s])[:, None, None] - yy * np.sin(direction[s])[:, None, None]).astype(np.float32)
-    ph = .42 * u + 1.6 * coarse[s] + .9 * medium[s] + .35 * fine[s]
-    eosin[s] += stroma[s, None, None].astype(np.float32) * (.22 * np.sin(ph) + .14 * np.sin(2.3 * ph + 2 * coarse[s]) + .12)
-    eosin = np.clip(eosin, .02, None) * vary(.7, 1.5)
-    eosin = eosin * (1 - .6 * cyto) + cyto * (.26 + .08 * fine + .07 * grain) * vary(.7, 1.3)
-    thick = vary(.7, 1.2)
-    haem = haem * (1.7 + .3 * grain) * thick + np.clip(.11 + .05 * fine + .05 * medium, 0, 1) + .1 * cyto * vary(.5, 1.5)
-    haem = np.clip(haem, 0, None) * tissue
-    eosin = eosin * (1 - .3 * np.minimum(haem, 1)) * tissue * thick + .015 + .01 * coarse
-    # light
-    od = _blur(haem)[..., None] * stains.haematoxylin[:, None, None] + _blur(eosin)[..., None] * stains.eosin[:, None, None]
-    rgb = np.exp(-od) * stains.white[:, None, None]
-    rgb += rng.integers(0, 256, rgb.shape, dtype=np.uint8) * np.float32(8 / 255) - 4
-    rgb += (rng.integers(0, 256, rgb.shape[:3], dtype=np.uint8) * np.float32(10 / 255) - 5)[..., None]
-    return np.clip(rgb, 0, 255).astype(np.uint8), nests
+    for canvas, cells, where in (
+        (nuclei, sprites.tumour, nests.tumour),
+        (nuclei, sprites.histiocyte, nests.histiocyte),
+        (cytoplasm, sprites.cytoplasm, pale),
+    ):
+        which = rng.integers(0, SPRITES, where.shape)
+        _stamp(canvas, cells, which, nests.row, nests.column, where)
+    cellularity = rng.beta(2.6, 0.9, n) * (1 - 0.6 * stroma)
+    density = cellularity[:, None, None] + 0.15 * coarse + 0.12 * medium
+    taken = (glass >= 0.3) | (cytoplasm[:, INNER, INNER] >= 0.62)
+    _scatter_small_cells(rng, nuclei, sprites, density, taken, stroma > 0, direction)
+    nuclei, cytoplasm = nuclei[:, INNER, INNER], np.minimum(1.25 * cytoplasm[:, INNER, INNER], 1)
+
+    strands = np.exp(-12 * (medium + 0.5 * fine) ** 2)
+    tissue = 1 - glass * (1 - cytoplasm) * (1 - 0.35 * strands)
+    thickness = vary(0.7, 1.2)
+    eosin = 0.24 + 0.18 * strands + 0.08 * medium + 0.11 * fine + 0.05 * coarse + 0.08 * grain
+    waves = 1.6 * coarse + 0.9 * medium + 0.35 * fine
+    eosin += stroma[:, None, None] * _fibres(direction, waves, coarse)
+    eosin = np.clip(eosin, 0.02, None) * vary(0.7, 1.5)
+    eosin = eosin * (1 - 0.6 * cytoplasm)
+    eosin += cytoplasm * (0.26 + 0.08 * fine + 0.07 * grain) * vary(0.7, 1.3)
+    haematoxylin = nuclei * (1.7 + 0.3 * grain) * thickness
+    haematoxylin += np.clip(0.11 + 0.05 * fine + 0.05 * medium, 0, 1)
+    haematoxylin += 0.1 * cytoplasm * vary(0.5, 1.5)
+    haematoxylin = np.clip(haematoxylin, 0, None) * tissue
+    eosin *= (1 - 0.3 * np.minimum(haematoxylin, 1)) * tissue * thickness
+    eosin += 0.015 + 0.01 * coarse
+    return _transmit(rng, haematoxylin, eosin, stains)
 
 
-def _stamp(canvas, sprites, which, row, column, where):
+def _varier(rng: np.random.Generator, n: int) -> Callable[[float, float], Floats]:
+    """A function that draws one number for each of n patches."""
+    return lambda low, high: rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
+
+
+def _glass(rng: np.random.Generator, field: Floats) -> Floats:
+    """Where there is no tissue, 0 to 1: much of it in 6 % of patches, a gap in some 30 % more."""
+    n = len(field)
+    kind = rng.random(n)
+    gap = np.where(kind < 0.35, rng.uniform(0.9, 1.8, n), 9)
+    level = np.where(kind < 0.06, rng.uniform(-0.7, 0.3, n), gap).astype(np.float32)
+    return np.clip((field - level[:, None, None]) * 7, 0, 1)
+
+
+def _scatter_small_cells(
+    rng: np.random.Generator,
+    nuclei: Floats,
+    sprites: Sprites,
+    density: Floats,
+    taken: NDArray[np.bool_],
+    fibrous: NDArray[np.bool_],
+    direction: NDArray[np.float64],
+) -> None:
+    """Stamp lymphocytes, and in fibrous patches mostly fibroblasts, on a jittered hexagonal grid."""
+    n, pitch, per_row = len(density), 7.8, 14
+    steps = np.arange(per_row)
+    grid_y, grid_x = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
+    jitter = rng.uniform(-2.3, 2.3, (2, n, per_row**2))
+    y = np.rint(pitch * grid_y - 2 + jitter[0]).astype(int)
+    x = np.rint(pitch * (grid_x + 0.5 * (grid_y % 2)) - 2 + jitter[1]).astype(int)
+    at = np.arange(n)[:, None], np.clip(y, 0, SIZE - 1), np.clip(x, 0, SIZE - 1)
+    reach = SIZE + 6
+    here = (rng.random(y.shape) < density[at]) & ~taken[at] & (y < reach) & (x < reach)
+    thin = fibrous[:, None] & (rng.random(y.shape) < 0.7)
+    _stamp(nuclei, sprites.lymphocyte, rng.integers(0, SPRITES, y.shape), y, x, here & ~thin)
+    turn = (direction[:, None] + rng.normal(0, 0.22, y.shape)) * SPRITES / np.pi
+    _stamp(nuclei, sprites.fibroblast, turn.astype(int) % SPRITES, y, x, here & thin)
+
+
+def _fibres(direction: NDArray[np.float64], waves: Floats, coarse: Floats) -> Floats:
+    """Eosin in wavy bundles along `direction`: [n, 96, 96]."""
+    cos, sin = (f(direction)[:, None, None].astype(np.float32) for f in (np.cos, np.sin))
+    place = np.arange(SIZE, dtype=np.float32)
+    phase = 0.42 * (place[:, None] * cos - place * sin) + waves
+    return 0.22 * np.sin(phase) + 0.14 * np.sin(2.3 * phase + 2 * coarse) + 0.12
+
+
+def _transmit(
+    rng: np.random.Generator, haematoxylin: Floats, eosin: Floats, stains: Stains
+) -> NDArray[np.uint8]:
+    """White light through both stains, a little out of focus, with a sensor's noise."""
+    density = _blur(haematoxylin)[..., None] * stains.haematoxylin[:, None, None]
+    density += _blur(eosin)[..., None] * stains.eosin[:, None, None]
+    light = np.exp(-density) * stains.white[:, None, None]
+    light += rng.uniform(-4, 4, light.shape).astype(np.float32)
+    light += rng.uniform(-5, 5, light.shape[:3]).astype(np.float32)[..., None]
+    return np.clip(light, 0, 255).astype(np.uint8)
+
+
+def _stamp(
+    canvas: Floats,
+    sprites: Floats,
+    which: NDArray[np.int64],
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    where: NDArray[np.bool_],
+) -> None:
+    """Put sprite `which` at (row, column) of each patch, the darker one winning: all [n, k]."""
     side = sprites.shape[1]
     window = sliding_window_view(canvas, (side, side), axis=(1, 2), writeable=True)
     corner = MARGIN - side // 2
@@ -241,7 +327,7 @@ def _blur(stain: Floats) -> Floats:
 
 
 def smooth_noise(rng: np.random.Generator, n: int, cell: float, size: int = SIZE) -> Floats:
-    """Random fields of mean 0 and deviation 1 with features about `cell` pixels wide: [n, size, size]."""
+    """Random fields of mean 0 and deviation 1, features about `cell` pixels wide: [n, size, size]."""
     knots = np.arange(-cell, size + 2 * cell, cell)
     weights = np.exp(-((np.arange(size)[:, None] - knots) ** 2) / (2 * (0.6 * cell) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
