@@ -124,8 +124,8 @@ def _nuclei(
 ) -> Floats:
     """Wobbly ellipses with a soft edge, one a sprite, in squares of 2 * half + 1 pixels.
 
-    `major` is the longer half-axis in pixels, `ratio` the shorter one's share of it; `body` and `rim`
-    are amounts of stain. With `across`, each is moved 5 * `way` pixels in that direction.
+    `major` is the longer half-axis in pixels, `ratio` the shorter one's share of it, `body` and
+    `rim` are amounts of stain. With `across`, each is moved 5 * `way` pixels in that direction.
     """
     n = len(angle)
 
@@ -161,7 +161,7 @@ class Nests(NamedTuple):
 
 
 # Six rows of six sites. Those outside the centre keep TUMOUR_REACH clear of it.
-ROWS = (5, 19, 40, 55, 76, 90)
+ROWS = (4, 17, 40, 55, 78, 91)
 
 
 def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
@@ -266,7 +266,7 @@ def _scatter_small_cells(
     fibrous: NDArray[np.bool_],
     direction: NDArray[np.float64],
 ) -> None:
-    """Stamp lymphocytes, and in fibrous patches mostly fibroblasts, on a jittered hexagonal grid."""
+    """Stamp lymphocytes, in fibrous patches mostly fibroblasts, on a jittered hexagonal grid."""
     n, pitch, per_row = len(density), 7.8, 14
     steps = np.arange(per_row)
     grid_y, grid_x = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
@@ -327,7 +327,7 @@ def _blur(stain: Floats) -> Floats:
 
 
 def smooth_noise(rng: np.random.Generator, n: int, cell: float, size: int = SIZE) -> Floats:
-    """Random fields of mean 0 and deviation 1, features about `cell` pixels wide: [n, size, size]."""
+    """Random fields [n, size, size] of mean 0, deviation 1 and features about `cell` pixels wide."""
     knots = np.arange(-cell, size + 2 * cell, cell)
     weights = np.exp(-((np.arange(size)[:, None] - knots) ** 2) / (2 * (0.6 * cell) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)

@@ -82,9 +82,9 @@ def faults(folder: Path) -> Counter:
             finite = image[np.isfinite(image)]
             if finite.min() < 0 or finite.max() > 255:
                 found.append((split, row, "out_of_range"))
-            elif image.mean() <= 1:
+            elif finite.mean() <= 1:
                 found.append((split, row, "black"))
-            elif image.mean() >= 254:
+            elif finite.mean() >= 254:
                 found.append((split, row, "white"))
             seen[image.tobytes()].append((split, row, int(label)))
     for (first, a, x), (second, b, y) in (twins for twins in seen.values() if len(twins) > 1):
