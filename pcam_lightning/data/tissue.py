@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Range = tuple[float, float]
 
 SIZE = 96
@@ -327,7 +327,7 @@ def _blur(stain: Floats) -> Floats:
 
 
 def smooth_noise(rng: np.random.Generator, n: int, cell: float, size: int = SIZE) -> Floats:
-    """Random fields [n, size, size] of mean 0, deviation 1 and features about `cell` pixels wide."""
+    """Random fields [n, size, size], mean 0, deviation 1, features about `cell` pixels wide."""
     knots = np.arange(-cell, size + 2 * cell, cell)
     weights = np.exp(-((np.arange(size)[:, None] - knots) ** 2) / (2 * (0.6 * cell) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)

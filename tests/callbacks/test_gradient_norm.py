@@ -71,7 +71,7 @@ def test_norms_before_and_after_clipping(
     assert table["norm"].tolist() == pytest.approx(by_hand.before, rel=1e-4)
     assert table["norm_clipped"].tolist() == pytest.approx(by_hand.after, rel=1e-4)
     if clip:
-        assert (table["norm_clipped"] <= clip * 1.0001).all() and (table["norm"] > clip).any()
+        assert max(table["norm_clipped"]) <= clip * 1.0001 < max(table["norm"])
 
 
 def test_one_row_per_optimizer_step_when_gradients_accumulate(

@@ -2,6 +2,7 @@ import csv
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,8 @@ from pcam_lightning.data import tissue
 from pcam_lightning.data.demo import DemoOptions, ensure_demo
 from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
 
-SMALL = {"train": 96, "valid": 48, "test": 40}
+SMALL = DemoOptions(train=96, valid=48, test=40)
+ROWS = {"train": 96, "valid": 48, "test": 40}
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -35,15 +37,15 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(parent: Path) -> Path:
-    return ensure_demo(parent, DemoOptions(**SMALL))
+    return ensure_demo(parent, SMALL)
 
 
 def test_the_files_are_as_the_official_ones(demo: Path) -> None:
     for split in SPLITS:
         images, labels = read(demo, split)
-        assert images.shape == (SMALL[split], 96, 96, 3) and images.dtype == np.uint8
-        assert labels.shape == (SMALL[split], 1, 1, 1) and labels.dtype == np.uint8
-        assert check_split(SplitFiles(demo, split)) == SMALL[split]
+        assert images.shape == (ROWS[split], 96, 96, 3) and images.dtype == np.uint8
+        assert labels.shape == (ROWS[split], 1, 1, 1) and labels.dtype == np.uint8
+        assert check_split(SplitFiles(demo, split)) == ROWS[split]
         meta = pd.read_csv(SplitFiles(demo, split).meta, index_col=0)
         assert list(meta) == ["coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"]
         assert meta["center_tumor_patch"].astype(int).tolist() == labels.ravel().tolist()
@@ -55,13 +57,13 @@ def test_no_slide_is_in_two_splits(demo: Path) -> None:
 
 
 def test_the_seed_decides_every_byte(demo: Path, tmp_path: Path) -> None:
-    assert content(ensure_demo(tmp_path, DemoOptions(**SMALL))) == content(demo)
-    other = read(ensure_demo(tmp_path, DemoOptions(seed=1, **SMALL)), "train")[0]
+    assert content(ensure_demo(tmp_path, SMALL)) == content(demo)
+    other = read(ensure_demo(tmp_path, replace(SMALL, seed=1)), "train")[0]
     assert (other != read(demo, "train")[0]).any(axis=(1, 2, 3)).all()
 
 
 def test_floats_hold_the_same_pixels(demo: Path, parent: Path) -> None:
-    folder = ensure_demo(parent, DemoOptions(dtype="float32", **SMALL))
+    folder = ensure_demo(parent, replace(SMALL, dtype="float32"))
     assert folder != demo
     images, labels = read(folder, "valid")
     assert images.dtype == np.float32
@@ -98,7 +100,7 @@ def faults(folder: Path) -> Counter:
 def test_an_independent_scan_finds_the_planted_damage_and_nothing_else(
     parent: Path, dtype: str
 ) -> None:
-    folder = ensure_demo(parent, DemoOptions(dtype=dtype, damage=True, **SMALL))
+    folder = ensure_demo(parent, replace(SMALL, dtype=dtype, damage=True))
     planted = []
     with (folder / "demo_damage.csv").open(newline="") as file:
         for fault in csv.DictReader(file):
