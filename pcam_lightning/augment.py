@@ -35,7 +35,7 @@ class Stain(nn.Module):
         strength: half the range of the scaling factor, >= 0.
     """
 
-    def __init__(self, strength: float = 0.2) -> None:
+    def __init__(self, strength: float = 0.25) -> None:
         super().__init__()
         self.strength = strength
         self.dihedral = Dihedral()

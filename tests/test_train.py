@@ -96,9 +96,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(command, pcam_root: Path, sl
         "val/average_precision",
         "test/auroc",
     } <= set(run.metrics)
-    assert (
-        len(run.metrics.dropna(subset=["val/auroc"])) == 2
-    )  # the final scoring adds none
+    assert len(run.metrics.dropna(subset=["val/auroc"])) == 2  # the final scoring adds none
     assert run.gradients["step"].tolist() == list(range(12))
     assert (folder / "tensorboard").is_dir()
 
