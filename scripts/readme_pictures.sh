@@ -10,4 +10,4 @@ run() {
 run cnn
 run mlp
 mkdir -p docs
-cp outputs/readme/cnn/plots/{patches_test,metrics,roc_test,gradient_norm}.png docs/
+cp outputs/readme/cnn/plots/{patches_test,metrics,gradient_norm}.png docs/

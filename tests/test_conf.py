@@ -78,7 +78,8 @@ def test_every_model_with_every_optimizer_and_scheduler_takes_two_steps(
 def test_every_experiment_runs_for_two_steps(composed, pcam_root: Path, name: str) -> None:
     if name == "none":
         pytest.skip("no experiments are shipped")
-    config = composed([f"experiment={name}", "debug=fast", "trainer=cpu", "data.batch_size=8"])
+    chosen = [f"experiment={name}", "debug=fast", "trainer=cpu", "trainer.precision=32-true"]
+    config = composed([*chosen, "data.batch_size=8"])
     schema.check("train", config)
     trainer = assembly.build_trainer(config)
     module = assembly.build_module(config)

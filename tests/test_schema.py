@@ -16,7 +16,7 @@ def test_the_default_config_is_sound(composed) -> None:
         ("optimizer.betas=[0.9,1.5]", "optimizer.betas.1=1.5: expected less than 1"),
         ("trainer.max_epochs=-3", "trainer.max_epochs=-3: expected greater than 0"),
         ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5: expected integer"),
-        ("trainer.precision=8", "trainer.precision=8: expected '32'"),
+        ("trainer.precision=8", "trainer.precision=8: expected 'auto', '32'"),
         ("trainer.devices=0", "trainer.devices=0: expected greater than 0 or 'auto' or list"),
         ("trainer.accelerator=gpus", "trainer.accelerator='gpus': expected 'auto', 'cpu', 'gpu'"),
         ("seed=-1", "seed=-1: expected greater than or equal to 0"),

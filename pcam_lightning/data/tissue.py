@@ -167,7 +167,7 @@ ROWS = (4, 17, 40, 55, 78, 91)
 def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     """Tumour cells and histiocytes for patches with these labels, uint8 [n].
 
-    The four central sites hold tumour cells in positive patches, histiocytes in most negative
+    One to four central sites hold tumour cells in positive patches, histiocytes in most negative
     ones. Around them either kind lies in either class, more of it towards one side of the patch.
     """
     n, positive = len(labels), labels[:, None] == 1
@@ -183,7 +183,7 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     tumours *= positive | (rng.random((n, 1)) > 0.1)
     tumour = rank < tumours
     histiocyte = ~tumour & (rank < tumours + rng.integers(0, 9, (n, 1)))
-    filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < rng.integers(3, 5, (n, 1))
+    filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < rng.integers(1, 5, (n, 1))
     tumour[:, central] = filled & positive
     histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < 0.85)
 

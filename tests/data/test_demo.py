@@ -150,7 +150,7 @@ def test_tumour_is_inside_the_centre_of_positives_and_clear_of_it_in_negatives()
         & (nests.column < 64 + reach)
     )
     positive = labels == 1
-    assert ((nests.tumour & inside).sum(axis=1)[positive] >= 3).all()
+    assert ((nests.tumour & inside).sum(axis=1)[positive] >= 1).all()
     assert not (nests.tumour & touching).sum(axis=1)[~positive].any()
     total = nests.tumour.sum(axis=1)
     assert abs(total[positive].mean() - total[~positive].mean()) < 2
