@@ -69,6 +69,12 @@ def choose_precision(trainer: Config) -> str | int:
     return "bf16-mixed" if abilities.get("amx_bf16") else "32-true"
 
 
+def compute_dtype(precision: str | int) -> torch.dtype:
+    """The dtype that a trainer of this precision computes networks in."""
+    kinds = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
+    return kinds.get(str(precision).split("-")[0], torch.float32)
+
+
 def build_trainer(config: Config) -> Trainer:
     """The Lightning trainer with its callbacks and loggers.
 

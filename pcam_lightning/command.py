@@ -48,7 +48,8 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 # An ordinary exception would make Hydra add lines of its own, and would reach
                 # Slurm as a job that succeeded.
                 sys.exit(_report(error))
-            print(f"summary: {summary}", flush=True)
+            if is_first_rank():
+                print(f"summary: {summary}", flush=True)
 
         def main() -> None:
             sys.argv[1:] = [_without_dash(argument) for argument in sys.argv[1:]]

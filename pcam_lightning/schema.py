@@ -146,7 +146,18 @@ class Train(Section):
         return self
 
 
-ROOTS: dict[str, type[Section]] = {"train": Train}
+class Benchmark(Section):
+    mode: Literal["loader"]
+    repeats: PositiveInt
+    seconds: PositiveFloat
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    experiment_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    run_dir: str
+    data: Data
+    trainer: Trainer
+
+
+ROOTS: dict[str, type[Section]] = {"train": Train, "benchmark": Benchmark}
 """The schema of each command's root config."""
 
 

@@ -1,6 +1,8 @@
 """A small data set in the official file format, and configs as the commands compose them."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,3 +39,24 @@ def composed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return config  # type: ignore[return-value]
 
     return compose_config
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch, capfd):
+    """Call `python -m pcam_lightning.NAME ...` in this process, to save the import of torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PCAM_ROOT", raising=False)
+
+    def call(*arguments: str, name: str = "train") -> tuple[int, str, str]:
+        module = f"pcam_lightning.{name}"
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", module, *arguments])
+        code = 0
+        try:
+            importlib.import_module(module).main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

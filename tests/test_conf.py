@@ -30,6 +30,11 @@ def test_every_choice_composes_and_names_what_exists(composed, override: str) ->
     assembly.check_targets(config)
 
 
+@pytest.mark.parametrize("name", schema.ROOTS)
+def test_every_root_config_is_sound(composed, name: str) -> None:
+    schema.check(name, composed(name=name))
+
+
 def test_every_yaml_is_covered() -> None:
     covered = {
         CONF / group / f"{choice}.yaml"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import yaml
 from pcam_files import random_split, write_split
 from sklearn import metrics
 
-from pcam_lightning import train
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.runs import Run, find_runs
 
@@ -26,26 +24,6 @@ TINY = [
     "data.batch_size=8",
     "model.channels=[4,4]",
 ]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch, capfd):
-    """Call `python -m pcam_lightning.train` in this process, to save the import of torch."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PCAM_ROOT", raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pcam_lightning.train", *arguments])
-        code = 0
-        try:
-            train.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -25,5 +25,6 @@ class Normalize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         # Permuting NHWC gives a channels-last NCHW view: no pixel moves.
-        image = image.permute(0, 3, 1, 2).to(self.mean.dtype)
-        return (image - 255 * self.mean) / (255 * self.std)
+        image = image.permute(0, 3, 1, 2).to(self.mean.dtype, copy=True)
+        # In place, on the copy: a third of the memory traffic.
+        return image.sub_(255 * self.mean).div_(255 * self.std)

@@ -1,0 +1,91 @@
+"""Measure speed side by side: patches per second of this loader, the usual ones and a memory copy.
+
+python -m pcam_lightning.benchmark trainer.precision=bf16
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pcam_lightning.command import Config, command, named_on_command_line
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.record import recording, write_json
+
+log = logging.getLogger(__name__)
+
+
+@command("benchmark")
+def main(config: Config) -> Path:
+    folder = Path(config["run_dir"])
+    manifest = collect_manifest(command=sys.orig_argv, seed=config["seed"], dataset={})
+    with recording(folder, manifest):
+        return benchmark(config, folder, manifest)
+
+
+def benchmark(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
+    """Measure, print a table, and write `summary.json`, whose path is returned."""
+    import torch
+
+    from pcam_lightning import assembly
+    from pcam_lightning.benchmarking.clock import patches_per_second, spread
+    from pcam_lightning.benchmarking.loader import contenders
+    from pcam_lightning.data.source import find_source
+
+    config["trainer"]["precision"] = assembly.choose_precision(config["trainer"])
+    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
+    named = named_on_command_line("data.root") or "PCAM_ROOT" in os.environ
+    data = config["data"]
+    source = find_source(data["root"], data["demo"], data["on_missing"], named)
+    dataset = {"name": source.name, "root": source.root}
+    write_json(folder / "manifest.json", manifest | {"dataset": dataset})
+    datamodule = assembly.build_datamodule(config, source.root)
+    datamodule.setup()
+    datamodule.train_dataloader()  # refuses a batch larger than the split before anything runs
+
+    dtype = assembly.compute_dtype(config["trainer"]["precision"])
+    racers = contenders(datamodule, dtype)
+    speeds = patches_per_second(racers, config["repeats"], config["seconds"])
+    rows = [{"loader": name, **spread(measured)} for name, measured in speeds.items()]
+    summary = {
+        "dataset": source.name,
+        "mode": config["mode"],
+        "unit": "training patches per second",
+        "window": "shuffled batches in host memory; the first measurement of each is not counted",
+        "batch_size": datamodule.batch_size,
+        "num_workers": datamodule.num_workers,
+        "normalised_dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "patches": len(datamodule.datasets["train"]),
+        "repeats": config["repeats"],
+        "seconds": config["seconds"],
+        "rows": rows,
+    }
+    write_json(folder / "summary.json", summary)
+    print_rows(summary)
+    return folder / "summary.json"
+
+
+def print_rows(summary: dict[str, Any]) -> None:
+    """The table on the terminal: medians, their spread, and the ratio to the memory copy."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    sizes = f"{summary['patches']:,} patches, batches of {summary['batch_size']}"
+    table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}, {sizes}", title_justify="left")
+    table.add_column("patches per second", no_wrap=True)
+    for column in ("median", "lowest", "highest", "of copy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    copy = summary["rows"][0]["median"]
+    for row in summary["rows"]:
+        numbers = [f"{row[key]:,.0f}" for key in ("median", "low", "high")]
+        table.add_row(row["loader"], *numbers, f"{row['median'] / copy:.4f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import PCAM
+from torchvision.transforms.functional import pil_to_tensor
+
+from pcam_lightning.benchmarking.loader import SampleAtATime, contenders
+from pcam_lightning.data import PCamDataModule
+
+
+def test_every_contender_delivers_whole_batches_of_the_training_split(pcam_root: Path) -> None:
+    datamodule = PCamDataModule(pcam_root, batch_size=16)
+    datamodule.setup()
+    for name, contender in contenders(datamodule, torch.float32).items():
+        assert list(contender()) == [16, 16, 16], name
+
+
+def test_the_usual_loader_reads_what_torchvision_reads(pcam_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tv").mkdir()
+    (tmp_path / "tv" / "pcam").symlink_to(pcam_root)
+    theirs = PCAM(str(tmp_path / "tv"), split="train", transform=pil_to_tensor)
+    datamodule = PCamDataModule(pcam_root)
+    usual = SampleAtATime(datamodule.files("train"))
+    assert len(usual) == len(theirs) == 48
+    for row in (0, 1, 47):
+        np.testing.assert_array_equal(usual[row][0], theirs[row][0])
+        assert usual[row][1] == theirs[row][1]

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from pcam_lightning.runs import Run
+
+
+def test_the_loader_table_has_every_contender(command, pcam_root: Path) -> None:
+    arguments = [f"data.root={pcam_root}", "data.batch_size=16", "repeats=2", "seconds=0.05"]
+    code, out, err = command(
+        *arguments, "trainer.precision=bf16", "hydra.run.dir=run", name="benchmark"
+    )
+    assert code == 0, err
+    run = Run("run")
+    assert out.splitlines()[-1] == f"summary: {run.path.absolute() / 'summary.json'}"
+    assert run.state == "finished"
+    summary = run.summary
+    assert summary["normalised_dtype"] == "bfloat16"
+    assert [row["loader"] for row in summary["rows"]] == [
+        "memory copy",
+        "pcam_lightning, bytes",
+        "pcam_lightning, normalised",
+        "sample at a time, h5py and PIL",
+        "torchvision.datasets.PCAM",
+    ]
+    for row in summary["rows"]:
+        assert 0 < row["low"] <= row["median"] <= row["high"]
+        assert row["loader"] in out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("mode=sideways", "mode='sideways': expected 'loader'"),
+        ("repeats=0", "repeats=0: expected greater than 0"),
+        ("data.batch_size=49", "expected no more than the 48 training patches"),
+    ],
+)
+def test_bad_input_is_one_line(command, pcam_root: Path, override: str, said: str) -> None:
+    code, out, err = command(f"data.root={pcam_root}", override, name="benchmark")
+    assert code == 2 and "summary:" not in out
+    (line,) = err.splitlines()
+    assert said in line
