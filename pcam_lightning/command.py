@@ -52,7 +52,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 print(f"summary: {summary}", flush=True)
 
         def main() -> None:
-            sys.argv[1:] = [_without_dash(argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = _options_first([_without_dash(argument) for argument in sys.argv[1:]])
             # Hydra would print composition errors over many lines and exit with code 1;
             # with this it raises them, and they are reported below like any other bad input.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -110,6 +110,16 @@ def _without_dash(argument: str) -> str:
     if override != argument:
         print(f"hint: reading {argument} as {override}", file=sys.stderr)
     return override
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """`model=cnn --multirun seed=1,2` as `--multirun model=cnn seed=1,2`.
+
+    argparse takes the overrides from one place only and refuses those after an option. The words
+    of an option such as `--cfg job` stay together.
+    """
+    overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a[:1] in "+~"]
+    return [a for a in arguments if a not in overrides] + overrides
 
 
 def _report(error: Exception) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pcam_lightning.command import _one_line, _without_dash
+from pcam_lightning.command import _one_line, _options_first, _without_dash
 
 
 def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
@@ -87,6 +87,26 @@ def test_the_package_lists_its_commands(tmp_path: Path) -> None:
 )
 def test_only_overrides_of_hydra_lose_a_dash(typed: str, read: str) -> None:
     assert _without_dash(typed) == read
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("a=1 --multirun b=1,2 c/d=x", "--multirun a=1 b=1,2 c/d=x"),
+        ("a=1 --cfg job +b=2 ~c", "--cfg job a=1 +b=2 ~c"),
+        ("a=1 --config-dir=x -m", "--config-dir=x -m a=1"),
+        ("--help", "--help"),
+    ],
+)
+def test_overrides_may_stand_on_both_sides_of_an_option(typed: str, read: str) -> None:
+    assert _options_first(typed.split()) == read.split()
+
+
+def test_the_sweep_as_the_readme_writes_it_composes(tmp_path: Path) -> None:
+    sweep = "model=cnn optimizer=adam --multirun seed=1,2,3 -hydra/launcher=basic optimizer.lr=0"
+    result = call(*sweep.split(), cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: optimizer.lr=0: expected greater")
 
 
 def test_an_error_of_many_lines_becomes_one() -> None:

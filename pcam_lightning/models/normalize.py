@@ -24,7 +24,12 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
+        batch, height, width, channels = image.shape
+        # Line by line, since a vector of 3 channels is too short for vector instructions, and in
+        # place on the copy, to spare memory traffic.
+        lines = image.reshape(batch, height, width * channels).to(self.mean.dtype, copy=True)
+        scale = 1 / (255 * self.std.view(channels))
+        shift = -self.mean.view(channels) / self.std.view(channels)
+        lines.mul_(scale.repeat(width)).add_(shift.repeat(width))
         # Permuting NHWC gives a channels-last NCHW view: no pixel moves.
-        image = image.permute(0, 3, 1, 2).to(self.mean.dtype, copy=True)
-        # In place, on the copy: a third of the memory traffic.
-        return image.sub_(255 * self.mean).div_(255 * self.std)
+        return lines.view(batch, height, width, channels).permute(0, 3, 1, 2)
