@@ -41,9 +41,9 @@ class Part(BaseModel):
 class Demo(Section):
     parent: str
     seed: NonNegativeInt
-    train: Annotated[int, Field(ge=8)]
-    valid: Annotated[int, Field(ge=8)]
-    test: Annotated[int, Field(ge=8)]
+    train: Annotated[int, Field(ge=16)]
+    valid: Annotated[int, Field(ge=16)]
+    test: Annotated[int, Field(ge=16)]
     dtype: Literal["uint8", "float32"]
     damage: bool
 

@@ -24,7 +24,7 @@ def test_the_default_config_is_sound(composed) -> None:
         ("data.batch_size=0", "data.batch_size=0: expected greater than 0"),
         ("data.sampler=random", "data.sampler='random': expected 'weighted', 'shuffle'"),
         ("data.filter=true", "data.filter=True: expected 'none' or 'blank'"),
-        ("data.demo.train=1", "data.demo.train=1: expected greater than or equal to 8"),
+        ("data.demo.train=1", "data.demo.train=1: expected greater than or equal to 16"),
         ("model.channels=[]", "model.channels=[]: List should have at least 1 item"),
         ("model.dropout=1", "model.dropout=1: expected less than 1"),
         ("experiment_name=../up", "experiment_name='../up': String should match pattern"),

@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from pcam_lightning.data.files import SPLITS, SplitFiles
 from pcam_lightning.data.tissue import Sprites, Stains, draw_patches, draw_sprites, draw_stains
+from pcam_lightning.errors import InputError
 
 VERSION = 1  # raise when the same options would give other bytes
 SLIDES = {"train": 24, "valid": 8, "test": 8}
-CHUNK = 256  # patches drawn together
+CHUNK = 128  # patches drawn together
+SMALLEST = 16
+"""Patches in a split: as many as the faults that `plant_damage` may have to find room for."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class DemoOptions:
     test: int = 1024
     dtype: str = "uint8"
     damage: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for options no set can be made with."""
+        for name, least in (("seed", 0), *((split, SMALLEST) for split in SPLITS)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if self.dtype not in ("uint8", "float32"):
+            raise InputError(f"dtype={self.dtype}: expected uint8 or float32")
 
     @property
     def folder_name(self) -> str:
@@ -49,6 +60,8 @@ def ensure_demo(parent: Path, options: DemoOptions) -> Path:
     killed half-way leaves only a draft, which the next one removes.
     """
     folder = parent / options.folder_name
+    if folder.is_dir():  # it appears by being renamed, so it is whole; it may be read-only
+        return folder
     parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / f".{folder.name}.lock"):
         if not folder.is_dir():
@@ -66,17 +79,16 @@ def write_demo(folder: Path, options: DemoOptions) -> None:
     The latter lists every planted fault as split, row, kind and value (see `plant_damage`).
     """
     sprites = draw_sprites(np.random.default_rng((options.seed, 1)))
-    images, labels = {}, {}
+    images, labels, slides, tumour = {}, {}, {}, {}
     for number, split in enumerate(SPLITS):
         rows = getattr(options, split)
         rng = np.random.default_rng((options.seed, 2, number))
-        slides = np.sort(rng.integers(0, SLIDES[split], rows))
+        slides[split] = np.sort(rng.integers(0, SLIDES[split], rows))
         # Slides hold between a quarter and three quarters of tumour, half on average.
         share = np.linspace(0.25, 0.75, SLIDES[split])[rng.permutation(SLIDES[split])]
-        labels[split] = (rng.random(rows) < share[slides]).astype(np.uint8)
-        stains = draw_stains(rng, SLIDES[split]).of(slides)
-        images[split] = _draw(options.seed, number, labels[split], stains, sprites)
-        _write_meta(SplitFiles(folder, split).meta, split, slides, labels[split], rng)
+        labels[split] = (rng.random(rows) < share[slides[split]]).astype(np.uint8)
+        stains = draw_stains(rng, SLIDES[split]).of(slides[split])
+        images[split], tumour[split] = _draw(options.seed, number, labels[split], stains, sprites)
     if options.dtype == "float32":
         images = {split: pixels.astype(np.float32) for split, pixels in images.items()}
     if options.damage:
@@ -89,6 +101,7 @@ def write_demo(folder: Path, options: DemoOptions) -> None:
             file.create_dataset("x", data=images[split])
         with h5py.File(files.labels, "w") as file:
             file.create_dataset("y", data=labels[split].reshape(-1, 1, 1, 1))
+        _write_meta(files.meta, split, slides[split], labels[split], tumour[split])
 
 
 def plant_damage(
@@ -136,14 +149,16 @@ def plant_damage(
 
 def _draw(
     seed: int, split: int, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
-) -> NDArray[np.uint8]:
-    def chunk(start: int) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def chunk(start: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         rows = slice(start, start + CHUNK)
         rng = np.random.default_rng((seed, 4, split, start))
         return draw_patches(rng, labels[rows], stains.of(np.arange(len(labels))[rows]), sprites)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy releases the interpreter lock
-        return np.concatenate(list(pool.map(chunk, range(0, len(labels), CHUNK))))
+    # NumPy releases the interpreter lock; a few threads, since each holds a chunk's float maps.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        patches, tumour = zip(*pool.map(chunk, range(0, len(labels), CHUNK)), strict=True)
+    return np.concatenate(patches), np.concatenate(tumour)
 
 
 def _write_meta(
@@ -151,14 +166,13 @@ def _write_meta(
     split: str,
     slides: NDArray[np.int64],
     labels: NDArray[np.uint8],
-    rng: np.random.Generator,
+    tumour: NDArray[np.bool_],
 ) -> None:
-    """The official columns; a patch counts as tumour (anywhere) when its centre does."""
-    places = rng.integers(0, 50_000, (len(labels), 2))
+    """The official columns; the coordinates are made up, one patch after another."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("", "coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"))
         for row, (slide, label) in enumerate(zip(slides, labels, strict=True)):
-            tumour = bool(label)
             name = f"demo_{split}_slide_{slide:02d}"
-            writer.writerow((row, *places[row], tumour, tumour, name))
+            y, x = divmod(row, 512)
+            writer.writerow((row, 96 * y, 96 * x, bool(tumour[row] | label), bool(label), name))

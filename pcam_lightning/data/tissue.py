@@ -11,7 +11,7 @@ colour says next to nothing, and tumour cells lie outside the centre in either c
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -27,7 +27,8 @@ CENTRE = slice(32, 64)
 MARGIN = 16  # pixels around the canvas that let nuclei be cut by the patch's edge
 INNER = slice(MARGIN, MARGIN + SIZE)
 
-# Optical density of the two stains in R, G, B: Ruifrok & Johnston 2001, doi:10.2116/analsci.17.
+# Optical density of the two stains in R, G, B; haematoxylin after Ruifrok & Johnston 2001, eosin
+# adjusted by eye.
 # A second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
 HAEMATOXYLIN, HAEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
 EOSIN, EOSIN_RED = (0.19, 0.99, 0.19), (0.22, 0.86, 0.46)
@@ -167,23 +168,24 @@ ROWS = (4, 17, 40, 55, 78, 91)
 def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     """Tumour cells and histiocytes for patches with these labels, uint8 [n].
 
-    One to four central sites hold tumour cells in positive patches, histiocytes in most negative
-    ones. Around them either kind lies in either class, more of it towards one side of the patch.
+    Two to four central sites hold tumour cells in positive patches, histiocytes in most negative
+    ones. Around them either kind lies in either class, more of it towards one side of the patch,
+    tumour only at the rim: a network has to be able to tell its own padding from its centre.
     """
     n, positive = len(labels), labels[:, None] == 1
     row, column = (grid.ravel() for grid in np.meshgrid(ROWS, ROWS, indexing="ij"))
     central = np.isin(row, ROWS[2:4]) & np.isin(column, ROWS[2:4])
     side = rng.uniform(0, 2 * np.pi, (n, 1))
     away = np.hypot(row - 48 - 42 * np.sin(side), column - 48 - 42 * np.cos(side))
-    away += rng.normal(0, 8, away.shape) + 1000 * central
-    rank = away.argsort(axis=1).argsort(axis=1)
+    away += rng.normal(0, 8, away.shape)
+    rim = np.isin(row, ROWS[::5]) | np.isin(column, ROWS[::5])
 
     # A negative patch has as many more tumour cells outside as a positive one has in its centre.
     tumours = np.where(positive, rng.integers(0, 12, (n, 1)), rng.integers(2, 16, (n, 1)))
     tumours *= positive | (rng.random((n, 1)) > 0.1)
-    tumour = rank < tumours
-    histiocyte = ~tumour & (rank < tumours + rng.integers(0, 9, (n, 1)))
-    filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < rng.integers(1, 5, (n, 1))
+    tumour = _nearest(away + 1000 * ~rim, tumours)
+    histiocyte = _nearest(away + 1000 * (tumour | central), rng.integers(0, 9, (n, 1)))
+    filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < rng.integers(2, 5, (n, 1))
     tumour[:, central] = filled & positive
     histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < 0.85)
 
@@ -197,10 +199,18 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     return Nests(np.rint(y).astype(int), np.rint(x).astype(int), tumour, histiocyte)
 
 
+def _nearest(distance: NDArray[Any], amount: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True at the `amount` [n, 1] sites of each row of `distance` [n, sites] that are nearest."""
+    return distance.argsort(axis=1).argsort(axis=1) < amount
+
+
 def draw_patches(
     rng: np.random.Generator, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
-) -> NDArray[np.uint8]:
-    """Draw patches uint8 [n, 96, 96, 3] with these labels, uint8 [n], and stains of n patches."""
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw patches with these labels, uint8 [n], and the stains of n patches.
+
+    Returns the patches, uint8 [n, 96, 96, 3], and whether there is tumour anywhere in each.
+    """
     n = len(labels)
     vary = _varier(rng, n)
     coarse, medium, fine, grain = (smooth_noise(rng, n, cell) for cell in (26.0, 11.0, 5.0, 2.4))
@@ -240,7 +250,8 @@ def draw_patches(
     haematoxylin = np.clip(haematoxylin, 0, None) * tissue
     eosin *= (1 - 0.3 * np.minimum(haematoxylin, 1)) * tissue * thickness
     eosin += 0.015 + 0.01 * coarse
-    return _transmit(rng, haematoxylin, eosin, stains)
+    anywhere = np.asarray(nests.tumour.any(axis=1))
+    return _transmit(rng, haematoxylin, eosin, stains), anywhere
 
 
 def _varier(rng: np.random.Generator, n: int) -> Callable[[float, float], Floats]:

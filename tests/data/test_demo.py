@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from pcam_lightning.data import tissue
 from pcam_lightning.data.demo import DemoOptions, ensure_demo
 from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+from pcam_lightning.errors import InputError
 
 SMALL = DemoOptions(train=96, valid=48, test=40)
 ROWS = {"train": 96, "valid": 48, "test": 40}
@@ -49,6 +50,8 @@ def test_the_files_are_as_the_official_ones(demo: Path) -> None:
         meta = pd.read_csv(SplitFiles(demo, split).meta, index_col=0)
         assert list(meta) == ["coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"]
         assert meta["center_tumor_patch"].astype(int).tolist() == labels.ravel().tolist()
+        anywhere = meta["tumor_patch"].to_numpy()
+        assert np.all(anywhere[labels.ravel() == 1]) and np.any(anywhere[labels.ravel() == 0])
 
 
 def test_no_slide_is_in_two_splits(demo: Path) -> None:
@@ -123,7 +126,7 @@ def test_an_undamaged_set_has_no_faults(demo: Path) -> None:
 
 
 def test_colour_says_little_about_the_label(parent: Path) -> None:
-    folder = ensure_demo(parent, DemoOptions(train=1024, valid=8, test=1024))
+    folder = ensure_demo(parent, DemoOptions(train=1024, valid=16, test=1024))
 
     def colours(split: str, part: slice) -> np.ndarray:
         return read(folder, split)[0][:, part, part].mean(axis=(1, 2)) / 255
@@ -150,11 +153,30 @@ def test_tumour_is_inside_the_centre_of_positives_and_clear_of_it_in_negatives()
         & (nests.column < 64 + reach)
     )
     positive = labels == 1
-    assert ((nests.tumour & inside).sum(axis=1)[positive] >= 1).all()
+    assert ((nests.tumour & inside).sum(axis=1)[positive] >= 2).all()
     assert not (nests.tumour & touching).sum(axis=1)[~positive].any()
     total = nests.tumour.sum(axis=1)
     assert abs(total[positive].mean() - total[~positive].mean()) < 2
     assert (total[~positive] > 0).mean() > 0.8
+
+
+def test_the_smallest_damaged_set_has_room_for_all_faults(tmp_path: Path) -> None:
+    options = DemoOptions(train=16, valid=16, test=16, dtype="float32", damage=True)
+    folder = ensure_demo(tmp_path, options)
+    for split in SPLITS:
+        meta = pd.read_csv(SplitFiles(folder, split).meta)
+        assert (
+            meta["center_tumor_patch"].astype(int).tolist()
+            == read(folder, split)[1].ravel().tolist()
+        )
+
+
+@pytest.mark.parametrize(
+    "options", [{"train": 15}, {"seed": -1}, {"dtype": "float16"}], ids=lambda value: str(value)
+)
+def test_impossible_options_are_refused(options: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        DemoOptions(**options)
 
 
 def test_eight_processes_make_it_once(tmp_path: Path) -> None:
@@ -164,9 +186,9 @@ def test_eight_processes_make_it_once(tmp_path: Path) -> None:
         "write = demo.write_demo\n"
         "def counted(folder, options): print('made'); write(folder, options)\n"
         "demo.write_demo = counted\n"
-        "print(demo.ensure_demo(Path(sys.argv[1]), demo.DemoOptions(0, 16, 8, 8)))\n"
+        "print(demo.ensure_demo(Path(sys.argv[1]), demo.DemoOptions(0, 32, 16, 16)))\n"
     )
-    draft = tmp_path / f".{DemoOptions(0, 16, 8, 8).folder_name}.draft"
+    draft = tmp_path / f".{DemoOptions(0, 32, 16, 16).folder_name}.draft"
     draft.mkdir()
     (draft / "left_by_a_kill").touch()
     started = [
