@@ -3,19 +3,13 @@
 python -m pcam_lightning.benchmark trainer.precision=bf16
 """
 
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from pcam_lightning.command import Config, command, named_on_command_line
+from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.record import recording, write_json
-
-log = logging.getLogger(__name__)
 
 
 @command("benchmark")
@@ -36,10 +30,9 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     from pcam_lightning.data.source import find_source
 
     config["trainer"]["precision"] = assembly.choose_precision(config["trainer"])
-    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
-    named = named_on_command_line("data.root") or "PCAM_ROOT" in os.environ
+    save_resolved(config, folder)
     data = config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], named)
+    source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
     dataset = {"name": source.name, "root": source.root}
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     datamodule = assembly.build_datamodule(config, source.root)

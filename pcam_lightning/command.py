@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -68,17 +68,25 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
 def validated(name: str, cfg: DictConfig) -> Config:
     """The composed config, resolved, checked against its schema, as plain containers."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
+    config = cast(Config, OmegaConf.to_container(cfg, resolve=True))
     config.pop("hydra", None)
-    schema.check(name, config)  # type: ignore[arg-type]
-    return config  # type: ignore[return-value]
+    schema.check(name, config)
+    return config
 
 
-def named_on_command_line(key: str) -> bool:
-    """Whether the user set `key` for this run, rather than leaving the config's default."""
+def data_root_is_named() -> bool:
+    """Whether the user named the data's folder for this run, rather than leaving the default."""
     overrides = HydraConfig.get().overrides.task
-    return any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+    named = any(override.lstrip("+").startswith("data.root=") for override in overrides)
+    return named or "PCAM_ROOT" in os.environ
+
+
+def save_resolved(config: Config, folder: Path) -> None:
+    """Put the config with all its values in place of the one that Hydra saved in a run folder.
+
+    Hydra saves it with its interpolations, which mean something else tomorrow.
+    """
+    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
 
 
 class ConfigCheck(Callback):

@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from pcam_lightning.command import Config, command, named_on_command_line
+from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
@@ -45,13 +43,11 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     assembly.check_targets(config)
     config["trainer"]["precision"] = assembly.choose_precision(config["trainer"])
     if is_first_rank():
-        # Hydra has saved it with its interpolations, which mean something else tomorrow.
-        OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
+        save_resolved(config, folder)
     trainer = assembly.build_trainer(config)
     checkpoint = assembly.check_checkpoint(config["ckpt_path"])
-    named = named_on_command_line("data.root") or "PCAM_ROOT" in os.environ
     data = config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], named)
+    source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
     datamodule = assembly.build_datamodule(config, source.root)
     module = assembly.build_module(config)
     datamodule.setup()

@@ -153,7 +153,7 @@ def _draw(
     def chunk(start: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         rows = slice(start, start + CHUNK)
         rng = np.random.default_rng((seed, 4, split, start))
-        return draw_patches(rng, labels[rows], stains.of(np.arange(len(labels))[rows]), sprites)
+        return draw_patches(rng, labels[rows], stains.of(rows), sprites)
 
     # NumPy releases the interpreter lock; a few threads, since each holds a chunk's float maps.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

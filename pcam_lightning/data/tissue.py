@@ -43,9 +43,9 @@ class Stains(NamedTuple):
     white: Floats
     """RGB of empty glass, 225 to 252."""
 
-    def of(self, slides: NDArray[np.int64]) -> "Stains":
-        """The stains of patches cut from these slides."""
-        return Stains(*(values[slides] for values in self))
+    def of(self, which: NDArray[np.int64] | slice) -> "Stains":
+        """These of the stains, one after another, as for patches cut from these slides."""
+        return Stains(*(values[which] for values in self))
 
 
 def draw_stains(rng: np.random.Generator, slides: int) -> Stains:
@@ -129,10 +129,7 @@ def _nuclei(
     `rim` are amounts of stain. With `across`, each is moved 5 * `way` pixels in that direction.
     """
     n = len(angle)
-
-    def vary(low: float, high: float) -> Floats:
-        return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
-
+    vary = _varier(rng, n)
     grid = np.arange(-half, half + 1, dtype=np.float32)
     dy, dx = grid[:, None] - vary(-0.5, 0.5), grid - vary(-0.5, 0.5)
     if across is not None:
