@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from pcam_lightning.callbacks import Throughput
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.errors import InputError
+from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
 from pcam_lightning.seeds import derive_seed
 
@@ -117,6 +118,23 @@ def build_module(config: Config) -> PCamClassifier:
 def build_datamodule(config: Config, root: Path) -> PCamDataModule:
     """The data module of `config["data"]` over the files in `root`."""
     return instantiate(_without_source(config["data"]), root=root)
+
+
+def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
+    """Give the network the channel statistics that the data module chose.
+
+    Raises:
+        InputError: they are not the usual ones, and the network has no `normalize` to take them.
+    """
+    mean, std = datamodule.channel_statistics
+    layer = getattr(module.model, "normalize", None)
+    if isinstance(layer, Normalize):
+        layer.set(mean, std)
+    elif datamodule.normalize != "half":
+        raise InputError(
+            f"data.normalize={datamodule.normalize}: {type(module.model).__name__} has no "
+            "pcam_lightning.models.Normalize named normalize; expected data.normalize=half"
+        )
 
 
 def check_checkpoint(path: str | None) -> str | None:

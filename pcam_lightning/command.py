@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning import schema
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import CheckFailed, InputError
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
 
@@ -36,20 +36,26 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
     The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
     the path of its summary, which is printed last. Bad input is one line on stderr and exit code
-    2; a bug keeps its traceback and exit code 1.
+    2; a failed check is one line and exit code 1; a bug keeps its traceback and exit code 1.
     """
 
     def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
         @functools.wraps(function)
         def task(cfg: DictConfig) -> None:
+            # With an exit, since an ordinary exception would make Hydra add lines of its own, and
+            # would reach Slurm as a job that succeeded.
+            code = 0
             try:
                 summary = function(validated(name, cfg))
             except InputError as error:
-                # An ordinary exception would make Hydra add lines of its own, and would reach
-                # Slurm as a job that succeeded.
                 sys.exit(_report(error))
+            except CheckFailed as failure:
+                summary, code = failure.summary, 1
+                print(f"failed: {failure}", file=sys.stderr, flush=True)
             if is_first_rank():
                 print(f"summary: {summary}", flush=True)
+            if code:
+                sys.exit(code)
 
         def main() -> None:
             sys.argv[1:] = _options_first([_without_dash(argument) for argument in sys.argv[1:]])

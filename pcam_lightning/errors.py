@@ -1,4 +1,19 @@
-"""The one error that is the user's to mend."""
+"""What ends a command with one line and no traceback."""
+
+from pathlib import Path
+
+
+class CheckFailed(Exception):
+    """A command did its work, and the check that it was asked for failed: exit code 1.
+
+    Args:
+        message: one line that says what failed.
+        summary: the path of the command's `summary.json`, which is whole.
+    """
+
+    def __init__(self, message: str, summary: Path) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class InputError(ValueError):

@@ -127,7 +127,8 @@ def _plot_patches(
 def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:
     return {
         "rows": {split: len(dataset) for split, dataset in datamodule.datasets.items()},
-        "dropped_blank": datamodule.dropped_blank,
+        "dropped": datamodule.dropped,
+        "normalisation": dict(zip(("mean", "std"), datamodule.channel_statistics, strict=True)),
         "cleaning": {split: vars(changed) for split, changed in datamodule.cleaning().items()},
     }
 

@@ -9,6 +9,7 @@ by `assembly.check_arguments`.
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,11 +22,26 @@ from pydantic import (
 )
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.findings import KINDS
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Amount = PositiveInt | Annotated[float, Field(gt=0, le=1)]
 """Lightning's limit of batches: a count, or a share of the epoch."""
+
+
+def _is_kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"expected one of {', '.join(KINDS)}")
+    return value
+
+
+Finding = Annotated[str, AfterValidator(_is_kind)]
+"""A kind of finding that an audit knows."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 
 class Section(BaseModel):
@@ -52,12 +68,17 @@ class Data(Part):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     root: str | None
-    on_missing: Literal["demo", "error"]
+    on_missing: Literal["demo", "download", "error"]
     batch_size: PositiveInt
     num_workers: NonNegativeInt
     sampler: Literal["weighted", "shuffle", "fixed"]
     filter: Literal["none", "blank"]
+    exclude: str | None
+    exclude_kinds: list[Finding]
+    normalize: Literal["half", "train"]
+    cache: Literal["auto", "off"]
     cache_dir: str | None
+    device_resident: Literal["auto"] | bool
     seed: NonNegativeInt
     demo: Demo
 
@@ -121,8 +142,8 @@ class Trainer(Part):
 
 
 class Train(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    experiment_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    seed: Seed
+    experiment_name: Name
     run_dir: str
     ckpt_path: str | None
     data: Data
@@ -150,14 +171,41 @@ class Benchmark(Section):
     mode: Literal["loader"]
     repeats: PositiveInt
     seconds: PositiveFloat
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    experiment_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    seed: Seed
+    experiment_name: Name
     run_dir: str
     data: Data
     trainer: Trainer
 
 
-ROOTS: dict[str, type[Section]] = {"train": Train, "benchmark": Benchmark}
+class AuditSection(Section):
+    fail_on: list[Finding]
+    gallery: PositiveInt
+
+
+class Audit(Section):
+    audit: AuditSection
+    experiment_name: Name
+    run_dir: str
+    seed: Seed
+    data: Data
+
+
+class Download(Section):
+    root: str
+    splits: Annotated[list[Literal["train", "valid", "test"]], Field(min_length=1)]
+    check: bool
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    experiment_name: Name
+    run_dir: str
+
+
+ROOTS: dict[str, type[Section]] = {
+    "train": Train,
+    "benchmark": Benchmark,
+    "audit": Audit,
+    "download": Download,
+}
 """The schema of each command's root config."""
 
 

@@ -36,7 +36,6 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     """
     # Heavy imports wait until the config is known to be sound.
     from pcam_lightning import assembly, result
-    from pcam_lightning.data.files import fingerprint
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()
@@ -51,13 +50,14 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     datamodule = assembly.build_datamodule(config, source.root)
     module = assembly.build_module(config)
     datamodule.setup()
+    assembly.normalise(module, datamodule)
     log.info("dataset: %s, in %s", source.name, source.root)
     log.info("run: %s", os.path.relpath(folder))
     if trainer.is_global_zero:
         dataset = {
             "name": source.name,
             "root": source.root,
-            "fingerprint": fingerprint(source.root),
+            "fingerprint": datamodule.fingerprint,
         }
         write_json(folder / "manifest.json", manifest | {"dataset": dataset})
 

@@ -74,7 +74,7 @@ def test_it_works_without_hydra_and_scores_every_row(pcam_root: Path) -> None:
     datamodule.setup()
     module.eval()
     with torch.no_grad():
-        expected = module(datamodule.datasets["valid"][range(20)].image)
+        expected = module(datamodule.datasets["valid"][np.arange(20)].image)
     torch.testing.assert_close(logit, expected)
 
 

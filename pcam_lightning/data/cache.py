@@ -6,18 +6,36 @@ cleaned and converted once into a `.npy` file, which is mapped from then on.
 
 import hashlib
 import json
+import logging
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
+from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.data.clean import Cleaning, to_uint8
-from pcam_lightning.data.files import PATCH_SHAPE, SplitFiles, open_dataset, read_chunks
+from pcam_lightning.data.direct import DirectFile
+from pcam_lightning.data.files import (
+    PATCH_BYTES,
+    PATCH_SHAPE,
+    SplitFiles,
+    chunk_rows,
+    mapped,
+    open_dataset,
+    read_rows,
+)
 from pcam_lightning.errors import InputError
 
-_VERSION = 1  # raise when the same source would give other bytes
+VERSION = 2  # in the name of every copy; raise when the same source would give other bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,63 +55,158 @@ class PatchFile:
         return np.memmap(self.path, np.uint8, "r", self.offset, (self.rows, *PATCH_SHAPE))
 
 
-def patch_file(files: SplitFiles, cache_dir: Path | None = None) -> PatchFile:
-    """Where the patches of a split can be mapped, converting them first where that is needed.
+def mapped_in_place(files: SplitFiles) -> PatchFile | None:
+    """The H5 file itself, if its patches lie in it as contiguous uint8."""
+    with open_dataset(files.images, "x") as dataset:
+        if dataset.dtype != np.uint8 or mapped(dataset, files.images) is None:
+            return None
+        offset = dataset.id.get_offset()
+        return PatchFile(files.images, offset, dataset.shape[0], Cleaning())
 
-    `cache_dir` takes the converted copies; None means the folder `.uint8` beside the H5 files.
-    Processes that start together convert once; a conversion that was killed leaves nothing that
-    another process would read.
+
+def patch_file(
+    files: SplitFiles, cache_dir: Path | None = None, cache: str = "auto"
+) -> PatchFile | DirectFile:
+    """Where the patches of a split can be read, converting them first where that is needed.
+
+    Args:
+        files: of the split.
+        cache_dir: takes the converted copies; None means the folder `.uint8` beside the H5 files.
+            Processes that start together convert once; a conversion that was killed leaves
+            nothing that another process would read.
+        cache: "auto" converts what cannot be mapped in place; "off" leaves it to be decoded again
+            whenever it is read, after one pass that counts what will be cleaned.
 
     Raises:
         InputError: the file is damaged, is scaled to 0..1, or the cache cannot be written.
     """
-    with open_dataset(files.images, "x") as dataset:
-        rows, offset = dataset.shape[0], dataset.id.get_offset()
-        as_mapped = dataset.dtype == np.uint8 and not dataset.external
-    if as_mapped and offset is not None:
-        return PatchFile(files.images, offset, rows, Cleaning())
+    if in_place := mapped_in_place(files):
+        return in_place
+    if cache == "off":
+        with open_dataset(files.images, "x") as dataset:
+            cleaning = _clean(dataset, files.images, "checking", lambda start, pixels: None)
+            return DirectFile(files.images, dataset.shape[0], cleaning)
 
     folder = cache_dir or files.root / ".uint8"
-    stat = files.images.stat()
-    identity = f"{files.images.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{_VERSION}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    target = folder / f"{files.images.stem}_{digest}.npy"
+    target = folder / f"{files.images.stem}_v{VERSION}_{_identity(files.images)}.npy"
     record = target.with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):
-            # The record is written last, so its presence says that the array is whole.
-            if not record.is_file():
-                _convert(files.images, rows, target, record)
+        # The record is written last, so its presence says that the array is whole.
+        if not record.is_file():
+            with _alone(target):
+                if not record.is_file():
+                    _convert(files.images, target, record)
     except OSError as error:
         raise InputError(
-            f"{folder}: the uint8 copy of {files.images.name} cannot be written ({error.strerror});"
-            " expected a writable folder with room in data.cache_dir"
+            f"{folder}: the uint8 copy of {files.images.name} cannot be written "
+            f"({error.strerror or error}); expected a writable folder with room in data.cache_dir, "
+            "or data.cache=off"
         ) from None
     cleaning = Cleaning(**json.loads(record.read_text()))
-    offset = target.stat().st_size - rows * int(np.prod(PATCH_SHAPE))
-    return PatchFile(target, offset, rows, cleaning)
+    with target.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        return PatchFile(target, file.tell(), shape[0], cleaning)
 
 
-def _convert(source: Path, rows: int, target: Path, record: Path) -> None:
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    array = np.lib.format.open_memmap(partial, "w+", np.uint8, (rows, *PATCH_SHAPE))
-    cleaning, brightest = Cleaning(), 0.0
+def _identity(source: Path) -> str:
+    """A digest of the file's size, time of change and a sample of its bytes, wherever it lies."""
+    stat = source.stat()
+    digest = hashlib.blake2b(f"{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=8)
+    with source.open("rb") as file:
+        for position in np.linspace(0, max(0, stat.st_size - 4096), 64, dtype=np.int64):
+            file.seek(int(position))
+            digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process at a time convert to `target`."""
+    lock = FileLock(target.with_suffix(".lock"))
     try:
-        for start, pixels in read_chunks(source):
-            if pixels.dtype.kind == "f":
-                brightest = max(brightest, float(np.nanmax(pixels, initial=0.0)))
-            array[start : start + len(pixels)], changed = to_uint8(pixels)
-            cleaning += changed
-        if 0 < brightest <= 1:
-            raise InputError(
-                f"{source}: no value of x is above {brightest:g}, expected pixels in 0..255; "
-                "multiply them by 255"
-            )
-        array.flush()
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for another process to convert %s", target.stem)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _convert(source: Path, target: Path, record: Path) -> None:
+    partial = target.with_suffix(".partial")  # whoever holds the lock may replace an old one
+    try:
+        with open_dataset(source, "x") as dataset, partial.open("wb") as file:
+            rows = dataset.shape[0]
+            _check_room(source, target.parent, rows * PATCH_BYTES)
+            header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *PATCH_SHAPE)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            offset = file.tell()
+
+            def store(start: int, pixels: np.ndarray) -> None:
+                # Not through a memory map: there, a full disk would kill the process.
+                _write_at(file.fileno(), pixels, offset + start * PATCH_BYTES)
+
+            cleaning = _clean(dataset, source, "converting", store)
+            os.fsync(file.fileno())
         os.replace(partial, target)
+        partial.write_text(json.dumps(asdict(cleaning)))
+        os.replace(partial, record)
     finally:
         partial.unlink(missing_ok=True)
-    partial_record = record.with_suffix(f".{os.getpid()}.partial")
-    partial_record.write_text(json.dumps(asdict(cleaning)))
-    os.replace(partial_record, record)
+
+
+def _clean(
+    dataset: h5py.Dataset, path: Path, verb: str, store: Callable[[int, np.ndarray], None]
+) -> Cleaning:
+    """Give each run of uint8 patches with its first row to `store`, and count what was cleaned.
+
+    Threads overlap cleaning and storing with reading, which HDF5 does one call at a time.
+    """
+    log.info("%s %s (%d patches of %s)", verb, path.name, dataset.shape[0], dataset.dtype)
+    step, rows = chunk_rows(dataset), dataset.shape[0]
+    in_place = mapped(dataset, path)
+    source = dataset if in_place is None else in_place  # mapped, there is a copy less to make
+
+    def clean(start: int) -> tuple[int, Cleaning, float]:
+        raw = read_rows(source, path, start, start + step)
+        pixels, changes = to_uint8(raw)
+        store(start, pixels)
+        # Only where all is black can the unrounded values be on another scale.
+        top = 255.0 if raw.dtype.kind != "f" or pixels.max() > 1 else np.nanmax(raw)
+        return len(raw), changes.total(), float(top)
+
+    total, brightest = Cleaning(), 0.0
+    name = f"{verb} {path.name}"
+    with tqdm(total=rows, desc=name, unit="patch", disable=None) as bar:
+        for count, cleaning, top in computed_ahead(clean, range(0, rows, step)):
+            total += cleaning
+            brightest = max(brightest, top)
+            bar.update(count)
+    if 0 < brightest <= 1:
+        raise InputError(
+            f"{path}: no value of x is above {brightest:g}, expected pixels in 0..255; "
+            "multiply them by 255"
+        )
+    return total
+
+
+def _write_at(descriptor: int, pixels: np.ndarray, position: int) -> None:
+    rest = np.ascontiguousarray(pixels).data.cast("B")
+    while rest:  # a write may be cut short
+        written = os.pwrite(descriptor, rest, position)
+        rest, position = rest[written:], position + written
+
+
+def _check_room(source: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: the uint8 copy of {source.name} takes {needed / 1e9:.2f} GB and "
+            f"{free / 1e9:.2f} GB are free; expected room there, another data.cache_dir, or "
+            "data.cache=off"
+        )

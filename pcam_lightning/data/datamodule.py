@@ -1,18 +1,33 @@
 """The H5 splits as a LightningDataModule."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from pcam_lightning.data.cache import PatchFile, patch_file
+from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.clean import Cleaning
-from pcam_lightning.data.dataset import Batch, PatchDataset
-from pcam_lightning.data.files import SPLITS, SplitFiles, check_split, read_labels
+from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
+from pcam_lightning.data.files import (
+    PATCH_BYTES,
+    SPLITS,
+    SplitFiles,
+    check_split,
+    fingerprint,
+    read_labels,
+)
+from pcam_lightning.data.loader import BatchLoader
 from pcam_lightning.data.sampler import ORDERS, EpochBatches, SequentialBatches
+from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
+from pcam_lightning.findings import FAULTS, KINDS, read_findings
+
+log = logging.getLogger(__name__)
 
 
 class PCamDataModule(LightningDataModule):
@@ -21,11 +36,21 @@ class PCamDataModule(LightningDataModule):
     Args:
         root: folder with the six official H5 files, any HDF5 layout, uint8 or float.
         batch_size: patches in a batch, on each rank.
-        num_workers: loader processes; 0 reads in the training process, which keeps up with it.
+        num_workers: loader processes; 0 reads in a thread of the training process, which keeps up
+            with it where files are mapped.
         sampler: "weighted" draws the classes equally often, "shuffle" draws every row once, "fixed"
             repeats one shuffled order in every epoch.
         filter: "blank" leaves black (mean <= 1) and white (mean >= 254) patches out of training.
+        exclude: an audit's `findings.parquet` of these very files; patches with a finding of
+            `exclude_kinds` are left out of training.
+        exclude_kinds: which of `pcam_lightning.findings.KINDS` count for `exclude`.
+        normalize: what a network should subtract and divide by (see `channel_statistics`):
+            "half" maps 0..255 to -1..1, "train" uses mean and standard deviation of the training
+            patches.
+        cache: "auto" converts what cannot be mapped to uint8 copies once; "off" reads it as it is.
         cache_dir: where uint8 copies of other file layouts go; None means beside the files.
+        device_resident: keep the splits in GPU memory: True, False, or "auto" where they take at
+            most half of what is free there.
         seed: decides, with the epoch, the order of the training rows.
 
     Raises:
@@ -39,24 +64,51 @@ class PCamDataModule(LightningDataModule):
         num_workers: int = 0,
         sampler: str = "weighted",
         filter: str = "none",
+        exclude: str | Path | None = None,
+        exclude_kinds: Sequence[str] = FAULTS,
+        normalize: str = "half",
+        cache: str = "auto",
         cache_dir: str | Path | None = None,
+        device_resident: bool | str = "auto",
         seed: int = 42,
     ) -> None:
         super().__init__()
-        if sampler not in ORDERS:
-            raise InputError(f"sampler={sampler}: expected one of {', '.join(ORDERS)}")
-        if filter not in ("none", "blank"):
-            raise InputError(f"filter={filter}: expected none or blank")
+        choices = {
+            "sampler": (sampler, tuple(ORDERS)),
+            "filter": (filter, ("none", "blank")),
+            "normalize": (normalize, ("half", "train")),
+            "cache": (cache, ("auto", "off")),
+            "device_resident": (device_resident, ("auto", True, False)),
+        }
+        for name, (value, valid) in choices.items():
+            if value not in valid:
+                raise InputError(f"{name}={value}: expected one of {', '.join(map(str, valid))}")
+        if unknown := sorted(set(exclude_kinds) - set(KINDS)):
+            raise InputError(f"exclude_kinds: {unknown[0]!r}; expected some of {', '.join(KINDS)}")
+        if device_resident is True and num_workers:
+            raise InputError(
+                f"device_resident=true: batches never pass through num_workers={num_workers}; "
+                "expected num_workers=0 or device_resident=auto"
+            )
         self.root = Path(root)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.sampler, self.filter, self.seed = sampler, filter, seed
+        self.exclude, self.exclude_kinds = exclude, exclude_kinds
+        self.normalize, self.cache, self.device_resident = normalize, cache, device_resident
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.datasets: dict[str, PatchDataset] = {}
-        self.dropped_blank = 0
+        self.dropped = {"blank": 0, "excluded": 0}
+        """How many training patches were left out, by reason; a patch may count for both."""
+        self._resident: dict[str, ResidentDataset] = {}
 
     def files(self, split: str) -> SplitFiles:
         """The files of "train", "valid" or "test"."""
         return SplitFiles(self.root, split)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of everything in the six files."""
+        return fingerprint(self.root)
 
     def setup(self, stage: str | None = None) -> None:
         """Map all splits, converting them first where their layout needs it. Same on every rank."""
@@ -64,19 +116,40 @@ class PCamDataModule(LightningDataModule):
             return
         for split in SPLITS:
             check_split(self.files(split))
+        excluded = self._excluded_rows()
         for split in SPLITS:
-            patches = patch_file(self.files(split), self.cache_dir)
-            rows = None
-            if split == "train" and self.filter == "blank":
-                rows = np.flatnonzero(~blank_rows(patches))
-                self.dropped_blank = patches.rows - len(rows)
-            self.datasets[split] = PatchDataset(patches, read_labels(self.files(split)), rows)
+            patches = patch_file(self.files(split), self.cache_dir, self.cache)
+            self.datasets[split] = PatchDataset(patches, read_labels(self.files(split)))
+        train = self.datasets["train"]
+        keep = np.ones(len(train), bool)
+        if self.filter == "blank":
+            blank = blank_rows(train)
+            self.dropped["blank"] = int(blank.sum())
+            keep &= ~blank
+        self.dropped["excluded"] = len(excluded)
+        keep[excluded] = False
+        if not keep.any():
+            raise InputError("data.filter, data.exclude: no training patch is left, expected some")
+        if not keep.all():
+            rows = np.flatnonzero(keep)
+            labels = read_labels(self.files("train"))
+            self.datasets["train"] = PatchDataset(train.patches, labels, rows)
 
     def cleaning(self) -> dict[str, Cleaning]:
         """What was changed on the way to uint8, by split."""
         return {split: dataset.patches.cleaning for split, dataset in self.datasets.items()}
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    @cached_property
+    def channel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation to normalise by, of each channel, on the 0..1 scale."""
+        if self.normalize == "half":
+            return [0.5] * 3, [0.5] * 3
+        mean, std = statistics_of(chunks(self.datasets["train"])).mean_and_std()
+        if min(std) == 0:
+            raise InputError("data.normalize=train: the training patches are all of one colour")
+        return mean, std
+
+    def train_dataloader(self) -> BatchLoader:
         dataset, (rank, world_size) = self.datasets["train"], self._ranks()
         batches = EpochBatches(
             dataset.labels, self.batch_size, self.sampler, self.seed, rank, world_size
@@ -86,41 +159,64 @@ class PCamDataModule(LightningDataModule):
                 f"data.batch_size={self.batch_size} on {world_size} rank(s): expected no more than "
                 f"the {len(dataset)} training patches"
             )
-        return self._loader(dataset, batches)
+        return self._loader("train", batches)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> BatchLoader:
         return self._evaluation_loader("valid")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> BatchLoader:
         return self._evaluation_loader("test")
 
-    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
-        dataset = self.datasets[split]
-        return self._loader(
-            dataset, SequentialBatches(len(dataset), self.batch_size, *self._ranks())
-        )
+    def _excluded_rows(self) -> np.ndarray:
+        if self.exclude is None:
+            return np.empty(0, np.int64)
+        table, made_on = read_findings(Path(self.exclude))
+        if made_on != self.fingerprint:
+            raise InputError(
+                f"data.exclude={self.exclude}: made on other files than those in {self.root}, "
+                f"expected the findings of python -m pcam_lightning.audit data.root={self.root}"
+            )
+        named = (table["split"] == "train") & table["kind"].isin(list(self.exclude_kinds))
+        return np.unique(table.loc[named, "row"].to_numpy(np.int64))
+
+    def _evaluation_loader(self, split: str) -> BatchLoader:
+        length = len(self.datasets[split])
+        return self._loader(split, SequentialBatches(length, self.batch_size, *self._ranks()))
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, dataset: PatchDataset, batches: Sampler[list[int]]) -> DataLoader[Batch]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
-            dataset,
-            batch_size=None,  # the data set hands out whole batches; the sampler says which
-            sampler=batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=on_gpu,
-        )
+    def _loader(self, split: str, batches: Sampler[np.ndarray]) -> BatchLoader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self._keeps_on(device):
+            if split not in self._resident:
+                self._resident[split] = ResidentDataset(self.datasets[split], device)
+            return BatchLoader(self._resident[split], batches)
+        on_gpu = device.type == "cuda"
+        return BatchLoader(self.datasets[split], batches, self.num_workers, pin_memory=on_gpu)
+
+    def _keeps_on(self, device: torch.device) -> bool:
+        """Whether the splits are to live in this device's memory."""
+        if self.device_resident is True and device.type == "cpu":
+            raise InputError("data.device_resident=true: no GPU in use, expected auto or false")
+        if isinstance(self.device_resident, bool):
+            return self.device_resident
+        if self._resident:  # decided when the first split moved there
+            return True
+        if device.type != "cuda" or self.num_workers:
+            return False
+        needed = PATCH_BYTES * sum(len(dataset) for dataset in self.datasets.values())
+        return needed <= torch.cuda.mem_get_info(device)[0] / 2
 
 
-def blank_rows(patches: PatchFile) -> np.ndarray:
-    """Which patches are black (mean <= 1) or white (mean >= 254). bool [N]."""
-    mapped = patches.map()
-    means = np.concatenate([chunk.mean(axis=(1, 2, 3)) for chunk in _chunks(mapped)])
-    return (means <= 1) | (means >= 254)
+def blank_rows(dataset: PatchDataset) -> np.ndarray:
+    """Which patches of a data set are black or white. bool [N]."""
+    sums = np.concatenate([channel_sums(chunk).sum(axis=1) for chunk in chunks(dataset)])
+    return (sums <= BLACK * PATCH_BYTES) | (sums >= WHITE * PATCH_BYTES)
 
 
-def _chunks(array: np.ndarray, rows: int = 1024) -> Iterable[np.ndarray]:
-    return (array[start : start + rows] for start in range(0, len(array), rows))
+def chunks(dataset: PatchDataset, size: int = 256) -> Iterator[np.ndarray]:
+    """All patches of a data set in order, a few at a time."""
+    return (
+        dataset.pixels[dataset.rows[start : start + size]] for start in range(0, len(dataset), size)
+    )

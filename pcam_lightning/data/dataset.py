@@ -1,6 +1,5 @@
 """Rows of a split to batches of bytes."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pcam_lightning.data.cache import PatchFile
+from pcam_lightning.data.direct import DirectFile, DirectPatches
+from pcam_lightning.data.files import PATCH_SHAPE
 
 
 class Batch(NamedTuple):
@@ -32,23 +33,28 @@ class PatchDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, patches: PatchFile, labels: np.ndarray, rows: np.ndarray | None = None
+        self, patches: PatchFile | DirectFile, labels: np.ndarray, rows: np.ndarray | None = None
     ) -> None:
         self.patches = patches
         self.rows = np.arange(patches.rows) if rows is None else rows
         self.labels = labels[self.rows]
-        self._mapped: np.ndarray | None = None
+        self._mapped: np.ndarray | DirectPatches | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Sequence[int]) -> Batch:
-        """The batch at these positions of `rows`, in this order."""
+    @property
+    def pixels(self) -> np.ndarray | DirectPatches:
+        """All patches of the file, indexed by row or by a slice."""
         if self._mapped is None:
             self._mapped = self.patches.map()
+        return self._mapped
+
+    def __getitem__(self, index: np.ndarray | list[int]) -> Batch:
+        """The batch at these positions of `rows`, in this order."""
         rows = self.rows[index]
         return Batch(
-            torch.from_numpy(self._mapped[rows]),
+            torch.from_numpy(self.pixels[rows]),
             torch.from_numpy(self.labels[index]),
             torch.from_numpy(rows),
         )
@@ -56,3 +62,25 @@ class PatchDataset(Dataset[Batch]):
     def __getstate__(self) -> dict[str, object]:
         # A pickled memory map is a copy of all its pixels; a worker maps the file again instead.
         return {**self.__dict__, "_mapped": None}
+
+
+class ResidentDataset(Dataset[Batch]):
+    """A data set kept in the memory of a device, where its batches are gathered as well."""
+
+    def __init__(self, dataset: PatchDataset, device: torch.device) -> None:
+        self.rows, self.labels, self.device = dataset.rows, dataset.labels, device
+        self.label, self.row = (
+            torch.from_numpy(values).to(device) for values in (dataset.labels, dataset.rows)
+        )
+        self.image = torch.empty((len(dataset), *PATCH_SHAPE), dtype=torch.uint8, device=device)
+        for start in range(0, len(dataset), 4096):
+            part = slice(start, start + 4096)
+            self.image[part] = torch.from_numpy(dataset.pixels[dataset.rows[part]]).to(device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: np.ndarray | list[int]) -> Batch:
+        """The batch at these positions of `rows`, in this order, on the device."""
+        place = torch.as_tensor(index).to(self.device, non_blocking=True)
+        return Batch(self.image[place], self.label[place], self.row[place])

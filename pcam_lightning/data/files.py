@@ -1,10 +1,10 @@
 """The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +14,10 @@ from pcam_lightning.errors import InputError
 SPLITS = ("train", "valid", "test")
 PATCH_SHAPE = (96, 96, 3)
 """Height, width and RGB channels of a patch."""
+PATCH_BYTES = 96 * 96 * 3
+"""Of a patch in uint8."""
+CHUNK_CACHE = 16 * 2**20
+"""Bytes of decoded HDF5 chunks to keep; the default, 1 MiB, holds no chunk of 38 patches."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,8 @@ def check_split(files: SplitFiles) -> int:
         InputError: a file is absent, is no sound HDF5 file, lacks its dataset, or its contents
             are not patches of 96 x 96 x 3 with one label of 0 or 1 each.
     """
-    with open_dataset(files.images, "x") as images:
-        if images.shape[1:] != PATCH_SHAPE:
-            raise InputError(f"{files.images}: x has shape {images.shape}, expected (N, 96, 96, 3)")
-        if images.dtype.kind not in "uif":
-            raise InputError(f"{files.images}: x has dtype {images.dtype}, expected a number")
-        rows = images.shape[0]
+    rows = check_images(files)
     labels = read_labels(files)
-    if rows == 0:
-        raise InputError(f"{files.images}: x has no rows, expected at least one patch")
     if len(labels) != rows:
         raise InputError(
             f"{files.labels}: y has {len(labels)} labels, expected {rows}, "
@@ -75,16 +72,29 @@ def check_split(files: SplitFiles) -> int:
     return rows
 
 
+def check_images(files: SplitFiles) -> int:
+    """The row count of a split's patches, after a check of their shape and dtype.
+
+    Raises:
+        InputError: as in `check_split`.
+    """
+    with open_dataset(files.images, "x") as images:
+        if images.shape[1:] != PATCH_SHAPE:
+            raise InputError(f"{files.images}: x has shape {images.shape}, expected (N, 96, 96, 3)")
+        if images.dtype.kind not in "uif":
+            raise InputError(f"{files.images}: x has dtype {images.dtype}, expected a number")
+        if images.shape[0] == 0:
+            raise InputError(f"{files.images}: x has no rows, expected at least one patch")
+        return images.shape[0]
+
+
 def read_labels(files: SplitFiles) -> np.ndarray:
     """The labels of a split, int64 [N], 0 or 1.
 
     Raises:
         InputError: the file cannot be read, is not N labels, or holds anything but 0 and 1.
     """
-    with open_dataset(files.labels, "y") as dataset:
-        if int(np.prod(dataset.shape[1:])) != 1:
-            raise InputError(f"{files.labels}: y has shape {dataset.shape}, expected (N, 1, 1, 1)")
-        labels = _read(dataset, files.labels).reshape(-1)
+    labels = read_raw_labels(files)
     wrong = ~np.isin(labels, (0, 1))
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -92,20 +102,38 @@ def read_labels(files: SplitFiles) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def read_raw_labels(files: SplitFiles) -> np.ndarray:
+    """Whatever stands in a split's labels file, of any numeric dtype, [N].
+
+    Raises:
+        InputError: the file cannot be read, or is not N numbers.
+    """
+    with open_dataset(files.labels, "y") as dataset:
+        if int(np.prod(dataset.shape[1:])) != 1 or dataset.dtype.kind not in "buif":
+            raise InputError(
+                f"{files.labels}: y has shape {dataset.shape} and dtype {dataset.dtype}, "
+                "expected (N, 1, 1, 1) and a number"
+            )
+        return read_rows(dataset, files.labels).reshape(-1)
+
+
 def read_slides(files: SplitFiles) -> np.ndarray | None:
     """The slide id of every row (object [N] of str), or None where there is no meta file.
 
     Raises:
-        InputError: the meta file has no column `wsi`.
+        InputError: the meta file has no column `wsi`, or not one line for each patch.
     """
     if not files.meta.is_file():
         return None
     import pandas as pd
 
     try:
-        return pd.read_csv(files.meta, usecols=["wsi"], dtype=str)["wsi"].to_numpy(dtype=object)
+        slides = pd.read_csv(files.meta, usecols=["wsi"], dtype=str)["wsi"].to_numpy(dtype=object)
     except (ValueError, OSError) as error:
         raise InputError(f"{files.meta}: {error}; expected a CSV with the column wsi") from None
+    if len(slides) != (rows := check_images(files)):
+        raise InputError(f"{files.meta}: {len(slides)} lines of data, expected {rows}, one a patch")
+    return slides
 
 
 class open_dataset:
@@ -118,7 +146,7 @@ class open_dataset:
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file, expected an HDF5 file with {self.name!r}")
         try:
-            self.file = h5py.File(self.path, "r")
+            self.file = h5py.File(self.path, "r", rdcc_nbytes=CHUNK_CACHE)
         except OSError as error:
             raise InputError(
                 f"{self.path}: not a sound HDF5 file ({_reason(error)}), expected one with "
@@ -135,14 +163,39 @@ class open_dataset:
         self.file.close()
 
 
-def read_chunks(path: Path, name: str = "x", rows: int = 512) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, array of up to `rows` rows) over a dataset, in order, as it is on disk."""
-    with open_dataset(path, name) as dataset:
-        # Whole HDF5 chunks, so that no compressed chunk is decoded twice.
-        if dataset.chunks:
-            rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]
-        for start in range(0, dataset.shape[0], rows):
-            yield start, _read(dataset, path, slice(start, start + rows))
+def mapped(dataset: h5py.Dataset, path: Path) -> np.ndarray | None:
+    """A dataset of any dtype, read-only where it lies, or None where it is not contiguous."""
+    offset = dataset.id.get_offset()
+    if dataset.external or offset is None:
+        return None
+    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+
+
+def chunk_rows(dataset: h5py.Dataset, size: int = 2 * 2**20) -> int:
+    """How many rows to read at once: about `size` bytes, which a processor's cache holds.
+
+    In whole HDF5 chunks, so that no compressed chunk is decoded twice.
+    """
+    unit = dataset.chunks[0] if dataset.chunks else 1
+    row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
+    return max(1, size // (row_bytes * unit)) * unit
+
+
+def read_rows(
+    dataset: h5py.Dataset | np.ndarray, path: Path, start: int = 0, stop: int | None = None
+) -> Any:
+    """Rows start..stop of an open or mapped dataset as they are on disk, an array [rows, ...].
+
+    Raises:
+        InputError: the file is damaged there.
+    """
+    try:
+        return np.asarray(dataset[start:stop])
+    except OSError as error:
+        raise InputError(
+            f"{path}: rows {start} and up cannot be read ({_reason(error)}), "
+            "expected a sound HDF5 file; is it damaged?"
+        ) from None
 
 
 def fingerprint(root: Path) -> str:
@@ -160,16 +213,6 @@ def fingerprint(root: Path) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _read(dataset: h5py.Dataset, path: Path, selection: slice = slice(None)) -> np.ndarray:
-    try:
-        return np.asarray(dataset[selection])
-    except OSError as error:
-        raise InputError(
-            f"{path}: rows {selection.start or 0} and up cannot be read ({_reason(error)}), "
-            "expected a sound HDF5 file; is it damaged?"
-        ) from None
 
 
 def _reason(error: Exception) -> str:

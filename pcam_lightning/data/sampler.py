@@ -39,7 +39,7 @@ def fixed_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 ORDERS = {"weighted": weighted_order, "shuffle": shuffled_order, "fixed": fixed_order}
 
 
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[np.ndarray]):
     """Batches of training rows, one rank's share of each global batch.
 
     Global batch b of an epoch is the slice [b * B * W, (b + 1) * B * W) of the epoch's order, for B
@@ -68,13 +68,13 @@ class EpochBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self.labels) // (self.batch_size * self.world_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         order = self.order(self.labels, self.seed, self.epoch)
         shape = (len(self), self.world_size, self.batch_size)
-        yield from order[: int(np.prod(shape))].reshape(shape)[:, self.rank].tolist()
+        yield from order[: int(np.prod(shape))].reshape(shape)[:, self.rank]
 
 
-class SequentialBatches(Sampler[list[int]]):
+class SequentialBatches(Sampler[np.ndarray]):
     """Every row of `rows` in order, in batches; rank r of W takes every W-th row, beginning at r.
 
     All ranks get equally many rows, so the last ones may begin again at the first row: whoever
@@ -89,9 +89,9 @@ class SequentialBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self.rows), self.batch_size):
-            yield self.rows[start : start + self.batch_size].tolist()
+            yield self.rows[start : start + self.batch_size]
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

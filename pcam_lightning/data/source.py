@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.data.demo import DemoOptions, ensure_demo
-from pcam_lightning.data.files import SPLITS, SplitFiles, check_split, missing_files
+from pcam_lightning.data.files import missing_files
 from pcam_lightning.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -27,22 +27,29 @@ def find_source(
     on_missing: str = "demo",
     named: bool = False,
 ) -> Source:
-    """Find and check the data set of a run.
+    """Find the data set of a run; what is in its files is not looked at.
 
     Args:
         root: the folder of the H5 files; None asks for the demo set outright.
         demo: `parent`, the folder the demo set is made in, and the fields of `DemoOptions`.
-        on_missing: "demo" makes the demo set where `root` lacks files; "error" refuses.
+        on_missing: "demo" makes the demo set where `root` lacks files, "download" fetches the
+            official ones, "error" refuses.
         named: the root was named on purpose, so nothing may stand in for it.
 
     Raises:
-        InputError: the files are not there and nothing may stand in for them, or are not sound.
+        InputError: the files are not there and nothing may stand in for them.
     """
+    if root is not None and on_missing == "download" and missing_files(Path(root)):
+        # Imported here, because nobody else needs the network.
+        from pcam_lightning.data.download import download, official_files
+
+        download(Path(root), official_files())
     if root is not None and (missing := missing_files(Path(root))):
         if named or on_missing == "error":
             raise InputError(
                 f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are not there, the "
-                f"first is {missing[0].name}; expected the official H5 files, or data=demo"
+                f"first is {missing[0].name}; expected the official H5 files, "
+                "data.on_missing=download, or data=demo"
             )
         log.warning(
             "No PatchCamelyon files in %s: using the DEMO set, made-up patches. Results on it say "
@@ -55,6 +62,4 @@ def find_source(
         source = Source("demo", ensure_demo(Path(demo["parent"]), options).resolve())
     else:
         source = Source("pcam", Path(root).resolve())
-    for split in SPLITS:
-        check_split(SplitFiles(source.root, split))
     return source

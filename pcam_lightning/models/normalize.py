@@ -23,6 +23,11 @@ class Normalize(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
+    def set(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Replace both by one value for each channel."""
+        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1))
+        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
+
     def forward(self, image: Tensor) -> Tensor:
         batch, height, width, channels = image.shape
         # Line by line, since a vector of 3 channels is too short for vector instructions, and in

@@ -1,10 +1,18 @@
+import errno
+import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pcam_files import invert_patch, random_split, write_split
 
+from pcam_lightning.data import cache
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.clean import to_uint8
 from pcam_lightning.data.files import SplitFiles
@@ -56,7 +64,8 @@ def test_damaged_floats_are_clipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_integers_out_of_range_do_not_wrap() -> None:
-    cleaned, cleaning = to_uint8(np.array([[-1, 0, 255, 256, 70_000]], dtype=np.int32))
+    cleaned, changes = to_uint8(np.array([[-1, 0, 255, 256, 70_000]], dtype=np.int32))
+    cleaning = changes.total()
     assert cleaned.tolist() == [[0, 0, 255, 255, 255]]
     assert (cleaning.below_0, cleaning.above_255, cleaning.patches) == (1, 2, 1)
 
@@ -64,16 +73,178 @@ def test_integers_out_of_range_do_not_wrap() -> None:
 def test_a_copy_is_made_once_and_again_when_the_source_changes(tmp_path: Path) -> None:
     images, labels = random_split(8)
     write_split(tmp_path, "train", images, labels, chunks=(2, 96, 96, 3))
-    files, cache = SplitFiles(tmp_path, "train"), tmp_path / "cache"
-    first = patch_file(files, cache)
+    files, folder = SplitFiles(tmp_path, "train"), tmp_path / "cache"
+    first = patch_file(files, folder)
     made = first.path.stat().st_mtime_ns
-    assert first.path.parent == cache
-    assert patch_file(files, cache).path.stat().st_mtime_ns == made
+    assert first.path.parent == folder
+    assert patch_file(files, folder).path.stat().st_mtime_ns == made
     invert_patch(files.images, 0)
-    np.testing.assert_array_equal(patch_file(files, cache).map()[0], 255 - images[0])
+    np.testing.assert_array_equal(patch_file(files, folder).map()[:1], 255 - images[:1])
 
 
-def test_a_conversion_that_was_killed_is_made_again(tmp_path: Path) -> None:
+def test_another_file_of_the_same_name_gets_a_copy_of_its_own(tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        images, labels = random_split(8, seed)
+        write_split(tmp_path / name, "train", images, labels, dtype=np.float32)
+        # Of the same size, and changed at the same time to the nanosecond.
+        os.utime(SplitFiles(tmp_path / name, "train").images, ns=(0, 0))
+        np.testing.assert_array_equal(
+            patch_file(SplitFiles(tmp_path / name, "train"), tmp_path / "cache").map(), images
+        )
+
+
+def test_a_data_set_moved_with_its_copies_is_not_converted_again(tmp_path: Path) -> None:
+    write_split(tmp_path / "here", "train", *random_split(8), dtype=np.float32)
+    before = patch_file(SplitFiles(tmp_path / "here", "train")).path
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = patch_file(SplitFiles(tmp_path / "there", "train")).path
+    assert after == tmp_path / "there" / ".uint8" / before.name
+    assert len(list((tmp_path / "there" / ".uint8").glob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_a_cache_the_same_bytes_are_read_in_any_order(tmp_path: Path, layout: str) -> None:
+    images, labels = random_split(23)
+    write_split(tmp_path, "train", images, labels, **LAYOUTS[layout])
+    patches = patch_file(SplitFiles(tmp_path, "train"), cache="off")
+    rows = np.array([5, 22, 5, 0, 1, 2, 17])
+    np.testing.assert_array_equal(patches.map()[rows], images[rows])
+    np.testing.assert_array_equal(patches.map()[3:9], images[3:9])
+    assert patches.map()[np.array([], dtype=int)].shape == (0, 96, 96, 3)
+    assert not (tmp_path / ".uint8").exists()
+
+
+def test_what_is_cleaned_is_counted_without_a_cache_as_well(tmp_path: Path) -> None:
+    images, labels = random_split(12)
+    damaged = images.astype(np.float32)
+    damaged[7, 0, :2, 0] = (np.nan, 300)
+    write_split(tmp_path, "train", damaged, labels)
+    patches = patch_file(SplitFiles(tmp_path, "train"), cache="off")
+    assert patches.cleaning == patch_file(SplitFiles(tmp_path, "train")).cleaning
+    assert (patches.cleaning.nan, patches.cleaning.above_255) == (1, 1)
+    assert patches.map()[np.array([7])][0, 0, :2, 0].tolist() == [0, 255]
+
+
+def start_conversion(root: Path, go: Path | None = None) -> subprocess.Popen[str]:
+    """Another process that maps the training split and prints a digest of what it sees."""
+    program = (
+        "import hashlib, logging, pathlib, sys, time\n"
+        "from pcam_lightning.data.cache import patch_file\n"
+        "from pcam_lightning.data.files import SplitFiles\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "while len(sys.argv) > 2 and not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)\n"
+        "patches = patch_file(SplitFiles(pathlib.Path(sys.argv[1]), 'train'))\n"
+        "print(hashlib.sha256(patches.map().tobytes()).hexdigest())\n"
+    )
+    arguments = [sys.executable, "-c", program, str(root), *([str(go)] if go else [])]
+    return subprocess.Popen(arguments, stdout=-1, stderr=-1, text=True)
+
+
+def test_sixteen_processes_that_start_together_convert_once(tmp_path: Path) -> None:
+    images, labels = random_split(600)
+    layout = {"dtype": np.float32, "chunks": (20, 96, 96, 3), "compression": "gzip"}
+    write_split(tmp_path, "train", images, labels, **layout)
+    processes = [start_conversion(tmp_path, tmp_path / "go") for _ in range(16)]
+    (tmp_path / "go").touch()
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 16, outputs
+    expected = hashlib.sha256(images.tobytes()).hexdigest()
+    assert {out.strip() for out, _ in outputs} == {expected}
+    assert sum("converting" in err.replace("is converting", "") for _, err in outputs) == 1
+    assert len(list((tmp_path / ".uint8").glob("*.npy"))) == 1
+
+
+def test_after_kills_in_mid_conversion_the_next_start_repairs(tmp_path: Path) -> None:
+    images, labels = random_split(600)
+    layout = {"dtype": np.float32, "chunks": (20, 96, 96, 3), "compression": "gzip"}
+    write_split(tmp_path, "train", images, labels, **layout)
+    for share in (0.0, 0.4):
+        process = start_conversion(tmp_path)
+        deadline = time.monotonic() + 60
+        while sum(part.stat().st_size for part in tmp_path.glob(".uint8/*.partial")) <= (
+            share * images.nbytes
+        ):
+            assert process.poll() is None and time.monotonic() < deadline
+        process.kill()
+        process.wait()
+        assert list(tmp_path.glob(".uint8/*.partial"))
+        assert not list(tmp_path.glob(".uint8/*.npy")) + list(tmp_path.glob(".uint8/*.json"))
+    np.testing.assert_array_equal(patch_file(SplitFiles(tmp_path, "train")).map(), images)
+    assert not list(tmp_path.glob(".uint8/*.partial"))
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+    write_split(tmp_path, "train", *random_split(8), dtype=np.float32)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    with pytest.raises(InputError, match=r"0\.00 GB are free; expected room there"):
+        patch_file(SplitFiles(tmp_path, "train"))
+    assert not list(tmp_path.glob(".uint8/*.npy")) + list(tmp_path.glob(".uint8/*.partial"))
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_clear_line(tmp_path: Path, monkeypatch) -> None:
+    write_split(tmp_path, "train", *random_split(8), dtype=np.float32)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache.os, "pwrite", full)
+    with pytest.raises(InputError, match=r"No space left on device.*data\.cache_dir"):
+        patch_file(SplitFiles(tmp_path, "train"))
+    assert not list(tmp_path.glob(".uint8/*.npy")) + list(tmp_path.glob(".uint8/*.partial"))
+
+
+def private_bytes(status: str) -> int:
+    return sum(
+        1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("Private_")
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux counts pages")
+def test_processes_share_the_pages_of_the_patches(tmp_path: Path) -> None:
+    images, labels = random_split(2000)  # 55 MB
+    write_split(tmp_path, "train", images, labels)
+    program = (
+        "import pathlib, sys\n"
+        "from pcam_lightning.data.cache import patch_file\n"
+        "from pcam_lightning.data.files import SplitFiles\n"
+        "patches = patch_file(SplitFiles(pathlib.Path(sys.argv[1]), 'train')).map()\n"
+        "rollup = pathlib.Path('/proc/self/smaps_rollup')\n"
+        "print(rollup.read_text() + 'end', flush=True)\n"
+        "patches[:].max()\n"
+        "print('read', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(rollup.read_text() + 'end', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdin=-1, stdout=-1, text=True
+        )
+        for _ in range(8)
+    ]
+
+    def told(process: subprocess.Popen[str], last: str) -> str:
+        assert process.stdout is not None
+        return "".join(iter(process.stdout.readline, f"{last}\n"))
+
+    try:
+        before = [private_bytes(told(process, "end")) for process in processes]
+        for process in processes:
+            told(process, "read")
+        after = []
+        for process in processes:  # while all eight have every page mapped
+            assert process.stdin is not None
+            print(file=process.stdin, flush=True)
+            after.append(private_bytes(told(process, "end")))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    grown = [late - early for early, late in zip(before, after, strict=True)]
+    assert max(grown) < images.nbytes / 20, grown
+
+
+def test_a_copy_without_its_record_is_made_again(tmp_path: Path) -> None:
     images, labels = random_split(8)
     write_split(tmp_path, "train", images, labels, dtype=np.float32)
     files = SplitFiles(tmp_path, "train")

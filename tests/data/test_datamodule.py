@@ -2,6 +2,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pcam_files import random_split, write_split
@@ -10,6 +11,7 @@ from torchvision.datasets import PCAM
 from pcam_lightning.data import Batch, PCamDataModule
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.errors import InputError
+from pcam_lightning.findings import COLUMNS, write_findings
 
 
 def loaded(root: Path, **arguments) -> PCamDataModule:
@@ -43,14 +45,6 @@ def test_batches_equal_torchvisions_reading_row_by_row(
     assert rows == list(range(len(reader)))
 
 
-def test_workers_give_the_same_batches_in_the_same_order(pcam_root: Path) -> None:
-    here = list(loaded(pcam_root).train_dataloader())
-    there = list(loaded(pcam_root, num_workers=2).train_dataloader())
-    assert len(here) == len(there) == 6
-    for mine, theirs in zip(here, there, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-
-
 def test_a_used_data_set_travels_to_a_worker_without_its_pixels(pcam_root: Path) -> None:
     dataset = loaded(pcam_root).datasets["train"]
     dataset[[0]]
@@ -66,13 +60,98 @@ def test_blank_patches_leave_training_only(pcam_root: Path) -> None:
     write_split(pcam_root, "test", images, labels)
     assert len(loaded(pcam_root).datasets["train"]) == 12
     filtered = loaded(pcam_root, filter="blank")
-    assert filtered.dropped_blank == 3
+    assert filtered.dropped == {"blank": 3, "excluded": 0}
     assert filtered.datasets["train"].rows.tolist() == [0, 1, 3, 4, 6, 8, 9, 10, 11]
     assert len(filtered.datasets["test"]) == 12
     batch = filtered.datasets["train"][[2, 3]]
     assert batch.row.tolist() == [3, 4]
     np.testing.assert_array_equal(batch.image.numpy(), images[[3, 4]])
     np.testing.assert_array_equal(batch.label.numpy(), labels[[3, 4]])
+
+
+def test_an_audits_findings_leave_training_only(pcam_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "findings.parquet"
+    found = [
+        ("train", 5, "nan", "3"),
+        ("train", 9, "duplicate", "train:2"),
+        ("train", 9, "outlier", "250.0"),
+        ("train", 11, "outlier", "250.0"),
+        ("test", 1, "nan", "1"),
+    ]
+    table = pd.DataFrame(found, columns=COLUMNS)
+    write_findings(table, path, PCamDataModule(pcam_root).fingerprint)
+    datamodule = loaded(pcam_root, exclude=path)
+    assert set(range(48)) - set(datamodule.datasets["train"].rows.tolist()) == {5, 9}
+    assert datamodule.dropped == {"blank": 0, "excluded": 2}
+    assert len(datamodule.datasets["test"]) == 20
+    some = loaded(pcam_root, exclude=path, exclude_kinds=["outlier"])
+    assert set(range(48)) - set(some.datasets["train"].rows.tolist()) == {9, 11}
+    drawn = np.concatenate([batch.row.numpy() for batch in datamodule.train_dataloader()])
+    assert not np.isin(drawn, (5, 9)).any() and len(drawn) == 40
+
+
+def test_findings_of_other_files_are_refused(pcam_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "findings.parquet"
+    write_findings(pd.DataFrame([], columns=COLUMNS), path, "0" * 32)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="made on other files"):
+        loaded(pcam_root, exclude=path)
+    with pytest.raises(InputError, match="no such file"):
+        loaded(pcam_root, exclude=tmp_path / "none.parquet")
+    path.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="not the findings of an audit"):
+        loaded(pcam_root, exclude=path)
+
+
+def test_nothing_left_to_train_on_is_an_error(pcam_root: Path) -> None:
+    images, labels = random_split(12)
+    write_split(pcam_root, "train", np.zeros_like(images), labels)
+    with pytest.raises(InputError, match="no training patch is left"):
+        loaded(pcam_root, filter="blank")
+
+
+def test_normalisation_is_numpys_mean_and_deviation_of_the_training_patches(
+    pcam_root: Path,
+) -> None:
+    images, labels = random_split(48)
+    images[3] = 0
+    images[..., 1] //= 2
+    write_split(pcam_root, "train", images, labels)
+    assert loaded(pcam_root).channel_statistics == ([0.5] * 3, [0.5] * 3)
+    mean, std = loaded(pcam_root, normalize="train", filter="blank").channel_statistics
+    kept = np.delete(images, 3, axis=0) / 255
+    np.testing.assert_allclose(mean, kept.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, kept.std(axis=(0, 1, 2)), rtol=1e-9)
+
+
+def test_one_colour_cannot_be_normalised_by(pcam_root: Path) -> None:
+    images, labels = random_split(8)
+    write_split(pcam_root, "train", np.full_like(images, 200), labels)
+    with pytest.raises(InputError, match="all of one colour"):
+        _ = loaded(pcam_root, normalize="train").channel_statistics
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "workers", "kept"),
+    [
+        ("auto", 5e6, 0, True),  # 88 patches take 2.43 MB
+        ("auto", 4.8e6, 0, False),
+        ("auto", 5e9, 2, False),
+        (True, 0, 0, True),
+        (False, 5e9, 0, False),
+    ],
+)
+def test_splits_stay_on_a_gpu_where_they_take_half_of_what_is_free(
+    pcam_root: Path, monkeypatch, asked, free: float, workers: int, kept: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 80e9))
+    datamodule = loaded(pcam_root, device_resident=asked, num_workers=workers)
+    assert datamodule._keeps_on(torch.device("cuda", 0)) is kept
+
+
+def test_splits_cannot_stay_on_a_gpu_that_is_not_used(pcam_root: Path) -> None:
+    assert not loaded(pcam_root)._keeps_on(torch.device("cpu"))
+    with pytest.raises(InputError, match="no GPU in use"):
+        loaded(pcam_root, device_resident=True).train_dataloader()
 
 
 def test_cleaning_is_counted_by_split(pcam_root: Path) -> None:
@@ -86,7 +165,15 @@ def test_cleaning_is_counted_by_split(pcam_root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [({"sampler": "random"}, "weighted, shuffle"), ({"filter": "all"}, "none or blank")],
+    [
+        ({"sampler": "random"}, "weighted, shuffle"),
+        ({"filter": "all"}, "none, blank"),
+        ({"cache": "on"}, "auto, off"),
+        ({"normalize": "imagenet"}, "half, train"),
+        ({"device_resident": "gpu"}, "auto, True, False"),
+        ({"exclude_kinds": ["dust"]}, "'dust'; expected some of nan"),
+        ({"device_resident": True, "num_workers": 2}, "never pass through num_workers=2"),
+    ],
 )
 def test_wrong_arguments_are_refused(pcam_root: Path, arguments: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):

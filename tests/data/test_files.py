@@ -92,6 +92,7 @@ def test_the_fingerprint_sees_one_patch_and_not_the_folder(pcam_root: Path, tmp_
 
 def test_slides_come_from_the_official_meta_file(pcam_root: Path) -> None:
     files = SplitFiles(pcam_root, "test")
+    write_split(pcam_root, "test", *random_split(2))
     assert read_slides(files) is None
     files.meta.write_text(
         ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
@@ -99,6 +100,9 @@ def test_slides_come_from_the_official_meta_file(pcam_root: Path) -> None:
     )
     slides = read_slides(files)
     assert slides is not None and slides.tolist() == ["camelyon16_train_normal_033", "7"]
+    files.meta.write_text("wsi\n1\n")
+    with pytest.raises(InputError, match="1 lines of data, expected 2"):
+        read_slides(files)
     files.meta.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="wsi"):
         read_slides(files)

@@ -1,0 +1,78 @@
+"""Look at every patch of every split once, and list what is damaged, doubled, leaked or unusual.
+
+python -m pcam_lightning.audit data.root=/scratch/pcam
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
+from pcam_lightning.errors import CheckFailed
+from pcam_lightning.findings import write_findings
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.record import recording, write_json
+
+
+@command("audit")
+def main(config: Config) -> Path:
+    folder = Path(config["run_dir"])
+    manifest = collect_manifest(command=sys.orig_argv, seed=config["seed"], dataset={})
+    with recording(folder, manifest):
+        summary = audit(config, folder, manifest)
+    if failed := summary["failed_on"]:
+        counts = ", ".join(f"{kind} ({count:,})" for kind, count in failed.items())
+        raise CheckFailed(f"{summary['root']}: found {counts}", folder / "summary.json")
+    return folder / "summary.json"
+
+
+def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write `audit.json`, `findings.parquet`, `plots/` and `summary.json`; return the latter."""
+    from tqdm import tqdm
+
+    from pcam_lightning.auditing.faults import find_faults
+    from pcam_lightning.auditing.pictures import draw_audit
+    from pcam_lightning.auditing.report import describe, print_report
+    from pcam_lightning.auditing.scan import scan_split
+    from pcam_lightning.data.files import SPLITS, SplitFiles, check_images, fingerprint
+    from pcam_lightning.data.source import find_source
+
+    start = time.monotonic()
+    save_resolved(config, folder)
+    data = config["data"]
+    source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
+    files = {split: SplitFiles(source.root, split) for split in SPLITS}
+    rows = sum(check_images(each) for each in files.values())
+
+    reading = time.monotonic()
+    with tqdm(total=rows, desc="reading", unit="patch", disable=None) as bar:
+        scans = {split: scan_split(each, bar) for split, each in files.items()}
+    seconds_reading = time.monotonic() - reading
+    findings = find_faults(scans)
+    digest = fingerprint(source.root)
+    dataset = {"name": source.name, "root": source.root, "fingerprint": digest}
+    write_json(folder / "manifest.json", manifest | {"dataset": dataset})
+    write_findings(findings, folder / "findings.parquet", digest)
+
+    head = {"dataset": source.name, "root": source.root, "fingerprint": digest}
+    report = head | describe(scans, findings)
+    write_json(folder / "audit.json", report)
+    draw_audit(folder / "plots", report, scans, findings, config["audit"]["gallery"])
+    print_report(report)
+
+    totals = {kind: sum(counts.values()) for kind, counts in report["findings"].items()}
+    summary = head | {
+        "findings": totals,
+        "fail_on": config["audit"]["fail_on"],
+        "failed_on": {kind: totals[kind] for kind in config["audit"]["fail_on"] if totals[kind]},
+        "patches": rows,
+        "seconds": time.monotonic() - start,
+        "patches_read_per_second": rows / seconds_reading,
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+if __name__ == "__main__":
+    main()

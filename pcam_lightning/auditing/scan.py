@@ -1,0 +1,151 @@
+"""One pass over a split, in bounded memory: a few numbers for every patch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from tqdm import tqdm
+
+from pcam_lightning.data.ahead import computed_ahead
+from pcam_lightning.data.clean import Changes, to_uint8
+from pcam_lightning.data.files import (
+    PATCH_BYTES,
+    SplitFiles,
+    check_images,
+    chunk_rows,
+    mapped,
+    open_dataset,
+    read_raw_labels,
+    read_rows,
+)
+from pcam_lightning.data.statistics import ChannelStatistics, channel_sums
+from pcam_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class SplitScan:
+    """What a pass over a split of N patches has seen."""
+
+    files: SplitFiles
+    storage: dict[str, Any]
+    """How the patches lie on disk (see `describe_storage`)."""
+    labels: np.ndarray
+    """As in the file, any numeric dtype [N]."""
+    mean: np.ndarray
+    """Of each cleaned patch, 0..255, float64 [N]."""
+    content: np.ndarray
+    """A 128-bit digest of each cleaned patch, uint64 [N, 2]."""
+    changes: Changes
+    """What cleaning changed in each patch."""
+    low: float
+    """The smallest finite pixel as it is on disk, NaN if there is none."""
+    high: float
+    channels: ChannelStatistics
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def scan_split(files: SplitFiles, bar: tqdm) -> SplitScan:
+    """Read every patch of a split once; `bar` is moved on by patches.
+
+    Raises:
+        InputError: the files are damaged beyond reading, do not belong together, or hold pixels
+            scaled to 0..1.
+    """
+    rows = check_images(files)
+    labels = read_raw_labels(files)
+    if len(labels) != rows:
+        raise InputError(f"{files.labels}: y has {len(labels)} labels, expected {rows}")
+    with open_dataset(files.images, "x") as dataset:
+        in_place, step = mapped(dataset, files.images), chunk_rows(dataset)
+        source = dataset if in_place is None else in_place
+
+        def scan(start: int) -> _Chunk:
+            return _scan(read_rows(source, files.images, start, start + step))
+
+        parts = []
+        for part in computed_ahead(scan, range(0, rows, step)):
+            bar.update(len(part.mean))
+            parts.append(part)
+        storage = describe_storage(dataset, files.images)
+    low = float(np.nanmin([part.low for part in parts]))
+    high = float(np.nanmax([part.high for part in parts]))
+    if dataset_is_float(storage) and 0 < high <= 1:
+        raise InputError(
+            f"{files.images}: no value of x is above {high:g}, expected pixels in 0..255; "
+            "multiply them by 255"
+        )
+    return SplitScan(
+        files=files,
+        storage=storage,
+        labels=labels,
+        mean=np.concatenate([part.mean for part in parts]),
+        content=np.concatenate([part.content for part in parts]),
+        changes=Changes(
+            *(
+                np.concatenate([getattr(part.changes, name) for part in parts])
+                for name in Changes.__dataclass_fields__
+            )
+        ),
+        low=low,
+        high=high,
+        channels=sum((part.channels for part in parts), ChannelStatistics()),
+    )
+
+
+def describe_storage(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
+    """Dtype, layout, bytes on disk, and in words why there are so many."""
+    size, plain = path.stat().st_size, dataset.shape[0] * PATCH_BYTES
+    item = dataset.dtype.itemsize
+    why = []
+    if item > 1:
+        why.append(f"{dataset.dtype} takes {item} bytes for a value that fits one")
+    if dataset.compression:
+        packed = dataset.id.get_storage_size() / max(1, dataset.nbytes)
+        why.append(f"{dataset.compression} packs it to {packed:.0%}")
+    layout = "chunked" if dataset.chunks else "contiguous"
+    return {
+        "path": path,
+        "dtype": str(dataset.dtype),
+        "layout": f"{layout} {dataset.chunks}" if dataset.chunks else layout,
+        "compression": dataset.compression,
+        "bytes": size,
+        "bytes_as_uint8": plain,
+        "why": "; ".join(why) or "one byte a value, as released",
+    }
+
+
+def dataset_is_float(storage: dict[str, Any]) -> bool:
+    return np.dtype(storage["dtype"]).kind == "f"
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    mean: np.ndarray
+    content: np.ndarray
+    changes: Changes
+    low: float
+    high: float
+    channels: ChannelStatistics
+
+
+def _scan(raw: np.ndarray) -> _Chunk:
+    pixels, changes = to_uint8(raw)
+    sums = channel_sums(pixels)
+    channels = ChannelStatistics()
+    channels.add(pixels, sums)
+    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    digests = b"".join(xxhash.xxh3_128_digest(patch.data) for patch in flat)
+    finite = raw if not changes.nan.any() and not changes.infinite.any() else raw[np.isfinite(raw)]
+    return _Chunk(
+        mean=sums.sum(axis=1) / PATCH_BYTES,
+        content=np.frombuffer(digests, np.uint64).reshape(-1, 2),
+        changes=changes,
+        low=float(finite.min()) if finite.size else np.nan,
+        high=float(finite.max()) if finite.size else np.nan,
+        channels=channels,
+    )

@@ -1,0 +1,54 @@
+"""Patches read from their H5 file whenever they are asked for, without a copy on disk."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pcam_lightning.data.clean import Cleaning, to_uint8
+from pcam_lightning.data.files import PATCH_SHAPE, open_dataset, read_rows
+
+
+@dataclass(frozen=True)
+class DirectFile:
+    """An H5 file of N patches that is read as it is. Holds no open file."""
+
+    path: Path
+    rows: int
+    cleaning: Cleaning
+
+    def map(self) -> "DirectPatches":
+        """What can be indexed like the array of patches."""
+        return DirectPatches(self.path, self.rows)
+
+
+class DirectPatches:
+    """Indexed by a slice or by rows, gives cleaned patches, uint8 [n, 96, 96, 3]."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path, self.rows = path, rows
+        self._dataset: h5py.Dataset | None = None
+        self._process = 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        wanted = np.arange(self.rows)[key] if isinstance(key, slice) else np.asarray(key)
+        if not len(wanted):
+            return np.empty((0, *PATCH_SHAPE), np.uint8)
+        # Ascending, and neighbours at once, so that a compressed chunk is decoded once a batch.
+        rows, place = np.unique(wanted, return_inverse=True)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        dataset = self._opened()
+        parts = [read_rows(dataset, self.path, int(run[0]), int(run[-1]) + 1) for run in runs]
+        return to_uint8(np.concatenate(parts))[0][place]
+
+    def _opened(self) -> h5py.Dataset:
+        # HDF5's state does not survive a fork: a loader's worker opens the file for itself.
+        if self._dataset is None or self._process != os.getpid():
+            self._dataset = open_dataset(self.path, "x").__enter__()
+            self._process = os.getpid()
+        return self._dataset

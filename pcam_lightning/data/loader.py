@@ -1,0 +1,90 @@
+"""Batches of a data set in a sampler's order, ready before they are asked for."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from pcam_lightning.data.ahead import computed_ahead
+from pcam_lightning.data.dataset import Batch, PatchDataset, ResidentDataset
+
+
+class BatchLoader:
+    """Iterating runs through one epoch; Lightning takes it like a DataLoader.
+
+    Batches and their order are the same however they are read. A position in mid-epoch can be
+    saved with `state_dict` and taken up by another loader with `load_state_dict`.
+
+    Args:
+        dataset: hands out whole batches.
+        sampler: which rows each batch of the epoch has.
+        num_workers: 0 gathers a few batches ahead in a thread, which keeps up with anything where
+            files are mapped; more start processes, which share the decoding of other files.
+        pin_memory: put batches where a GPU can copy them from while it computes.
+    """
+
+    batch_sampler = None  # Lightning looks for it where there is a sampler
+
+    def __init__(
+        self,
+        dataset: PatchDataset | ResidentDataset,
+        sampler: Sampler[np.ndarray],
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.sampler = sampler  # Lightning calls its set_epoch
+        self._dataset = dataset
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self._workers: DataLoader[Batch] | None = None
+        self._delivered = self._skip = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        # As a generator, so that nothing starts before Lightning has set the epoch.
+        skip, self._skip = self._skip, 0
+        self._delivered = skip
+        for batch in self._batches(skip):
+            self._delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch have been handed out; 0 at its end."""
+        return {"delivered": self._delivered % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration go on behind the batches of `state`."""
+        self._skip = state["delivered"]
+
+    def _batches(self, skip: int) -> Iterator[Batch]:
+        if isinstance(self._dataset, ResidentDataset):
+            return map(self._dataset.__getitem__, islice(self.sampler, skip, None))
+        if not self.num_workers:
+            return computed_ahead(self._fetch, islice(self.sampler, skip, None), threads=1)
+        if self._workers is None:
+            self._workers = DataLoader(
+                self._dataset,
+                batch_size=None,  # the data set hands out whole batches; the sampler says which
+                sampler=_Rest(self.sampler),
+                num_workers=self.num_workers,
+                persistent_workers=True,
+                pin_memory=self.pin_memory,
+            )
+        self._workers.sampler.skip = skip  # type: ignore[union-attr]
+        return iter(self._workers)
+
+    def _fetch(self, index: np.ndarray) -> Batch:
+        batch = self._dataset[index]
+        return Batch(*(part.pin_memory() for part in batch)) if self.pin_memory else batch
+
+
+class _Rest(Sampler[np.ndarray]):
+    """What a sampler gives after its first `skip` batches."""
+
+    def __init__(self, sampler: Sampler[np.ndarray]) -> None:
+        self.sampler, self.skip = sampler, 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return islice(iter(self.sampler), self.skip, None)
