@@ -210,11 +210,24 @@ ROOTS: dict[str, type[Section]] = {
 
 
 def check(name: str, config: dict[str, Any]) -> None:
-    """Raise `InputError` for the first value that the schema of command `name` refuses."""
+    """Raise `InputError` for the first value that the schema of command `name` refuses.
+
+    In lists of words, the word nan is put back where Hydra has made a number of it.
+    """
+    _restore_nan(config)
     try:
         ROOTS[name].model_validate(config)
     except ValidationError as error:
         raise InputError(_describe(error, config)) from None
+
+
+def _restore_nan(config: Any) -> None:
+    items = enumerate(config) if isinstance(config, list) else config.items()
+    for key, value in list(items):
+        if isinstance(value, list | dict):
+            _restore_nan(value)
+        elif isinstance(config, list) and value != value:
+            config[key] = "nan"
 
 
 def _describe(error: ValidationError, config: dict[str, Any]) -> str:

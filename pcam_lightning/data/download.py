@@ -18,6 +18,7 @@ from typing import Any
 
 import pooch
 import requests
+import urllib3
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -231,10 +232,14 @@ def _connection(url: str, received: int, bar: tqdm) -> Iterator[bytes]:
         position = received if ranged else 0
         length = response.headers.get("Content-Length")
         bar.total = position + int(length) if length else None
-        for block in response.iter_content(BLOCK):
-            new = block[max(0, received - position) :]
-            position += len(block)
-            if new:
-                yield new
+        try:
+            # Not iter_content, which loses the part of a block that came before a break.
+            while block := response.raw.read1(BLOCK):
+                new = block[max(0, received - position) :]
+                position += len(block)
+                if new:
+                    yield new
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error) from None
         if bar.total and position < bar.total:
             raise requests.ConnectionError("the connection closed early")
