@@ -1,6 +1,7 @@
 """A small data set in the official file format, and configs as the commands compose them."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ def command(tmp_path: Path, monkeypatch, capfd):
     """Call `python -m pcam_lightning.NAME ...` in this process, to save the import of torch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCAM_ROOT", raising=False)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
 
     def call(*arguments: str, name: str = "train") -> tuple[int, str, str]:
         module = f"pcam_lightning.{name}"
@@ -59,4 +62,9 @@ def command(tmp_path: Path, monkeypatch, capfd):
         out, err = capfd.readouterr()
         return code, out, err
 
-    return call
+    yield call
+    # Hydra has configured logging to a file of this test's folder.
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
