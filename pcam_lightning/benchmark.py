@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
+from pcam_lightning.errors import InputError
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.record import recording, write_json
 
@@ -26,7 +27,6 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
 
     from pcam_lightning import assembly
     from pcam_lightning.benchmarking.clock import patches_per_second, spread
-    from pcam_lightning.benchmarking.loader import contenders
     from pcam_lightning.data.source import find_source
 
     config["trainer"]["precision"] = assembly.choose_precision(config["trainer"])
@@ -36,23 +36,18 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     dataset = {"name": source.name, "root": source.root}
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     datamodule = assembly.build_datamodule(config, source.root)
-    datamodule.setup()
-    datamodule.train_dataloader()  # refuses a batch larger than the split before anything runs
-
-    dtype = assembly.compute_dtype(config["trainer"]["precision"])
-    racers = contenders(datamodule, dtype)
+    if config["mode"] == "conversion":
+        facts, racers = _conversion(datamodule)
+    else:
+        facts, racers = _loaders(datamodule, config)
     speeds = patches_per_second(racers, config["repeats"], config["seconds"])
-    rows = [{"loader": name, **spread(measured)} for name, measured in speeds.items()]
+    rows = [{"contender": name, **spread(measured)} for name, measured in speeds.items()]
     summary = {
         "dataset": source.name,
         "mode": config["mode"],
         "unit": "training patches per second",
-        "window": "shuffled batches in host memory; the first measurement of each is not counted",
-        "batch_size": datamodule.batch_size,
-        "num_workers": datamodule.num_workers,
-        "normalised_dtype": str(dtype).removeprefix("torch."),
+        **facts,
         "threads": torch.get_num_threads(),
-        "patches": len(datamodule.datasets["train"]),
         "repeats": config["repeats"],
         "seconds": config["seconds"],
         "rows": rows,
@@ -62,21 +57,59 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     return folder / "summary.json"
 
 
+def _loaders(datamodule: Any, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    from pcam_lightning import assembly
+    from pcam_lightning.benchmarking.loader import contenders
+
+    datamodule.setup()
+    datamodule.train_dataloader()  # refuses a batch larger than the split before anything runs
+    dtype = assembly.compute_dtype(config["trainer"]["precision"])
+    facts = {
+        "window": "shuffled batches in host memory; the first measurement of each is not counted",
+        "batch_size": datamodule.batch_size,
+        "num_workers": datamodule.num_workers,
+        "normalised_dtype": str(dtype).removeprefix("torch."),
+        "patches": len(datamodule.datasets["train"]),
+    }
+    return facts, contenders(datamodule, dtype)
+
+
+def _conversion(datamodule: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    from pcam_lightning.benchmarking.loader import conversion
+    from pcam_lightning.data.cache import mapped_in_place
+    from pcam_lightning.data.files import check_split
+
+    files = datamodule.files("train")
+    patches = check_split(files)
+    if mapped_in_place(files):
+        raise InputError(
+            f"{files.images}: mapped as it is, there is nothing to convert; expected a float, "
+            "chunked or compressed file, such as data=demo data.demo.dtype=float32"
+        )
+    facts = {
+        "window": "whole files, read from the disk; the first pass of each is not counted",
+        "patches": patches,
+    }
+    return facts, conversion(files)
+
+
 def print_rows(summary: dict[str, Any]) -> None:
-    """The table on the terminal: medians, their spread, and the ratio to the memory copy."""
+    """The table on the terminal: medians, spread, and the ratio to the first row, the limit."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    sizes = f"{summary['patches']:,} patches, batches of {summary['batch_size']}"
+    sizes = f"{summary['patches']:,} patches"
+    if "batch_size" in summary:
+        sizes += f", batches of {summary['batch_size']}"
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}, {sizes}", title_justify="left")
     table.add_column("patches per second", no_wrap=True)
-    for column in ("median", "lowest", "highest", "of copy"):
+    for column in ("median", "lowest", "highest", "of first"):
         table.add_column(column, justify="right", no_wrap=True)
-    copy = summary["rows"][0]["median"]
+    first = summary["rows"][0]["median"]
     for row in summary["rows"]:
         numbers = [f"{row[key]:,.0f}" for key in ("median", "low", "high")]
-        table.add_row(row["loader"], *numbers, f"{row['median'] / copy:.4f}")
+        table.add_row(row["contender"], *numbers, f"{row['median'] / first:.4f}")
     Console().print(table)
 
 

@@ -168,7 +168,7 @@ class Train(Section):
 
 
 class Benchmark(Section):
-    mode: Literal["loader"]
+    mode: Literal["loader", "conversion"]
     repeats: PositiveInt
     seconds: PositiveFloat
     seed: Seed

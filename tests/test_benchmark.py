@@ -16,22 +16,34 @@ def test_the_loader_table_has_every_contender(command, pcam_root: Path) -> None:
     assert run.state == "finished"
     summary = run.summary
     assert summary["normalised_dtype"] == "bfloat16"
-    assert [row["loader"] for row in summary["rows"]] == [
+    assert [row["contender"] for row in summary["rows"]] == [
         "memory copy",
         "pcam_lightning, bytes",
+        "sample at a time, bytes",
+        "torchvision PCAM, bytes",
         "pcam_lightning, normalised",
-        "sample at a time, h5py and PIL",
-        "torchvision.datasets.PCAM",
+        "sample at a time, normalised",
+        "torchvision PCAM, normalised",
     ]
     for row in summary["rows"]:
         assert 0 < row["low"] <= row["median"] <= row["high"]
-        assert row["loader"] in out
+        assert row["contender"] in out
+
+
+def test_conversion_is_measured_beside_a_sequential_read(command) -> None:
+    small = ("data=demo", "data.demo.train=64", "data.demo.valid=16", "data.demo.test=16")
+    options = (*small, "mode=conversion", "repeats=1", "seconds=0.01")
+    code, out, err = command(*options, "data.demo.dtype=float32", name="benchmark")
+    assert code == 0, err
+    assert "sequential read" in out and "conversion to uint8" in out
+    code, _, err = command(*options, name="benchmark")
+    assert code == 2 and "there is nothing to convert" in err
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("mode=sideways", "mode='sideways': expected 'loader'"),
+        ("mode=sideways", "mode='sideways': expected 'loader' or 'conversion'"),
         ("repeats=0", "repeats=0: expected greater than 0"),
         ("data.batch_size=49", "expected no more than the 48 training patches"),
     ],

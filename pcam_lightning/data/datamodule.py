@@ -36,8 +36,8 @@ class PCamDataModule(LightningDataModule):
     Args:
         root: folder with the six official H5 files, any HDF5 layout, uint8 or float.
         batch_size: patches in a batch, on each rank.
-        num_workers: loader processes; 0 reads in a thread of the training process, which keeps up
-            with it where files are mapped.
+        num_workers: loader processes; 0 reads in the training process, which keeps up with it
+            where files are mapped.
         sampler: "weighted" draws the classes equally often, "shuffle" draws every row once, "fixed"
             repeats one shuffled order in every epoch.
         filter: "blank" leaves black (mean <= 1) and white (mean >= 254) patches out of training.

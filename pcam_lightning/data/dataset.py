@@ -1,5 +1,6 @@
 """Rows of a split to batches of bytes."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +40,15 @@ class PatchDataset(Dataset[Batch]):
         self.rows = np.arange(patches.rows) if rows is None else rows
         self.labels = labels[self.rows]
         self._mapped: np.ndarray | DirectPatches | None = None
+        self._tensor: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether batches are copied from memory, rather than decoded from a file."""
+        return isinstance(self.patches, PatchFile)
 
     @property
     def pixels(self) -> np.ndarray | DirectPatches:
@@ -52,16 +59,20 @@ class PatchDataset(Dataset[Batch]):
 
     def __getitem__(self, index: np.ndarray | list[int]) -> Batch:
         """The batch at these positions of `rows`, in this order."""
-        rows = self.rows[index]
-        return Batch(
-            torch.from_numpy(self.pixels[rows]),
-            torch.from_numpy(self.labels[index]),
-            torch.from_numpy(rows),
-        )
+        rows, label = self.rows[index], torch.from_numpy(self.labels[index])
+        row = torch.from_numpy(rows)
+        if isinstance(self.pixels, DirectPatches):
+            return Batch(torch.from_numpy(self.pixels[rows]), label, row)
+        if self._tensor is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._tensor = torch.from_numpy(np.asarray(self.pixels))
+        # Not NumPy's indexing: this uses all of torch's threads.
+        return Batch(self._tensor.index_select(0, row), label, row)
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled memory map is a copy of all its pixels; a worker maps the file again instead.
-        return {**self.__dict__, "_mapped": None}
+        return {**self.__dict__, "_mapped": None, "_tensor": None}
 
 
 class ResidentDataset(Dataset[Batch]):

@@ -19,8 +19,10 @@ class BatchLoader:
     Args:
         dataset: hands out whole batches.
         sampler: which rows each batch of the epoch has.
-        num_workers: 0 gathers a few batches ahead in a thread, which keeps up with anything where
-            files are mapped; more start processes, which share the decoding of other files.
+        num_workers: 0 gathers batches in this process: from mapped files by all of torch's
+            threads at the moment they are needed, since on a CPU any other moment would take the
+            same cores from training; ahead in a thread where a GPU waits or files are decoded.
+            More start processes, which share the decoding.
         pin_memory: put batches where a GPU can copy them from while it computes.
     """
 
@@ -59,10 +61,13 @@ class BatchLoader:
         self._skip = state["delivered"]
 
     def _batches(self, skip: int) -> Iterator[Batch]:
+        indices = islice(self.sampler, skip, None)
         if isinstance(self._dataset, ResidentDataset):
-            return map(self._dataset.__getitem__, islice(self.sampler, skip, None))
+            return map(self._dataset.__getitem__, indices)
+        if not self.num_workers and not self.pin_memory and self._dataset.is_mapped:
+            return map(self._dataset.__getitem__, indices)
         if not self.num_workers:
-            return computed_ahead(self._fetch, islice(self.sampler, skip, None), threads=1)
+            return computed_ahead(self._fetch, indices, threads=1)
         if self._workers is None:
             self._workers = DataLoader(
                 self._dataset,

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pcam_files import random_split, write_split
 from torchvision.datasets import PCAM
 from torchvision.transforms.functional import pil_to_tensor
 
-from pcam_lightning.benchmarking.loader import SampleAtATime, contenders
+from pcam_lightning.benchmarking.loader import SampleAtATime, contenders, conversion
 from pcam_lightning.data import PCamDataModule
+from pcam_lightning.data.files import SplitFiles
 
 
 def test_every_contender_delivers_whole_batches_of_the_training_split(pcam_root: Path) -> None:
@@ -14,6 +16,17 @@ def test_every_contender_delivers_whole_batches_of_the_training_split(pcam_root:
     datamodule.setup()
     for name, contender in contenders(datamodule, torch.float32).items():
         assert list(contender()) == [16, 16, 16], name
+
+
+def test_conversion_is_measured_on_the_whole_file_and_leaves_nothing(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", *random_split(50), dtype=np.float32, chunks=(7, 96, 96, 3))
+    before = sorted(tmp_path.iterdir())
+    racers = conversion(SplitFiles(tmp_path, "train"))
+    assert {name: list(racer()) for name, racer in racers.items()} == {
+        "sequential read": [50],
+        "conversion to uint8": [50],
+    }
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_usual_loader_reads_what_torchvision_reads(pcam_root: Path, tmp_path: Path) -> None:
