@@ -43,9 +43,13 @@ class Stain(nn.Module):
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 [B, H, W, 3] with H = W, to the same."""
         image = self.dihedral(image, generator)
-        shape = (2, len(image), 1, 1, 3)
+        shape = (2, len(image), 1, 3)
         noise = torch.rand(shape, generator=generator, device=image.device) * 2 - 1
         scale, shift = 1 + self.strength * noise[0], self.strength / 4 * noise[1]
-        density = -torch.log((image + 1.0) / 256)
+        levels = torch.arange(256, device=image.device).view(1, 256, 1)
+        density = -torch.log((levels + 1.0) / 256)
         light = torch.exp(-(scale * density + shift)) * 256 - 1
-        return light.round_().clamp_(0, 255).to(torch.uint8)
+        # Once for each of the 256 levels of a patch's channel, and looked up for its pixels.
+        table = light.round_().clamp_(0, 255).to(torch.uint8)
+        levels = image.reshape(len(image), -1, 3).long()
+        return table.gather(1, levels).view(image.shape)

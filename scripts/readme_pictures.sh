@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make the README's pictures and figures anew: the main job on the demo set, with cnn and with mlp.
+# Make the README's pictures and figures anew: the main job on the demo set, with cnn and with mlp,
+# and an audit of a damaged demo set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,4 +11,9 @@ run() {
 run cnn
 run mlp
 mkdir -p docs
+rm -rf outputs/readme/audit
+python -m pcam_lightning.audit data=demo data.demo.damage=true data.demo.dtype=float32 \
+  'audit.fail_on=[]' hydra.run.dir=outputs/readme/audit
+cp outputs/readme/audit/plots/intensity.png docs/audit_intensity.png
+cp outputs/readme/audit/plots/found_contradiction.png docs/audit_contradiction.png
 cp outputs/readme/cnn/plots/{patches_test,metrics,gradient_norm}.png docs/
