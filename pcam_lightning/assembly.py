@@ -110,8 +110,6 @@ def build_module(config: Config) -> PCamClassifier:
         augment=instantiate(config["augment"]),
         seed=config["seed"],
     )
-    # What is left to torch's own generator, dropout, draws from its own stream as well.
-    torch.manual_seed(derive_seed(config["seed"], "dropout"))
     return module
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning import schema
-from pcam_lightning.errors import CheckFailed, InputError
+from pcam_lightning.errors import CheckFailed, InputError, Preempted
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
 
@@ -49,6 +49,13 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 summary = function(validated(name, cfg))
             except InputError as error:
                 sys.exit(_report(error))
+            except Preempted as stop:
+                print(
+                    f"preempted: {stop}; all is saved, the same command in the same folder goes on",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                sys.exit(stop.exit_code)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1
                 print(f"failed: {failure}", file=sys.stderr, flush=True)

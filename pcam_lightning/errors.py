@@ -1,5 +1,6 @@
 """What ends a command with one line and no traceback."""
 
+import signal
 from pathlib import Path
 
 
@@ -14,6 +15,14 @@ class CheckFailed(Exception):
     def __init__(self, message: str, summary: Path) -> None:
         super().__init__(message)
         self.summary = summary
+
+
+class Preempted(Exception):
+    """A signal asked the command to stop, and what it has done is saved: exit code 128 + signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 class InputError(ValueError):

@@ -32,6 +32,17 @@ class CSVLogger(csv_logs.CSVLogger):
 
 
 class _Writer(csv_logs.ExperimentWriter):
+    _latest: tuple[dict[str, float], int | None] | None = None
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        """Write the same values at the same step once, though a checkpoint has them logged early.
+
+        (See `callbacks.last_checkpoint`.)
+        """
+        if (metrics_dict, step) != self._latest:
+            self._latest = (dict(metrics_dict), step)
+            super().log_metrics(metrics_dict, step)
+
     def _check_log_dir_exists(self) -> None:
         """Called when made. Takes up the columns of an earlier start instead of deleting it."""
         path = Path(self.metrics_file_path)

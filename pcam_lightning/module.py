@@ -63,10 +63,17 @@ class PCamClassifier(LightningModule):
         """uint8 [B, 96, 96, 3] to logits [B]."""
         return self.model(image)
 
+    def on_train_start(self) -> None:
+        # Lightning (2.6) makes the loader where `configure_optimizers` asks for the number of
+        # steps, which is before it loads a checkpoint, and then leaves out the loader's position.
+        self.trainer.fit_loop._load_combined_loader_states()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image = batch.image
         if self.augment is not None:
             image = self.augment(image, self._generator("augmentation", batch_idx))
+        # What is left to torch's own generator is dropout.
+        torch.manual_seed(self._stream("dropout", batch_idx))
         loss = binary_cross_entropy_with_logits(self(image).float(), batch.label.float())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
@@ -107,10 +114,12 @@ class PCamClassifier(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _generator(self, stream: str, batch_idx: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self._stream(stream, batch_idx))
+
+    def _stream(self, name: str, batch_idx: int) -> int:
         # Seeded anew at each step: a run that goes on from here draws what it would have drawn.
-        generator = torch.Generator(self.device)
         place = (self.current_epoch, batch_idx, self.global_rank)
-        return generator.manual_seed(derive_seed(self.seed, stream, *place))
+        return derive_seed(self.seed, name, *place)
 
     def _score(self, split: str) -> None:
         """Metrics over the whole split at once, so they are exact for any batch size and ranks."""

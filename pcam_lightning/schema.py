@@ -145,6 +145,7 @@ class Train(Section):
     seed: Seed
     experiment_name: Name
     run_dir: str
+    resume: Literal["auto", False]
     ckpt_path: str | None
     data: Data
     model: Model

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
+from pcam_lightning.errors import Preempted
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
+from pcam_lightning.runs.resume import check_resumable, choose_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +25,16 @@ def main(config: Config) -> Path:
     folder = Path(config["run_dir"])
     if not is_first_rank():
         return train(config, folder, {})
-    manifest = collect_manifest(command=sys.orig_argv, seed=config["seed"], dataset={})
-    with recording(folder, manifest, resume=config["ckpt_path"] is not None):
-        return train(config, folder, manifest)
+    check_resumable(config, folder)
+    manifest = collect_manifest(
+        command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
+    )
+    with recording(folder, manifest, resume=config["ckpt_path"] is not None) as record:
+        try:
+            return train(config, folder, manifest)
+        except Preempted as stop:
+            record.preempt(str(stop))
+            raise
 
 
 def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
@@ -44,7 +53,7 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     if is_first_rank():
         save_resolved(config, folder)
     trainer = assembly.build_trainer(config)
-    checkpoint = assembly.check_checkpoint(config["ckpt_path"])
+    checkpoint = assembly.check_checkpoint(choose_checkpoint(config, folder))
     data = config["data"]
     source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
     datamodule = assembly.build_datamodule(config, source.root)

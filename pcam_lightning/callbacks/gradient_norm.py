@@ -16,7 +16,7 @@ class GradientNorm(Callback):
 
     Columns: step (int, from 0), epoch (int), loss (the last batch's), lr (of the first parameter
     group), norm (2-norm of all gradients together) and norm_clipped (the same after clipping).
-    Values stay on the device and are fetched once an epoch.
+    Values stay on the device and are fetched at checkpoints and once an epoch.
 
     Args:
         path: the parquet file. If it exists, its rows before the first step of this run are kept,
@@ -57,6 +57,11 @@ class GradientNorm(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._write(trainer)  # so that a run which goes on from there finds the rows before it
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)

@@ -119,22 +119,26 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
         "module.setup()\n"
         "peak = 0\n"
         "start = private()\n"
-        "for batch in module.train_dataloader(): peak = max(peak, private())\n"
+        "for epoch in range(int(sys.argv[2])):\n"
+        "    for batch in module.train_dataloader(): peak = max(peak, private())\n"
         "print(peak - start)\n"
     )
     if not Path("/proc/self/status").exists():
         pytest.skip("Linux counts pages")
     peaks = []
-    for rows in (256, 4096):  # 7 and 113 MB
+    for rows, epochs in ((256, 16), (4096, 1)):  # 7 and 113 MB, 128 batches of each
         root = tmp_path / str(rows)
         for split in SPLITS:
             write_split(root, split, *random_split(rows if split == "train" else 8))
         done = subprocess.run(
-            [sys.executable, "-c", program, str(root)], capture_output=True, text=True, check=True,
+            [sys.executable, "-c", program, str(root), str(epochs)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         peaks.append(1024 * int(done.stdout))
-    assert peaks[1] - peaks[0] < 10e6, peaks
+    assert peaks[1] - peaks[0] < 4096 * 96 * 96 * 3 / 4, peaks
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,155 @@
+"""Runs that are stopped or killed anywhere end as if nothing had happened, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pcam_files import random_split, write_split
+
+from pcam_lightning.runs import Run
+
+KILLS = int(os.environ.get("PCAM_KILLS", "3"))
+SLOW = ("train/patches_per_second",)  # a clock, not a result
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for seed, (split, rows) in enumerate((("train", 192), ("valid", 64), ("test", 64))):
+        images, labels = random_split(rows, seed)
+        images[labels == 1, 32:64, 32:64] //= 2
+        write_split(root, split, images, labels)
+    return root
+
+
+def arguments(root: Path, folder: Path) -> list[str]:
+    return [
+        f"data.root={root}",
+        f"hydra.run.dir={folder}",
+        "data.batch_size=16",
+        "model=cnn",
+        "model.channels=[4,8]",
+        "model.dropout=0.3",
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        "trainer.max_epochs=4",
+        "trainer.log_every_n_steps=1",
+        "callbacks.last_checkpoint.every_minutes=0",
+        "logger=csv",
+    ]
+
+
+def start(root: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pcam_lightning.train", *arguments(root, folder), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment)
+
+
+def finish(root: Path, folder: Path, *more: str) -> Run:
+    process = start(root, folder, *more)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path, tmp_path_factory) -> Run:
+    return finish(root, tmp_path_factory.mktemp("whole") / "run")
+
+
+def history(run: Run) -> pd.DataFrame:
+    table: pd.DataFrame = run.metrics.drop(columns=[name for name in SLOW if name in run.metrics])
+    table = table.dropna(how="all", subset=[c for c in table if c not in ("epoch", "step")])
+    return table.reindex(columns=sorted(table.columns)).reset_index(drop=True)
+
+
+def assert_same(run: Run, expected: Run) -> None:
+    assert run.summary["weights_digest"] == expected.summary["weights_digest"]
+    last, whole = (
+        torch.load(each.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for each in (run, expected)
+    )
+    assert all(torch.equal(last[name], whole[name]) for name in whole)
+    pd.testing.assert_frame_equal(run.gradients, expected.gradients, check_exact=True)
+    pd.testing.assert_frame_equal(history(run), history(expected), check_exact=True)
+    for split in ("val", "test"):
+        pd.testing.assert_frame_equal(
+            run.predictions(split), expected.predictions(split), check_exact=True
+        )
+    assert run.summary["test"] == expected.summary["test"]
+
+
+def test_the_same_seed_gives_the_same_run_again(root: Path, tmp_path: Path, undisturbed) -> None:
+    assert_same(finish(root, tmp_path / "again", "data.num_workers=2"), undisturbed)
+
+
+def test_a_signal_saves_marks_and_stops(root: Path, tmp_path: Path, undisturbed) -> None:
+    folder = tmp_path / "run"
+    for attempt, name in enumerate(("SIGTERM", "SIGINT", "SIGUSR2"), start=1):
+        before = checkpoint_time(folder)
+        process = start(root, folder, "callbacks.last_checkpoint.every_minutes=60")
+        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + getattr(signal, name)
+        assert f"preempted: signal {name}" in err.splitlines()[-1]
+        assert "Traceback" not in err
+        run = Run(folder)
+        assert (run.state, run.status["attempt"]) == ("preempted", attempt)
+        assert run.status["reason"] == f"signal {name}"
+    assert_same(finish(root, folder), undisturbed)
+
+
+def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, undisturbed) -> None:
+    folder, chance = tmp_path / "run", random.Random(KILLS)
+    for _ in range(KILLS):
+        before = checkpoint_time(folder)
+        process = start(root, folder)
+        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
+        time.sleep(chance.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+    assert_same(finish(root, folder), undisturbed)
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_another_config_does_not_go_on_in_the_same_folder(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(root, folder)
+    wait_for(lambda: checkpoint_time(folder) is not None, process)
+    process.kill()
+    process.communicate()
+    process = start(root, folder, "optimizer.lr=0.5")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "begun with optimizer.lr=0.003, now 0.5" in err.splitlines()[-1]
+
+
+def checkpoint_time(folder: Path) -> int | None:
+    path = folder / "checkpoints" / "last.ckpt"
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def wait_for(condition, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_dropout_is_a_stream_of_its_own() -> None:
+    from pcam_lightning.models import MLP
+    from pcam_lightning.module import PCamClassifier
+
+    module = PCamClassifier(MLP((8,), dropout=0.5))
+    seeds = {module._stream(name, step) for name in ("dropout", "augmentation") for step in (0, 1)}
+    assert len(seeds) == 4
+    assert np.all([0 <= seed < 2**63 for seed in seeds])
