@@ -1,11 +1,14 @@
 """Lightning's CSV logger, writing into a run folder and continuing what is there."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import csv_logs
+
+from pcam_lightning.runs.record import write_bytes
 
 
 class CSVLogger(csv_logs.CSVLogger):
@@ -42,6 +45,17 @@ class _Writer(csv_logs.ExperimentWriter):
         if (metrics_dict, step) != self._latest:
             self._latest = (dict(metrics_dict), step)
             super().log_metrics(metrics_dict, step)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Called when a metric is new. Lightning's own empties the file before it fills it."""
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_bytes(path, text.getvalue().encode())
 
     def _check_log_dir_exists(self) -> None:
         """Called when made. Takes up the columns of an earlier start instead of deleting it."""

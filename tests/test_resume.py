@@ -50,7 +50,9 @@ def arguments(root: Path, folder: Path) -> list[str]:
 def start(root: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pcam_lightning.train", *arguments(root, folder), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=-1, stderr=-1, text=True, env=environment, start_new_session=True
+    )
 
 
 def finish(root: Path, folder: Path, *more: str) -> Run:
@@ -95,9 +97,10 @@ def test_a_signal_saves_marks_and_stops(root: Path, tmp_path: Path, undisturbed)
     folder = tmp_path / "run"
     for attempt, name in enumerate(("SIGTERM", "SIGINT", "SIGUSR2"), start=1):
         before = checkpoint_time(folder)
-        process = start(root, folder, "callbacks.last_checkpoint.every_minutes=60")
+        workers = f"data.num_workers={0 if name == 'SIGTERM' else 2}"
+        process = start(root, folder, "callbacks.last_checkpoint.every_minutes=60", workers)
         wait_for(lambda before=before: checkpoint_time(folder) != before, process)
-        process.send_signal(getattr(signal, name))
+        os.killpg(process.pid, getattr(signal, name))  # as a terminal and Slurm do
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + getattr(signal, name)
         assert f"preempted: signal {name}" in err.splitlines()[-1]
@@ -119,6 +122,17 @@ def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, und
         process.communicate()
     assert_same(finish(root, folder), undisturbed)
     assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_killed_while_it_is_tested_it_ends_the_same(
+    root: Path, tmp_path: Path, undisturbed
+) -> None:
+    folder = tmp_path / "run"
+    process = start(root, folder)
+    wait_for(lambda: (folder / "predictions" / "val.parquet").exists(), process)
+    process.kill()
+    process.communicate()
+    assert_same(finish(root, folder), undisturbed)
 
 
 def test_another_config_does_not_go_on_in_the_same_folder(root: Path, tmp_path: Path) -> None:

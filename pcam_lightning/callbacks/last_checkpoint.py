@@ -1,17 +1,18 @@
 """A checkpoint to go on from, at any step, and nothing lost between it and the files of the run."""
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from pcam_lightning.errors import Preempted
+from pcam_lightning.runs.record import write_bytes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """USR2 is what submitit sends before the time limit; the first Ctrl-C stops, the second kills."""
@@ -43,12 +44,16 @@ class LastCheckpoint(Checkpoint):
         self._loggers: list[Logger] = []
         self._handlers: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved, self._loggers = time.monotonic(), trainer.loggers
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not when training starts: a run that was killed while it was tested has no step left.
         if self._rows is not None and trainer.is_global_zero:
             keep_metrics(self.metrics, self._rows)
-        for number in SIGNALS:
-            self._handlers[number] = signal.signal(number, self._remember)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved, self._loggers = time.monotonic(), trainer.loggers
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses
+            for number in SIGNALS:
+                self._handlers[number] = signal.signal(number, self._remember)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -84,7 +89,7 @@ class LastCheckpoint(Checkpoint):
         return {"metrics_rows": len(read_metrics(self.metrics))}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remember what `state_dict` told until training starts: validation loads it as well."""
+        """Remember what `state_dict` told until `fit` starts: validation loads it as well."""
         self._rows = state_dict["metrics_rows"]
 
     def _save(self, trainer: Trainer) -> None:
@@ -116,5 +121,6 @@ def read_metrics(path: Path) -> list[str]:
 
 def keep_metrics(path: Path, rows: int) -> None:
     """Cut a CSV file off after so many lines of data."""
-    if path.is_file() and len(read_metrics(path)) > rows:
-        pd.read_csv(path, nrows=rows, dtype=str).to_csv(path, index=False)
+    if len(read_metrics(path)) > rows:
+        lines = path.read_text().splitlines(keepends=True)
+        write_bytes(path, "".join(lines[: rows + 1]).encode())

@@ -1,5 +1,6 @@
 """Batches of a data set in a sampler's order, ready before they are asked for."""
 
+import signal
 from collections.abc import Iterator
 from itertools import islice
 
@@ -76,6 +77,7 @@ class BatchLoader:
                 num_workers=self.num_workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
+                worker_init_fn=_ignore_signals,
             )
         self._workers.sampler.skip = skip  # type: ignore[union-attr]
         return iter(self._workers)
@@ -83,6 +85,13 @@ class BatchLoader:
     def _fetch(self, index: np.ndarray) -> Batch:
         batch = self._dataset[index]
         return Batch(*(part.pin_memory() for part in batch)) if self.pin_memory else batch
+
+
+def _ignore_signals(worker: int) -> None:
+    # They go to the whole group of processes, and the training process answers. Not SIGTERM, with
+    # which multiprocessing ends its workers.
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Rest(Sampler[np.ndarray]):
