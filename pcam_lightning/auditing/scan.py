@@ -9,17 +9,14 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from pcam_lightning.data.ahead import computed_ahead
-from pcam_lightning.data.clean import Changes, to_uint8
+from pcam_lightning.data.clean import Changes, check_scale, to_uint8
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     SplitFiles,
     check_images,
-    chunk_rows,
-    mapped,
+    computed_over,
     open_dataset,
     read_raw_labels,
-    read_rows,
 )
 from pcam_lightning.data.statistics import ChannelStatistics, channel_sums
 from pcam_lightning.errors import InputError
@@ -61,24 +58,15 @@ def scan_split(files: SplitFiles, bar: tqdm) -> SplitScan:
     if len(labels) != rows:
         raise InputError(f"{files.labels}: y has {len(labels)} labels, expected {rows}")
     with open_dataset(files.images, "x") as dataset:
-        in_place, step = mapped(dataset, files.images), chunk_rows(dataset)
-        source = dataset if in_place is None else in_place
-
-        def scan(start: int) -> _Chunk:
-            return _scan(read_rows(source, files.images, start, start + step))
-
         parts = []
-        for part in computed_ahead(scan, range(0, rows, step)):
+        for part in computed_over(dataset, files.images, lambda _, raw: _scan(raw)):
             bar.update(len(part.mean))
             parts.append(part)
         storage = describe_storage(dataset, files.images)
     low = float(np.nanmin([part.low for part in parts]))
     high = float(np.nanmax([part.high for part in parts]))
-    if dataset_is_float(storage) and 0 < high <= 1:
-        raise InputError(
-            f"{files.images}: no value of x is above {high:g}, expected pixels in 0..255; "
-            "multiply them by 255"
-        )
+    if np.dtype(storage["dtype"]).kind == "f":
+        check_scale(files.images, high)
     return SplitScan(
         files=files,
         storage=storage,
@@ -117,10 +105,6 @@ def describe_storage(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
         "bytes_as_uint8": plain,
         "why": "; ".join(why) or "one byte a value, as released",
     }
-
-
-def dataset_is_float(storage: dict[str, Any]) -> bool:
-    return np.dtype(storage["dtype"]).kind == "f"
 
 
 @dataclass(frozen=True)

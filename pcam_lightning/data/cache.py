@@ -19,17 +19,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pcam_lightning.data.ahead import computed_ahead
-from pcam_lightning.data.clean import Cleaning, to_uint8
+from pcam_lightning.data.clean import Cleaning, check_scale, to_uint8
 from pcam_lightning.data.direct import DirectFile
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     PATCH_SHAPE,
     SplitFiles,
-    chunk_rows,
+    computed_over,
     mapped,
     open_dataset,
-    read_rows,
 )
 from pcam_lightning.errors import InputError
 
@@ -163,17 +161,10 @@ def _convert(source: Path, target: Path, record: Path) -> None:
 def _clean(
     dataset: h5py.Dataset, path: Path, verb: str, store: Callable[[int, np.ndarray], None]
 ) -> Cleaning:
-    """Give each run of uint8 patches with its first row to `store`, and count what was cleaned.
-
-    Threads overlap cleaning and storing with reading, which HDF5 does one call at a time.
-    """
+    """Give each run of uint8 patches with its first row to `store`, and count what was cleaned."""
     log.info("%s %s (%d patches of %s)", verb, path.name, dataset.shape[0], dataset.dtype)
-    step, rows = chunk_rows(dataset), dataset.shape[0]
-    in_place = mapped(dataset, path)
-    source = dataset if in_place is None else in_place  # mapped, there is a copy less to make
 
-    def clean(start: int) -> tuple[int, Cleaning, float]:
-        raw = read_rows(source, path, start, start + step)
+    def clean(start: int, raw: np.ndarray) -> tuple[int, Cleaning, float]:
         pixels, changes = to_uint8(raw)
         store(start, pixels)
         # Only where all is black can the unrounded values be on another scale.
@@ -182,16 +173,12 @@ def _clean(
 
     total, brightest = Cleaning(), 0.0
     name = f"{verb} {path.name}"
-    with tqdm(total=rows, desc=name, unit="patch", disable=None) as bar:
-        for count, cleaning, top in computed_ahead(clean, range(0, rows, step)):
+    with tqdm(total=dataset.shape[0], desc=name, unit="patch", disable=None) as bar:
+        for count, cleaning, top in computed_over(dataset, path, clean):
             total += cleaning
             brightest = max(brightest, top)
             bar.update(count)
-    if 0 < brightest <= 1:
-        raise InputError(
-            f"{path}: no value of x is above {brightest:g}, expected pixels in 0..255; "
-            "multiply them by 255"
-        )
+    check_scale(path, brightest)
     return total
 
 

@@ -1,8 +1,11 @@
 """Pixels of any numeric dtype to uint8, with everything that had to be changed counted."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+
+from pcam_lightning.errors import InputError
 
 
 @dataclass
@@ -54,6 +57,15 @@ def to_uint8(pixels: np.ndarray) -> tuple[np.ndarray, Changes]:
     if pixels.dtype.kind == "f":
         pixels = np.rint(pixels)
     return pixels.astype(np.uint8), changes
+
+
+def check_scale(path: Path, highest: float) -> None:
+    """Raise `InputError` where the highest pixel of a float file says that it is scaled to 0..1."""
+    if 0 < highest <= 1:
+        raise InputError(
+            f"{path}: no value of x is above {highest:g}, expected pixels in 0..255; "
+            "multiply them by 255"
+        )
 
 
 def _changes(pixels: np.ndarray) -> Changes:

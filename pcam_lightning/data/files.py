@@ -1,15 +1,19 @@
 """The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 
+from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.errors import InputError
+
+Result = TypeVar("Result")
 
 SPLITS = ("train", "valid", "test")
 PATCH_SHAPE = (96, 96, 3)
@@ -196,6 +200,22 @@ def read_rows(
             f"{path}: rows {start} and up cannot be read ({_reason(error)}), "
             "expected a sound HDF5 file; is it damaged?"
         ) from None
+
+
+def computed_over(
+    dataset: h5py.Dataset, path: Path, function: Callable[[int, np.ndarray], Result]
+) -> Iterator[Result]:
+    """What `function` makes of (first row, rows as on disk), over a whole open dataset, in order.
+
+    Threads overlap it with reading, which HDF5 does one call at a time. Raises as `read_rows`.
+    """
+    in_place, step = mapped(dataset, path), chunk_rows(dataset)
+    source = dataset if in_place is None else in_place  # mapped, there is a copy less to make
+
+    def compute(start: int) -> Result:
+        return function(start, read_rows(source, path, start, start + step))
+
+    return computed_ahead(compute, range(0, dataset.shape[0], step))
 
 
 def fingerprint(root: Path) -> str:

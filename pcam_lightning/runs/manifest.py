@@ -47,7 +47,8 @@ def collect_manifest(
 
     `command` is the command line as typed (values of overrides such as `logger.api_key=` are
     blanked), `dataset` holds at least `name`, with `root` and `fingerprint` where there are files;
-    `config` is for runs without a `.hydra/` folder. Facts that cannot be learned are None.
+    `config` is what a later start in the same folder is held against. Facts that cannot be learned
+    are None.
     """
     code = read_checkout()
     git = {"commit": code.commit, "branch": code.branch, "dirty": code.dirty, "note": code.note}
