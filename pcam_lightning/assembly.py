@@ -76,6 +76,17 @@ def compute_dtype(precision: str | int) -> torch.dtype:
     return kinds.get(str(precision).split("-")[0], torch.float32)
 
 
+def determinism(trainer: Trainer) -> dict[str, Any]:
+    """What decides, beside the hardware, whether the same bits are computed again."""
+    return {
+        "ranks": trainer.world_size,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
 def build_trainer(config: Config) -> Trainer:
     """The Lightning trainer with its callbacks and loggers.
 

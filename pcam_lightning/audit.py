@@ -35,7 +35,13 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     from pcam_lightning.auditing.pictures import draw_audit
     from pcam_lightning.auditing.report import describe, print_report
     from pcam_lightning.auditing.scan import scan_split
-    from pcam_lightning.data.files import SPLITS, SplitFiles, check_images, fingerprint
+    from pcam_lightning.data.files import (
+        SPLITS,
+        SplitFiles,
+        check_images,
+        file_digests,
+        fingerprint,
+    )
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()
@@ -50,12 +56,13 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
         scans = {split: scan_split(each, bar) for split, each in files.items()}
     seconds_reading = time.monotonic() - reading
     findings = find_faults(scans)
-    digest = fingerprint(source.root)
-    dataset = {"name": source.name, "root": source.root, "fingerprint": digest}
+    digests = file_digests(source.root)
+    digest = fingerprint(digests)
+    head = {"dataset": source.name, "root": source.root, "fingerprint": digest}
+    dataset = {"name": source.name, "root": source.root, "fingerprint": digest, "files": digests}
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     write_findings(findings, folder / "findings.parquet", digest)
 
-    head = {"dataset": source.name, "root": source.root, "fingerprint": digest}
     report = head | describe(scans, findings)
     write_json(folder / "audit.json", report)
     draw_audit(folder / "plots", report, scans, findings, config["audit"]["gallery"])

@@ -81,6 +81,8 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
 def validated(name: str, cfg: DictConfig) -> Config:
     """The composed config, resolved, checked against its schema, as plain containers."""
+    if missing := OmegaConf.missing_keys(cfg) - {"hydra"}:
+        raise InputError(f"{min(missing)}: missing, expected {min(missing)}=VALUE")
     config = cast(Config, OmegaConf.to_container(cfg, resolve=True))
     config.pop("hydra", None)
     schema.check(name, config)
@@ -99,6 +101,7 @@ def save_resolved(config: Config, folder: Path) -> None:
 
     Hydra saves it with its interpolations, which mean something else tomorrow.
     """
+    (folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
 
 

@@ -201,11 +201,25 @@ class Download(Section):
     run_dir: str
 
 
+class Compare(Section):
+    runs: Annotated[list[str], Field(min_length=1)]
+    experiment_name: Name
+    run_dir: str
+
+
+class Reproduce(Section):
+    run: str
+    experiment_name: Name
+    run_dir: str
+
+
 ROOTS: dict[str, type[Section]] = {
     "train": Train,
     "benchmark": Benchmark,
     "audit": Audit,
     "download": Download,
+    "compare": Compare,
+    "reproduce": Reproduce,
 }
 """The schema of each command's root config."""
 

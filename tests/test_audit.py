@@ -8,7 +8,7 @@ from pcam_files import random_split, write_split
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from pcam_lightning.data.files import fingerprint
+from pcam_lightning.data.files import file_digests, fingerprint
 from pcam_lightning.findings import KINDS, read_findings
 from pcam_lightning.runs import Run
 
@@ -27,7 +27,7 @@ def test_a_damaged_set_is_described_and_fails(command) -> None:
     root = Path(run.manifest["dataset"]["root"])
 
     report = json.loads(Path("run/audit.json").read_text())
-    assert report["dataset"] == "demo" and report["fingerprint"] == fingerprint(root)
+    assert report["dataset"] == "demo" and report["fingerprint"] == fingerprint(file_digests(root))
     train = report["splits"]["train"]
     assert (train["rows"], train["storage"]["dtype"]) == (128, "float32")
     assert train["pixels"]["low"] == -20 and train["pixels"]["high"] == 1e5
@@ -36,7 +36,7 @@ def test_a_damaged_set_is_described_and_fails(command) -> None:
     assert sum(train["intensity"]["histogram"]["tumour"]) == train["tumour"]
 
     table, made_on = read_findings(Path("run/findings.parquet"))
-    assert made_on == fingerprint(root)
+    assert made_on == fingerprint(file_digests(root))
     assert list(table.columns) == ["split", "row", "kind", "value"]
     for kind in KINDS:
         count = table["kind"].tolist().count(kind)

@@ -39,7 +39,6 @@ def arguments(root: Path, folder: Path) -> list[str]:
         "model.channels=[4,8]",
         "model.dropout=0.3",
         "trainer=cpu",
-        "trainer.precision=32-true",
         "trainer.max_epochs=4",
         "trainer.log_every_n_steps=1",
         "callbacks.last_checkpoint.every_minutes=0",

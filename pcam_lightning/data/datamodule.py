@@ -18,6 +18,7 @@ from pcam_lightning.data.files import (
     SPLITS,
     SplitFiles,
     check_split,
+    file_digests,
     fingerprint,
     read_labels,
 )
@@ -106,9 +107,14 @@ class PCamDataModule(LightningDataModule):
         return SplitFiles(self.root, split)
 
     @cached_property
+    def digests(self) -> dict[str, str]:
+        """Name and digest of each of the six files, which are read for it."""
+        return file_digests(self.root)
+
+    @property
     def fingerprint(self) -> str:
         """A digest of everything in the six files."""
-        return fingerprint(self.root)
+        return fingerprint(self.digests)
 
     def setup(self, stage: str | None = None) -> None:
         """Map all splits, converting them first where their layout needs it. Same on every rank."""

@@ -1,7 +1,7 @@
 """The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,19 +218,22 @@ def computed_over(
     return computed_ahead(compute, range(0, dataset.shape[0], step))
 
 
-def fingerprint(root: Path) -> str:
-    """A digest (hex) of everything in the six H5 files, the same for the same bytes anywhere."""
-    paths = [
-        path
-        for split in SPLITS
-        for path in (SplitFiles(root, split).images, SplitFiles(root, split).labels)
-    ]
+def file_digests(root: Path) -> dict[str, str]:
+    """Name and digest (hex) of each of the six H5 files."""
+    splits = [SplitFiles(root, split) for split in SPLITS]
+    paths = [path for files in splits for path in (files.images, files.labels)]
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter lock
-        digests = list(pool.map(_digest, paths))
-    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+        digests = list(pool.map(file_digest, paths))
+    return {path.name: digest for path, digest in zip(paths, digests, strict=True)}
 
 
-def _digest(path: Path) -> str:
+def fingerprint(digests: Mapping[str, str]) -> str:
+    """One digest (hex) of all files of `file_digests`: the same for the same bytes anywhere."""
+    return hashlib.blake2b("".join(digests.values()).encode(), digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b (hex, 32 digits) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

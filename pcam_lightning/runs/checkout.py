@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,17 @@ PACKAGE = Path(__file__).resolve().parents[1]
 PATCH_LIMIT = 5_000_000
 GIT_TIMEOUT = 60
 # Untracked files of other kinds are notes, data, results, or a .env with passwords.
+MARK = b"diff --git "
+# Plumbing, because `git diff` follows the user's taste in colours and prefixes.
+DIFF = (
+    "diff-tree",
+    "-r",
+    "--patch",
+    "--full-index",
+    "--no-renames",
+    "--no-ext-diff",
+    "--no-textconv",
+)
 SOURCE_SUFFIXES = (".py", ".pyi", ".yaml", ".yml", ".toml", ".cfg", ".sh", ".sbatch")
 
 
@@ -60,6 +72,66 @@ def read_checkout(package: Path = PACKAGE, limit: int = PATCH_LIMIT) -> Checkout
     return Checkout(head, name, bool(patch or left_out), patch, left_out, note)
 
 
+def source_digests(package: Path = PACKAGE) -> dict[str, str]:
+    """SHA-256 (hex, 16 digits) of each Python file of a package, by its path from beside it.
+
+    What tells two versions apart where there is no checkout, or where its commits are unknown.
+    """
+    digests = {}
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package.parent).as_posix()
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return digests
+
+
+def changed_lines(
+    one: tuple[str, bytes], other: tuple[str, bytes], package: Path = PACKAGE
+) -> dict[str, list[str]] | None:
+    """What differs between two states of the code, each a commit and a patch of it.
+
+    Returns the lines of each file that differs, "-" before those of `one` and "+" before those of
+    `other`, or None where this checkout does not know the commits or a patch does not apply.
+    Nothing in the repository is written.
+    """
+    try:
+        root = _find_root(package)
+        if root is None:
+            return None
+        with _scratch_objects(root) as environment:
+            trees = [_tree(root, *state, environment) for state in (one, other)]
+            whole = _git(root, *DIFF, "--unified=0", *trees, environment=environment)
+    except _GitError:
+        return None
+    changed: dict[str, list[str]] = {}
+    for part in _parts(whole):
+        lines = part.decode("utf-8", errors="replace").splitlines()
+        name = lines[0].partition(" b/")[2]
+        # After the first hunk: its header would otherwise look like two changed lines.
+        start = next((i for i, line in enumerate(lines) if line.startswith("@@")), len(lines))
+        changed[name] = [line for line in lines[start:] if line[:1] in ("-", "+")]
+    return changed
+
+
+def _tree(root: Path, commit: str, patch: bytes, environment: dict[str, str]) -> str:
+    """The tree object of a commit with a patch applied."""
+    _git(root, "read-tree", commit, environment=environment)
+    if patch:
+        _git(root, "apply", "--cached", "-", environment=environment, given=patch)
+    return _text(_git(root, "write-tree", environment=environment))
+
+
+@contextmanager
+def _scratch_objects(root: Path) -> Iterator[dict[str, str]]:
+    """An environment for git with an index and new objects of its own, beside those of `root`."""
+    objects = (root / _text(_git(root, "rev-parse", "--git-path", "objects"))).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        yield {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+        }
+
+
 def _find_root(package: Path) -> Path | None:
     """The repository a package's source belongs to, which need not be the one around it."""
     if {"site-packages", "dist-packages"} & set(package.parts):
@@ -85,34 +157,21 @@ def _read_patch(root: Path, commit: str | None, limit: int) -> tuple[bytes, tupl
     with _index_copy(root) as index:
         added = [name for name in sizes if name not in too_large]
         if added:
-            _git(root, "--literal-pathspecs", "add", "--intent-to-add", "--", *added, index=index)
-        # Plumbing, because `git diff` follows the user's taste in colours and prefixes.
-        whole = _git(
-            root,
-            "diff-index",
-            "--patch",
-            "--binary",
-            "--full-index",
-            "--no-renames",
-            "--no-ext-diff",
-            "--no-textconv",
-            base,
-            index=index,
-        )
+            add = ("--literal-pathspecs", "add", "--intent-to-add", "--", *added)
+            _git(root, *add, environment=index)
+        whole = _git(root, "diff-index", "--binary", *DIFF[1:], base, environment=index)
     return _cut(whole, limit, too_large)
 
 
 def _cut(whole: bytes, limit: int, too_large: list[str]) -> tuple[bytes, tuple[str, ...]]:
     """Keep the leading files that fit: a patch cut inside a file would not apply at all."""
-    mark = b"diff --git "
-    parts = [mark + part for part in (b"\n" + whole).split(b"\n" + mark)[1:]]
     kept, left_out, size = [], list(too_large), 0
-    for part in parts:
+    for part in _parts(whole):
         if size + len(part) + 1 <= limit:
             kept.append(part)
             size += len(part) + 1
         else:
-            header = part.split(b"\n", 1)[0].removeprefix(mark)
+            header = part.split(b"\n", 1)[0].removeprefix(MARK)
             left_out.append(_text(header).partition(" b/")[0].removeprefix("a/"))
     patch = b"\n".join(kept)
     if patch and not patch.endswith(b"\n"):
@@ -124,33 +183,41 @@ def _cut(whole: bytes, limit: int, too_large: list[str]) -> tuple[bytes, tuple[s
     return patch, tuple(left_out)
 
 
+def _parts(whole: bytes) -> list[bytes]:
+    """A patch file by file."""
+    return [MARK + part for part in (b"\n" + whole).split(b"\n" + MARK)[1:]]
+
+
 @contextmanager
-def _index_copy(root: Path) -> Iterator[Path]:
+def _index_copy(root: Path) -> Iterator[dict[str, str]]:
     """A copy of the index, so that untracked files can be listed in it without touching it."""
     git_path = Path(_text(_git(root, "rev-parse", "--git-path", "index")))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
         if (root / git_path).exists():  # a repository just made has none
             shutil.copyfile(root / git_path, copy)
-        yield copy
+        yield {"GIT_INDEX_FILE": str(copy)}
 
 
-def _git(folder: Path, *words: str, index: Path | None = None, may_fail: bool = False) -> bytes:
-    environment = {
+def _git(
+    folder: Path,
+    *words: str,
+    environment: Mapping[str, str] | None = None,
+    given: bytes = b"",
+    may_fail: bool = False,
+) -> bytes:
+    inherited = {
         name: value
         for name, value in os.environ.items()
         # Set inside a git hook, these would answer for another repository.
         if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     }
-    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    if index is not None:
-        environment["GIT_INDEX_FILE"] = str(index)
     try:
         answer = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", *words],
             cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
+            env=inherited | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"} | dict(environment or {}),
+            input=given,
             capture_output=True,
             timeout=GIT_TIMEOUT,
         )

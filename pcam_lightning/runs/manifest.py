@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from pcam_lightning import __version__
-from pcam_lightning.runs.checkout import read_checkout
+from pcam_lightning.runs.checkout import read_checkout, source_digests
 from pcam_lightning.runs.hardware import read_hardware
 
 MAIN_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "h5py", "numpy")
@@ -58,6 +58,7 @@ def collect_manifest(
         "seed": seed,
         "dataset": dict(dataset),
         "git": git | {"patch_left_out": list(code.left_out)},
+        "sources": source_digests(),
         "python": {"version": sys.version.split()[0], "executable": sys.executable},
         "packages": {
             "pcam_lightning": __version__,

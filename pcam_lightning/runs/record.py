@@ -15,7 +15,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.runs.process import process_mark
 
 ATTEMPT_FILES = ("manifest.json", "code.patch", "environment.txt", "status.json")
@@ -160,9 +160,9 @@ def recording(
 
     Writes `manifest.json`, `environment.txt`, `code.patch` (the checkout's difference from its
     commit; empty for a clean one, absent when there is no checkout) and `status.json`: `running`
-    inside the block, then `finished`, or `failed` when an exception leaves it, which goes on to
-    the caller. The error is one line; a traceback is kept with it unless it is an InputError,
-    Ctrl-C or an exit.
+    inside the block, then `finished`, `preempted` when `Preempted` leaves it, or `failed` when
+    another exception does; it goes on to the caller. The error is one line; a traceback is kept
+    with it unless it is an InputError, Ctrl-C or an exit.
 
     A folder can be started again after it failed, was killed or was preempted, and after it
     finished with `resume=True`; what the earlier start wrote of itself is kept in `attempts/N/`.
@@ -179,6 +179,8 @@ def recording(
     except BaseException as error:
         # A full disk must not hide the error that ended the run.
         with suppress(OSError):
+            if isinstance(error, Preempted):
+                run.preempt(str(error))
             run._end(_describe(error))
         raise
     run._end(None)

@@ -13,7 +13,7 @@ FREE = (
     "ckpt_path",
     "resume",
     "run_dir",
-    "trainer.max_epochs",
+    "experiment_name",
     "data.root",
     "data.on_missing",
     "data.num_workers",
@@ -24,28 +24,42 @@ FREE = (
     "callbacks.progress",
     "logger",
 )
-"""Keys and groups that two starts in the same folder may differ in: they change no weights."""
+"""Keys and groups of a config that change no weights."""
 
 
-def check_resumable(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on in a folder that was begun with another config.
+def changes_weights(key: str) -> bool:
+    """Whether a key of a config, such as `optimizer.lr`, can change what a run computes."""
+    return not any(f"{key}.".startswith(f"{name}.") for name in FREE)
+
+
+def take_up(config: dict[str, Any], folder: Path) -> str | None:
+    """Prepare a config for going on in a folder, if a start with it will.
+
+    A precision left to the machine becomes the one that the run was begun with. Returns the
+    fingerprint of the data it was begun with, None where nothing goes on.
 
     Raises:
-        InputError: names the first key that differs.
+        InputError: the folder's run was begun with another config; names the first key that
+            differs.
     """
     path = folder / "manifest.json"
     if config["resume"] != "auto" or config["ckpt_path"] is not None or not path.is_file():
-        return
+        return None
     if not (folder / "checkpoints" / "last.ckpt").is_file():
-        return
-    begun, now = (dict(_leaves(each)) for each in (read_json(path).get("config", {}), config))
+        return None
+    manifest = read_json(path)
+    before = manifest.get("config", {})
+    if config["trainer"]["precision"] == "auto" and before:
+        config["trainer"]["precision"] = before["trainer"]["precision"]
+    begun, now = dict(leaves(before)), dict(leaves(config))
     for key in sorted(begun.keys() | now.keys()):
-        free = any(f"{key}.".startswith(f"{name}.") for name in FREE)
+        free = key == "trainer.max_epochs" or not changes_weights(key)
         if begun and not free and begun.get(key) != now.get(key):
             raise InputError(
                 f"{folder}: begun with {key}={begun.get(key)}, now {now.get(key)}; expected the "
                 "same to go on with, or resume=false, or another folder"
             )
+    return manifest.get("dataset", {}).get("fingerprint")
 
 
 def choose_checkpoint(config: Mapping[str, Any], folder: Path) -> str | None:
@@ -65,9 +79,10 @@ def choose_checkpoint(config: Mapping[str, Any], folder: Path) -> str | None:
     return str(last) if goes_on else None
 
 
-def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config with its value, as `optimizer.lr` and 0.001."""
     if isinstance(config, Mapping):
         for key, value in config.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, config

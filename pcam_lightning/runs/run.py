@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MADE_BY = {
     "manifest.json": "written when a run starts",
     "status.json": "written when a run starts",
+    "environment.txt": "written when a run starts",
+    "code.patch": "written when a run of a git checkout starts",
     "summary.json": "written when a run finishes",
     ".hydra/config.yaml": "written by Hydra when a command starts",
     ".hydra/overrides.yaml": "written by Hydra when a command starts",
@@ -117,6 +119,10 @@ class Run:
     def last_checkpoint(self) -> Path:
         """The newest checkpoint, to resume from."""
         return self._file("checkpoints/last.ckpt")
+
+    def read(self, name: str) -> bytes:
+        """A file of the run as it is, such as "code.patch"."""
+        return self._file(name).read_bytes()
 
     def _file(self, name: str) -> Path:
         path = self.path / name

@@ -1,0 +1,1 @@
+"""Why runs differ: what each was made of, where they part, and by how much."""

@@ -1,0 +1,50 @@
+"""Which patches of two files differ."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pcam_lightning.data.files import chunk_rows, file_digest, open_dataset, read_rows
+from pcam_lightning.errors import InputError
+
+SHOWN_ROWS = 5
+
+
+def changed_rows(one: tuple[Path, str], other: tuple[Path, str]) -> list[str]:
+    """In words, what differs between two H5 files of the same name.
+
+    Args:
+        one, other: a path, and the digest that the file had when it was used.
+    """
+    for path, digest in (one, other):
+        if not path.is_file() or file_digest(path) != digest:
+            return [f"{path} is no longer the file that was used"]
+    try:
+        return _changed_rows(one[0], other[0])
+    except InputError as error:
+        return [str(error)]
+
+
+def _changed_rows(one: Path, other: Path) -> list[str]:
+    name = one.stem[-1]  # x or y
+    with open_dataset(one, name) as first, open_dataset(other, name) as second:
+        kinds = [f"{each.dtype} {list(each.shape)}" for each in (first, second)]
+        if first.shape != second.shape:
+            return [" and ".join(kinds)]
+        said = [] if first.dtype == second.dtype else [" and ".join(kinds)]
+        step, found = chunk_rows(first), 0
+        for start in range(0, first.shape[0], step):
+            a = read_rows(first, one, start, start + step)
+            b = read_rows(second, other, start, start + step)
+            differs = (a != b) & ~((a != a) & (b != b))  # NaN is the same as NaN
+            rows = np.flatnonzero(differs.reshape(len(a), -1).any(axis=1))
+            for row in rows[: max(0, SHOWN_ROWS - found)]:
+                place = tuple(int(i) for i in np.argwhere(differs[row])[0])
+                values = f"{a[row][place]:g} and {b[row][place]:g}"
+                count = int(differs[row].sum())
+                what = "1 value" if count == 1 else f"{count:,} values"
+                said.append(f"row {start + row}: {what}, first {list(place)}: {values}")
+            found += len(rows)
+        verb = "differs" if found == 1 else "differ"
+        said.append(f"{found:,} of {first.shape[0]:,} rows {verb}")
+    return said

@@ -1,0 +1,90 @@
+"""Where the histories of two runs part, and how far apart their results are."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pcam_lightning.evaluation.bootstrap import bootstrap_differences, resampling_unit
+from pcam_lightning.evaluation.metrics import compute_metrics
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.run import MissingRunFileError
+
+SPLITS = ("val", "test")
+
+
+def part(one: Run, other: Run) -> dict[str, Any] | None:
+    """The first optimizer step at which each recorded number differs.
+
+    Returns "steps" (how many both have), "more" (how many only one of them has), "rows_known"
+    (whether both tell batches apart), and, each None where nothing differs, as {"step", "epoch",
+    "name", "values"}:
+
+        batch    other rows, or the same in another order, were drawn
+        loss     of the batch, before the step
+        tensor   the first gradient that differs, in the order of the network's parameters
+
+    Returns None where a run recorded no gradients.
+
+    Raises:
+        RunFileError: a table is damaged.
+    """
+    try:
+        first, second = (run.gradients.set_index("step") for run in (one, other))
+    except MissingRunFileError:
+        return None
+    steps = first.index.intersection(second.index)
+    longer = max(len(first), len(second)) - len(steps)
+    a, b = first.loc[steps], second.loc[steps]
+    tensors = [name for name in a if name.startswith("norm/") and name in b]
+    parted: dict[str, Any] = {"steps": len(steps), "more": longer}
+    parted["rows_known"] = "batch" in a and "batch" in b
+    for kind, names in (("batch", ["batch"]), ("loss", ["loss"]), ("tensor", tensors)):
+        parted[kind] = _first_difference(a, b, [name for name in names if name in a and name in b])
+    return parted
+
+
+def metric_differences(one: Run, other: Run) -> dict[str, Any]:
+    """By split and metric: the second run's value less the first's, with a 95 % interval.
+
+    Empty for a split that a run has no predictions of, or of which it predicted other patches.
+    """
+    found = {}
+    for split in SPLITS:
+        try:
+            a, b = (run.predictions(split) for run in (one, other))
+        except MissingRunFileError:
+            continue
+        if not a[["row", "label"]].equals(b[["row", "label"]]):
+            continue
+        thresholds = tuple(run.summary[split]["threshold"] for run in (one, other))
+        slide = a["slide"].to_numpy() if "slide" in a else None
+        label, scores = a["label"].to_numpy(), (a["probability"], b["probability"])
+        intervals = bootstrap_differences(label, scores, thresholds, slide)
+        values = [compute_metrics(label, p, t) for p, t in zip(scores, thresholds, strict=True)]
+        found[split] = {
+            "identical": a.equals(b),
+            "unit": resampling_unit(slide),
+            "metrics": {
+                name: {"difference": values[1][name] - values[0][name], "low": low, "high": high}
+                for name, (low, high) in intervals.items()
+            },
+        }
+    return found
+
+
+def _first_difference(a: pd.DataFrame, b: pd.DataFrame, names: list[str]) -> dict[str, Any] | None:
+    if not names:
+        return None
+    one, other = a[names].to_numpy(), b[names].to_numpy()
+    differs = (one != other) & ~((one != one) & (other != other))  # NaN is the same as NaN
+    if not differs.any():
+        return None
+    row = int(np.argmax(differs.any(axis=1)))
+    column = int(np.argmax(differs[row]))
+    return {
+        "step": int(a.index[row]),
+        "epoch": int(a["epoch"].iloc[row]),
+        "name": names[column].removeprefix("norm/"),
+        "values": [one[row, column].item(), other[row, column].item()],
+    }

@@ -1,0 +1,84 @@
+"""The curves of several runs over each other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pcam_lightning.evaluation.atomic import atomic_path
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.curves import CYCLE, FAINT, GREY
+from pcam_lightning.runs.run import MissingRunFileError
+
+SMOOTHED = 50  # windows of the training loss over a run
+
+
+def plot_comparison(
+    path: Path, runs: Sequence[Run], names: Sequence[str], parted: Sequence[int]
+) -> None:
+    """Training loss, validation loss and AUROC, gradient norm: a line each run.
+
+    Args:
+        path: PNG to write, atomically.
+        runs: later ones are drawn thinner, so that equal curves are seen to lie on each other.
+        names: of the runs, for the legend.
+        parted: steps from which a run differs from the first.
+    """
+    figure = Figure(figsize=(12, 7), dpi=130, layout="constrained")
+    panels = figure.subplots(2, 2)
+    for place, (run, name) in enumerate(zip(runs, names, strict=True)):
+        style = {
+            "color": CYCLE[place % len(CYCLE)],
+            "lw": max(1.0, 4.0 - 1.5 * place),
+            "label": name,
+        }
+        gradients, metrics = _gradients(run), _metrics(run)
+        window = max(1, len(gradients) // SMOOTHED)
+        for axes, column in ((panels[0, 0], "loss"), (panels[1, 1], "norm")):
+            if column in gradients:
+                smooth = gradients[column].rolling(window, min_periods=1, center=True).median()
+                axes.plot(gradients["step"], smooth, **style)
+        for axes, column in ((panels[0, 1], "val/loss"), (panels[1, 0], "val/auroc")):
+            if column in metrics:
+                values = metrics[["epoch", column]].dropna()
+                axes.plot(values["epoch"], values[column], marker="o", ms=4, **style)
+    titles = ("training loss, median of a fiftieth", "validation loss", "validation AUROC")
+    for axes, title in zip(panels.flat, (*titles, "gradient norm, same median"), strict=True):
+        _dress(axes, title)
+    for axes in (panels[0, 0], panels[1, 1]):
+        axes.set_xlabel("step")
+        for step in sorted(set(parted)):
+            axes.axvline(step, color=GREY, ls=":", lw=1.5, label=f"apart from step {step}")
+    for axes in (panels[0, 1], panels[1, 0]):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT)
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+
+
+def _gradients(run: Run) -> pd.DataFrame:
+    try:
+        return run.gradients
+    except MissingRunFileError:
+        return pd.DataFrame()
+
+
+def _metrics(run: Run) -> pd.DataFrame:
+    try:
+        return run.metrics
+    except MissingRunFileError:
+        return pd.DataFrame()

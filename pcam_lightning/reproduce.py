@@ -1,0 +1,106 @@
+"""Make a finished run again from its folder, and say whether it came out the same, bit for bit.
+
+python -m pcam_lightning.reproduce run=FOLDER
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning import schema
+from pcam_lightning.command import Config, command, save_resolved
+from pcam_lightning.errors import CheckFailed, InputError
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.record import recording, write_json
+from pcam_lightning.training import train
+
+log = logging.getLogger(__name__)
+
+
+@command("reproduce")
+def main(config: Config) -> Path:
+    folder, run = Path(config["run_dir"]), Run(config["run"])
+    if run.state != "finished":
+        raise InputError(f"{run.path}: this run is {run.state}, expected a finished one")
+    dataset = run.manifest["dataset"]
+    twin = twin_config(run, folder / "twin")
+    schema.check("train", twin)
+
+    def make_twin() -> Path:
+        return train(twin, dataset["name"] != "demo", dataset["fingerprint"])
+
+    if not is_first_rank():
+        return make_twin()
+    manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset=dataset)
+    with recording(folder, manifest):
+        save_resolved(config, folder)
+        warn(run, manifest)
+        make_twin()
+        summary = judge(folder, run, Run(folder / "twin"))
+    print(summary["verdict"])
+    if not summary["identical"]:
+        raise CheckFailed(summary["verdict"], folder / "summary.json")
+    return folder / "summary.json"
+
+
+def twin_config(run: Run, folder: Path) -> Config:
+    """The config of a run, to be run in another folder: with its data, without remote loggers.
+
+    Raises:
+        RunFileError: the run's manifest is missing or damaged.
+    """
+    manifest = run.manifest
+    if "config" not in manifest:
+        raise InputError(f"{run.path}/manifest.json: no config, expected a run of train")
+    config = manifest["config"]
+    here, there = (json.dumps(str(path))[1:-1] for path in (config["run_dir"], folder))
+    config = json.loads(json.dumps(config).replace(here, there))
+    if manifest["dataset"]["name"] != "demo":
+        config["data"]["root"] = manifest["dataset"]["root"]
+    config["logger"] = {
+        name: part
+        for name, part in config["logger"].items()
+        if part and part["_target_"] == "pcam_lightning.loggers.CSVLogger"
+    }
+    return config
+
+
+def warn(run: Run, manifest: dict[str, Any]) -> None:
+    """Say before anything is trained in what code, packages and hardware differ by now."""
+    from pcam_lightning.comparison.origin import Origin, differences
+
+    for each in differences([Origin.of(run), Origin.now(manifest)]):
+        if each.matters and each.kind not in ("config", "data", "determinism"):
+            before, after = each.values
+            log.warning("%s %s: then %s, now %s", each.kind, each.name, before, after)
+
+
+def judge(folder: Path, run: Run, twin: Run) -> dict[str, Any]:
+    """Compare a run with its twin, and write and return the verdict."""
+    from pcam_lightning.comparison.report import first_place, write_comparison
+
+    report = write_comparison(folder, [run, twin])
+    pair = report["pairs"][0]
+    parted = pair["parted"] or {}
+    other = [split for split, compared in pair["metrics"].items() if not compared["identical"]]
+    identical = pair["same_weights"] and not first_place(parted) and not other
+    steps = f"{parted['steps']:,} steps, " if parted else ""
+    summary = {
+        "run": str(run.path),
+        "identical": bool(identical),
+        "verdict": f"identical: {steps}weights and predictions, bit for bit"
+        if identical
+        else report["verdict"][0],
+        "weights_digests": report["weights_digests"],
+        "parted": pair["parted"],
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""One training run, from a checked config to the files of its folder."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.command import Config, save_resolved
+from pcam_lightning.errors import InputError
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.record import recording, write_json
+from pcam_lightning.runs.resume import choose_checkpoint, take_up
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, root_is_named: bool, fingerprint: str | None = None) -> Path:
+    """Fit, score the best checkpoint, write the run folder, and return its `summary.json`.
+
+    Args:
+        config: of the command `train`, checked against its schema; `auto` in it is settled.
+        root_is_named: whether the data's folder was named on purpose (see `data.source`).
+        fingerprint: what the data must be; None takes any data, or, where the folder's run goes
+            on, the data it was begun with.
+
+    Raises:
+        InputError: the config asks for what is not there; nothing has been trained.
+        Preempted: a signal asked to stop, and all is saved.
+    """
+    folder = Path(config["run_dir"])
+    fingerprint = take_up(config, folder) or fingerprint
+    if not is_first_rank():
+        return _train(config, folder, {}, root_is_named, None)
+    manifest = collect_manifest(
+        command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
+    )
+    with recording(folder, manifest, resume=config["ckpt_path"] is not None):
+        return _train(config, folder, manifest, root_is_named, fingerprint)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    manifest: dict[str, Any],
+    root_is_named: bool,
+    fingerprint: str | None,
+) -> Path:
+    # Heavy imports wait until the config is known to be sound.
+    from pcam_lightning import assembly, result
+    from pcam_lightning.data.source import find_source
+
+    start = time.monotonic()
+    assembly.check_targets(config)
+    config["trainer"]["precision"] = assembly.choose_precision(config["trainer"])
+    if is_first_rank():
+        save_resolved(config, folder)
+    trainer = assembly.build_trainer(config)
+    checkpoint = assembly.check_checkpoint(choose_checkpoint(config, folder))
+    data = config["data"]
+    source = find_source(data["root"], data["demo"], data["on_missing"], root_is_named)
+    datamodule = assembly.build_datamodule(config, source.root)
+    module = assembly.build_module(config)
+    datamodule.setup()
+    if fingerprint not in (None, datamodule.fingerprint):
+        raise InputError(
+            f"{source.root}: other data than the run was made with (fingerprint "
+            f"{datamodule.fingerprint}), expected files with fingerprint {fingerprint}"
+        )
+    assembly.normalise(module, datamodule)
+    log.info("dataset: %s, in %s", source.name, source.root)
+    log.info("run: %s", os.path.relpath(folder))
+    if trainer.is_global_zero:
+        dataset = {
+            "name": source.name,
+            "root": source.root,
+            "fingerprint": datamodule.fingerprint,
+            "files": datamodule.digests,
+        }
+        facts = {"dataset": dataset, "determinism": assembly.determinism(trainer)}
+        write_json(folder / "manifest.json", manifest | facts)
+
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    best = assembly.score_best(trainer, module, datamodule)
+
+    path = folder / "summary.json"
+    if trainer.is_global_zero:
+        facts = {
+            "experiment_name": config["experiment_name"],
+            "seed": config["seed"],
+            "best_checkpoint": os.path.relpath(best, folder) if best else None,
+            "training_patches_per_second": assembly.training_speed(trainer),
+            "weights_digest": result.weights_digest(module.model.state_dict()),
+            "seconds": time.monotonic() - start,
+        }
+        summary = result.write_result(folder, source.name, datamodule, module.predictions, facts)
+        result.print_result(folder, summary)
+    return path
