@@ -1,4 +1,4 @@
-"""Pictures of one run's history: loss, validation metrics, learning rate, gradient norm."""
+"""Pictures of one run's history: loss, validation metrics, learning rate, gradients."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
     """Draw a run's history into `folder`, which is made when it is not there.
 
     From `metrics.csv` and `gradients.parquet`: `loss.png`, `metrics.png`, `learning_rate.png`,
-    `gradient_norm.png` and `gradient_layers.png`. A picture whose numbers the run does not have is left out. Returns the
-    paths written. Raises RunFileError when a file of the run is damaged.
+    `gradient_norm.png` and `gradient_layers.png`. A picture whose numbers the run does not have is
+    left out. Returns the paths written. Raises RunFileError when a file of the run is damaged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -66,14 +66,9 @@ def layer_norms(gradients: pandas.DataFrame) -> pandas.DataFrame:
         return pandas.DataFrame()
     table = gradients.drop_duplicates("step", keep="last").set_index("step").sort_index()
     owners = [name.removeprefix(PREFIX).rpartition(".")[0] or "(network)" for name in names]
-    squares = table[names].astype(float) ** 2
-    # Not groupby's sum: it takes what is not a number for nothing.
-    return pandas.DataFrame(
-        {
-            owner: np.sqrt(
-                squares.loc[:, [each == owner for each in owners]].to_numpy().sum(axis=1)
-            )
-            for owner in dict.fromkeys(owners)
-        },
-        index=table.index,
-    )
+    norms = table[names].to_numpy(float)
+    together = {
+        owner: np.linalg.norm(norms[:, [each == owner for each in owners]], axis=1)
+        for owner in dict.fromkeys(owners)
+    }
+    return pandas.DataFrame(together, index=table.index)
