@@ -68,15 +68,19 @@ class PCamClassifier(LightningModule):
         # steps, which is before it loads a checkpoint, and then leaves out the loader's position.
         self.trainer.fit_loop._load_combined_loader_states()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """`loss`, and `patch_loss` float32 [B] without a gradient."""
         image = batch.image
         if self.augment is not None:
             image = self.augment(image, self._generator("augmentation", batch_idx))
         # What is left to torch's own generator is dropout.
         torch.manual_seed(self._stream("dropout", batch_idx))
-        loss = binary_cross_entropy_with_logits(self(image).float(), batch.label.float())
+        logit, label = self(image).float(), batch.label.float()
+        loss = binary_cross_entropy_with_logits(logit, label)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        return loss
+        # Not the other way round, the mean of these as the loss: its gradient is rounded otherwise.
+        patch_loss = binary_cross_entropy_with_logits(logit.detach(), label, reduction="none")
+        return {"loss": loss, "patch_loss": patch_loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._collected.append((batch.row, batch.label, self(batch.image).float()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
-from pcam_lightning.data.files import read_slides
+from pcam_lightning.data.files import read_labels, read_slides
 from pcam_lightning.evaluation import plots
 from pcam_lightning.evaluation.gallery import plot_gallery
 from pcam_lightning.evaluation.predictions import read_predictions, write_predictions
@@ -24,6 +24,7 @@ from pcam_lightning.module import Predictions
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.curves import plot_curves
 from pcam_lightning.runs.record import write_json
+from pcam_lightning.runs.run import MissingRunFileError
 
 SPLIT_FILES = {"val": "valid", "test": "test"}
 """Which split's files a metric prefix stands for."""
@@ -68,6 +69,7 @@ def write_result(
         dataset = datamodule.datasets[SPLIT_FILES[split]]
         _plot_patches(pictures / f"patches_{split}.png", dataset, table, title)
     plot_curves(Run(folder), folder / "plots")
+    _plot_spikes(folder, datamodule, f"gradient spikes, dataset: {dataset_name}")
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -122,6 +124,34 @@ def _plot_patches(
     ]
     patches = dataset.patches.map()[shown["row"].to_numpy()]
     plot_gallery(path, patches, captions, title)
+
+
+def _plot_spikes(
+    folder: Path, datamodule: PCamDataModule, title: str, spikes: int = 3, patches: int = 8
+) -> None:
+    """The patches with the highest loss of a run's largest gradient spikes, if it had any."""
+    try:
+        table = Run(folder).gradients
+    except MissingRunFileError:
+        return
+    if "rows" not in table or table["rows"].isna().all():
+        return
+    table = table[table["rows"].notna()]
+    # What is not finite is larger than any number.
+    times = (table["norm"] / table["median"]).where(np.isfinite(table["norm"]), np.inf)
+    order = np.argsort(-times, kind="stable")[:spikes]
+    table = table.iloc[order].assign(times=times.iloc[order])
+    patches = min(patches, *map(len, table["rows"]))
+    labels = read_labels(datamodule.files("train"))
+    captions = [
+        f"step {spike.step}: {spike.times:.1f} x median\nrow {row}: "
+        f"{'tumour' if labels[row] else 'normal'}\nloss {loss:.2f}"
+        for spike in table.itertuples()
+        for row, loss in zip(spike.rows[:patches], spike.losses[:patches], strict=True)
+    ]
+    rows = np.concatenate([rows[:patches] for rows in table["rows"]])
+    pixels = datamodule.datasets["train"].pixels[rows]
+    plot_gallery(folder / "plots" / "gradient_spikes.png", pixels, captions, title, patches)
 
 
 def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class Augment(Part):
     strength: NonNegativeFloat = 0.0
 
 
+class Callback(Part):
+    spike_factor: Annotated[float, Field(gt=1)] = 3.0
+    window: Annotated[int, Field(ge=20)] = 100
+
+
 Precision = Literal[
     "auto",
     "32",
@@ -153,7 +158,7 @@ class Train(Section):
     optimizer: Optimizer
     scheduler: Scheduler
     trainer: Trainer
-    callbacks: dict[str, Part | None]
+    callbacks: dict[str, Callback | None]
     logger: dict[str, Part | None]
 
     @model_validator(mode="after")

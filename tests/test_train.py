@@ -46,7 +46,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(command, pcam_root: Path, sl
     assert folder.parent == Path("outputs/train/default").absolute()
     assert run.state == "finished"
     assert {path.name for path in (folder / "plots").iterdir()} == {
-        *("loss.png", "metrics.png", "learning_rate.png", "gradient_norm.png"),
+        *("loss.png", "metrics.png", "learning_rate.png"),
+        *("gradient_norm.png", "gradient_layers.png"),
         *(
             f"{kind}_{split}.png"
             for kind in ("roc", "pr", "confusion", "patches")

@@ -1,59 +1,113 @@
-"""The size of the gradient at every optimizer step, without making the device wait."""
+"""The size of the gradient at every optimizer step, and which patches made it jump."""
 
-import os
+import hashlib
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+
+from pcam_lightning.runs.record import write_bytes
+
+FEWEST = 20
+"""Norms without which there is no median to compare with."""
+
+
+class _Step(NamedTuple):
+    """What one optimizer step leaves on the device until the table is written."""
+
+    values: Tensor
+    """float32 [3 + P]: loss, norm after clipping, norm before, and that of each parameter."""
+    rows: Tensor
+    """int64 [B], of the global batch, in its order."""
+    losses: Tensor
+    """float32 [B]."""
 
 
 class GradientNorm(Callback):
     """Log `grad/norm` and write one row per optimizer step to a parquet file.
 
-    Columns: step (int, from 0), epoch (int), loss (the last batch's), lr (of the first parameter
-    group), norm (2-norm of all gradients together) and norm_clipped (the same after clipping).
+    Columns:
+        step, epoch: int64, from 0.
+        loss: mean over the step's patches, of all micro-batches and ranks.
+        lr: of the first parameter group.
+        norm, norm_clipped: 2-norm of all gradients together, before and after clipping.
+        median: of the `window` norms before this one as far as they are finite, NaN where fewer
+            than 20 are.
+        batch: int64, a digest: equal where two steps, of any runs, had the same rows in the same
+            order, however these were dealt out to micro-batches and ranks.
+        rows, losses: lists, the batch's rows of the training file and the loss of each, the highest
+            first; null but at spikes, where norm is not finite or above `spike_factor` x median.
+        norm/NAME: float32, before clipping, of each parameter of `model` that is trained; 0 where
+            it had no gradient.
+
     Values stay on the device and are fetched at checkpoints and once an epoch.
 
     Args:
         path: the parquet file. If it exists, its rows before the first step of this run are kept,
             so that a resumed run continues it.
+        spike_factor: above 1.
+        window: at least 20.
+
+    Expects modules whose `training_step` returns `patch_loss`, as `PCamClassifier` does.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._written = pd.DataFrame()
-        self._steps: list[tuple[int, int, float]] = []
-        self._values: list[torch.Tensor] = []
-        self._norm: torch.Tensor | None = None
+    def __init__(self, path: str | Path, spike_factor: float = 3.0, window: int = 100) -> None:
+        self.path, self.spike_factor, self.window = Path(path), spike_factor, window
+        self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._written: pa.Table | None = None
+        self._begun: list[tuple[int, int, float]] = []
+        self._steps: list[_Step] = []
+        self._micro_batches: list[tuple[Tensor, Tensor]] = []
+        self._norms: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        named: Any = pl_module.model.named_parameters()  # type: ignore[operator]
+        self._parameters = {f"norm/{name}": p for name, p in named if p.requires_grad}
+        self._written = None
         if trainer.global_step and self.path.is_file():
-            earlier = pd.read_parquet(self.path)
-            self._written = earlier[earlier["step"] < trainer.global_step]
+            earlier = pq.read_table(self.path)
+            self._written = earlier.filter(pa.compute.less(earlier["step"], trainer.global_step))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Lightning calls this with unscaled gradients, before it clips them."""
-        self._norm = _norm(pl_module)
-        pl_module.log("grad/norm", self._norm)
+        norms = torch.stack(torch._foreach_norm(self._gradients()))
+        # As `get_total_norm` does it, to the bit.
+        norm = torch.linalg.vector_norm(norms)
+        self._norms = torch.cat([norm[None], norms])
+        pl_module.log("grad/norm", norm)
         # Read here, since the scheduler moves on before the batch ends.
         lr = optimizer.param_groups[0]["lr"]
-        self._steps.append((trainer.global_step, trainer.current_epoch, float(lr)))
+        self._begun.append((trainer.global_step, trainer.current_epoch, float(lr)))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._norm is None:  # gradients are still being accumulated
+        micro_batch = batch.row, outputs["patch_loss"]
+        if trainer.world_size > 1:
+            micro_batch = tuple(pl_module.all_gather(each).flatten() for each in micro_batch)  # type: ignore[union-attr]
+        self._micro_batches.append(micro_batch)
+        if self._norms is None:  # gradients are still being accumulated
             return
+        # Copies: a worker's batch would hold its shared memory as long as it is kept.
+        rows, losses = (torch.cat(each) for each in zip(*self._micro_batches, strict=True))
         # Gradients live until the next backward pass, so this is what the optimizer was given.
-        clipped = _norm(pl_module) if trainer.gradient_clip_val else self._norm
-        self._values.append(torch.stack([outputs["loss"].detach(), self._norm, clipped]).float())
-        self._norm = None
+        clipped = get_total_norm(self._gradients()) if trainer.gradient_clip_val else self._norms[0]
+        values = torch.cat([torch.stack([losses.mean(), clipped.float()]), self._norms.float()])
+        self._steps.append(_Step(values, rows, losses))
+        self._norms = None
+        self._micro_batches.clear()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
@@ -71,23 +125,53 @@ class GradientNorm(Callback):
     ) -> None:
         self._write(trainer)
 
+    def _gradients(self) -> list[Tensor]:
+        parameters = self._parameters.values()
+        return [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
+
     def _write(self, trainer: Trainer) -> None:
-        if not self._values or not trainer.is_global_zero:
-            return
-        loss, norm, clipped = torch.stack(self._values).cpu().numpy().T
-        step, epoch, lr = zip(*self._steps[: len(self._values)], strict=True)
-        rows = pd.DataFrame(
-            {"step": step, "epoch": epoch, "loss": loss, "lr": lr}
-            | {"norm": norm, "norm_clipped": clipped}
-        )
-        self._written = pd.concat([self._written, rows], ignore_index=True)
+        if self._steps and trainer.is_global_zero:
+            tables = [self._table()] if self._written is None else [self._written, self._table()]
+            self._written = pa.concat_tables(tables, promote_options="default")
+            content = io.BytesIO()
+            pq.write_table(self._written, content)
+            write_bytes(self.path, content.getvalue())
+        del self._begun[: len(self._steps)]
         self._steps.clear()
-        self._values.clear()
-        partial = self.path.with_suffix(".partial")
-        self._written.to_parquet(partial, index=False)
-        os.replace(partial, self.path)
+
+    def _table(self) -> pa.Table:
+        """Of the steps since the last writing."""
+        values, rows, losses = zip(*self._steps, strict=True)
+        loss, clipped, norm, *norms = torch.stack(values).cpu().numpy().T
+        ends = np.cumsum([len(each) for each in rows])[:-1]
+        rows, losses = (np.split(torch.cat(each).cpu().numpy(), ends) for each in (rows, losses))
+        digests = [_digest(each) for each in rows]
+        median = self._median(norm)
+        spikes = ~np.isfinite(norm) | (norm > self.spike_factor * median)
+        for at, spike in enumerate(spikes):
+            rows[at], losses[at] = _highest_first(rows[at], losses[at]) if spike else (None, None)
+        step, epoch, lr = zip(*self._begun[: len(self._steps)], strict=True)
+        return pa.table(
+            {"step": step, "epoch": epoch, "loss": loss, "lr": lr}
+            | {"norm": norm, "norm_clipped": clipped, "median": median, "batch": digests}
+            | {"rows": pa.array(rows, pa.list_(pa.int64()))}
+            | {"losses": pa.array(losses, pa.list_(pa.float32()))}
+            | dict(zip(self._parameters, norms, strict=True))
+        )
+
+    def _median(self, norm: np.ndarray) -> np.ndarray:
+        """Of the norms before each of these steps, those in the table included. float64 [N]."""
+        earlier = [] if self._written is None else self._written["norm"].to_numpy()[-self.window :]
+        norms = pd.Series(np.concatenate([earlier, norm])).replace([np.inf, -np.inf], np.nan)
+        return norms.rolling(self.window, FEWEST).median().shift().to_numpy()[len(earlier) :]
 
 
-def _norm(module: LightningModule) -> torch.Tensor:
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return get_total_norm(gradients, foreach=True)
+def _digest(rows: np.ndarray) -> int:
+    digest = hashlib.blake2b(rows.astype("<i8").tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _highest_first(rows: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both by falling loss; one that is not a number counts as the highest."""
+    order = np.argsort(-np.where(np.isnan(losses), np.inf, losses), kind="stable")
+    return rows[order], losses[order]

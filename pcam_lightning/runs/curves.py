@@ -1,35 +1,39 @@
-"""Pictures of one run's history: loss, validation metrics, learning rate, gradient norm."""
+"""Pictures of one run's history: loss, validation metrics, learning rate, gradients."""
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcam_lightning.runs.figures import (
+    BLUE,
+    CYCLE,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    count_steps,
+    legend,
+    log_scale,
+    mark_best,
+    mark_edge,
+    new_figure,
+    plain_number,
+    png,
+    whole_numbers,
+)
+from pcam_lightning.runs.layers import plot_layers
 from pcam_lightning.runs.record import RunFileError, write_bytes
 from pcam_lightning.runs.run import MissingRunFileError, Run
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
     from numpy.typing import NDArray
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-)
-INK, GREY, FAINT = "#222222", "#6B6B6B", "#E4E4E4"
-CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GREY)
 METRIC_NAMES = {
     "val/auroc": "AUROC",
     "val/average_precision": "average precision",
@@ -67,9 +71,9 @@ class Best:
 def plot_curves(run: Run, folder: Path | str) -> list[Path]:
     """Draw a run's history into `folder`, which is made when it is not there.
 
-    From `metrics.csv` and `gradients.parquet`: `loss.png`, `metrics.png`, `learning_rate.png` and
-    `gradient_norm.png`. A picture whose numbers the run does not have is left out. Returns the
-    paths written. Raises RunFileError when a file of the run is damaged.
+    From `metrics.csv` and `gradients.parquet`: `loss.png`, `metrics.png`, `learning_rate.png`,
+    `gradient_norm.png` and `gradient_layers.png`. A picture whose numbers the run does not have is
+    left out. Returns the paths written. Raises RunFileError when a file of the run is damaged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,12 +84,13 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
         "metrics.png": _plot_metrics(metrics, best),
         "learning_rate.png": _plot_learning_rate(metrics, gradients),
         "gradient_norm.png": _plot_gradient_norm(metrics, gradients),
+        "gradient_layers.png": plot_layers(gradients),
     }
     subtitle = f"dataset: {_dataset(run)}  ·  {run.path.resolve().name}"
     written = []
     for name, figure in figures.items():
         if figure is not None:
-            write_bytes(folder / name, _png(figure, subtitle))
+            write_bytes(folder / name, png(figure, subtitle))
             written.append(folder / name)
     return written
 
@@ -148,7 +153,7 @@ def _plot_loss(
     val = _curve(metrics, "val/loss").finite()
     if not len(train) and not len(val):
         return None
-    figure, axes = _figure("Loss", "step", "loss")
+    figure, axes = new_figure("Loss", "step", "loss")
     if len(train) >= 20:
         # A window of a fiftieth of the run smooths a short run and a long one alike.
         window = max(5, len(train) // 50) | 1
@@ -163,10 +168,10 @@ def _plot_loss(
     if top > 0:
         axes.set_ylim(min([0.0, *train.y, *val.y]), top)
         above = train.where(train.y > top)
-        _mark_edge(axes, above, BLUE, "^", "train", f"above {top:.2g}")
+        mark_edge(axes, above.x, BLUE, "^", "train", f"above {top:.2g}")
     if best:
-        _mark_best(axes, best.step, best.text)
-    _legend(axes)
+        mark_best(axes, best.step, best.text)
+    legend(axes)
     return figure
 
 
@@ -195,7 +200,7 @@ def _plot_metrics(metrics: pandas.DataFrame, best: Best | None) -> Figure | None
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
         return None
-    figure, axes = _figure("Validation metrics", "epoch", "score")
+    figure, axes = new_figure("Validation metrics", "epoch", "score")
     last = max(curve.x[-1] for curve in curves.values())
     epoch = best.epoch if best else last
     for color, (name, curve) in zip(CYCLE, curves.items(), strict=False):
@@ -204,11 +209,11 @@ def _plot_metrics(metrics: pandas.DataFrame, best: Best | None) -> Figure | None
         label = f"{value[0]:.3f}  {label}" if len(value) else label
         axes.plot(curve.x, curve.y, "o-", color=color, lw=1.8, ms=5, mec="white", label=label)
     if best:
-        _mark_best(axes, best.epoch)
-    axes.xaxis.set_major_locator(_whole_numbers())
+        mark_best(axes, best.epoch)
+    axes.xaxis.set_major_locator(whole_numbers())
     if all(len(curve) == 1 for curve in curves.values()):
         axes.set_xticks([last])  # around one point the axis would count in fractions of an epoch
-    _legend(axes, title=best.text if best else f"at epoch {last:.0f}")
+    legend(axes, title=best.text if best else f"at epoch {last:.0f}")
     return figure
 
 
@@ -222,18 +227,20 @@ def _plot_learning_rate(metrics: pandas.DataFrame, gradients: pandas.DataFrame) 
         groups = {"lr": every_step}
     if not groups:
         return None
-    figure, axes = _figure("Learning rate", "step", "learning rate")
+    figure, axes = new_figure("Learning rate", "step", "learning rate")
     for color, (name, curve) in zip(CYCLE, groups.items(), strict=False):
         marker = "o" if len(curve) < 20 else ""
         axes.plot(curve.x, curve.y, color=color, lw=1.8, marker=marker, ms=4, label=name)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(_plain_number)
+    axes.yaxis.set_major_formatter(plain_number)
     if len(groups) > 1:
-        _legend(axes)
+        legend(axes)
     return figure
 
 
 def _plot_gradient_norm(metrics: pandas.DataFrame, gradients: pandas.DataFrame) -> Figure | None:
+    import numpy as np
+
     norm = _curve(gradients, "norm", keep_nan=True)
     clipped = _curve(gradients, "norm_clipped", keep_nan=True)
     if not len(clipped):
@@ -243,8 +250,8 @@ def _plot_gradient_norm(metrics: pandas.DataFrame, gradients: pandas.DataFrame) 
     drawn = norm.where(norm.y > 0).finite()
     if not len(drawn):
         return None
-    figure, axes = _figure("Gradient norm", "step", "global L2 norm")
-    _log_scale(axes, decades=math.log10(drawn.y.max() / drawn.y.min()))
+    figure, axes = new_figure("Gradient norm", "step", "global L2 norm")
+    log_scale(axes, decades=math.log10(drawn.y.max() / drawn.y.min()))
     line: dict[str, Any] = {"lw": 0.8, "marker": "" if len(drawn) > 50 else "o", "ms": 3}
     cut = clipped.where(clipped.y < norm.y * (1 - 1e-4)).y
     if not len(cut):
@@ -259,87 +266,21 @@ def _plot_gradient_norm(metrics: pandas.DataFrame, gradients: pandas.DataFrame) 
             label = f"threshold {limit:.3g}\n({share:.1%} of steps clipped)"
             axes.axhline(limit, color=INK, lw=1, ls="--", label=label)
     broken = norm.where(~(abs(norm.y) < float("inf")))
-    _mark_edge(axes, broken, ORANGE, "v", "norm", "not finite")
-    if len(cut) or len(broken):
-        _legend(axes)
+    mark_edge(axes, broken.x, ORANGE, "v", "norm", "not finite")
+    spikes = drawn.where(np.isin(drawn.x, _spikes(gradients)))
+    if len(spikes):
+        label = f"spike ({count_steps(len(spikes))})"
+        axes.plot(spikes.x, spikes.y, "o", color=PINK, mfc="none", ms=7, mew=1.5, label=label)
+    if len(cut) or len(broken) or len(spikes):
+        legend(axes)
     return figure
 
 
-def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    # Not pyplot: it keeps every figure alive and picks a backend for the whole process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=26)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(color=GREY, labelcolor=INK)
-    axes.grid(axis="y", color=FAINT, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.02)
-    return figure, axes
-
-
-def _log_scale(axes: Axes, decades: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
-    axes.yaxis.set_major_formatter(_plain_number)
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _whole_numbers() -> MaxNLocator:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(integer=True)
-
-
-def _plain_number(value: float, _: object) -> str:
-    return f"{value:.6g}"
-
-
-def _mark_best(axes: Axes, x: float, label: str | None = None) -> None:
-    axes.axvline(x, color=INK, lw=1, ls=":", zorder=1, label=label)
-
-
-def _mark_edge(axes: Axes, curve: Curve, color: str, marker: str, what: str, why: str) -> None:
-    """Show at the upper edge which steps have values that the picture has no room for."""
-    if len(curve):
-        steps = "1 step" if len(curve) == 1 else f"{len(curve)} steps"
-        edge, heights = axes.get_xaxis_transform(), [0.985] * len(curve)
-        label = f"{what} {why} ({steps})"
-        axes.plot(curve.x, heights, marker, transform=edge, color=color, ms=6, mew=0, label=label)
-
-
-def _legend(axes: Axes, title: str | None = None) -> None:
-    # Beside the axes: inside them there is no place that some run would not need.
-    legend = axes.legend(
-        title=title,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        alignment="left",
-    )
-    legend.get_title().set_fontsize(9)
-
-
-def _png(figure: Figure, subtitle: str) -> bytes:
-    axes = figure.axes[0]
-    # A name with dollar signs is a name, not a formula.
-    axes.text(
-        0, 1.035, subtitle, transform=axes.transAxes, fontsize=10, color=GREY, parse_math=False
-    )
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
+def _spikes(gradients: pandas.DataFrame) -> list[int]:
+    """The steps that the history calls spikes."""
+    if not {"step", "rows"} <= set(gradients):
+        return []
+    return gradients.loc[gradients["rows"].notna(), "step"].tolist()
 
 
 def _dataset(run: Run) -> str:

@@ -1,9 +1,15 @@
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import Callback, Trainer
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils import get_total_norm
 
 from pcam_lightning.callbacks import GradientNorm
 from pcam_lightning.data import PCamDataModule
@@ -12,26 +18,67 @@ from pcam_lightning.module import PCamClassifier
 
 
 class ByHand(Callback):
-    """Norms parameter by parameter, as gradients come and after they were clipped."""
+    """What happened at each step, one parameter and one patch at a time.
 
-    def __init__(self) -> None:
+    Gradients of the steps in `scaled` are multiplied by a factor.
+    """
+
+    def __init__(self, scaled: dict[int, float] | None = None) -> None:
+        self.scaled = scaled or {}
         self.before: list[float] = []
         self.after: list[float] = []
+        self.total: list[float] = []
+        self.parameters: list[dict[str, float]] = []
+        self.loss: list[list[tuple[int, float]]] = []
+        """For each micro-batch its rows, of which some may come twice, with their loss."""
 
     @staticmethod
     def norm(module) -> float:
         return sum(float((p.grad.double() ** 2).sum()) for p in module.parameters()) ** 0.5
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self.before.append(self.norm(pl_module))
 
     def on_train_start(self, trainer, pl_module) -> None:
         trainer.optimizers[0].register_step_post_hook(
             lambda *_: self.after.append(self.norm(pl_module))
         )
 
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        with torch.no_grad():
+            logit = pl_module(batch.image)
+        each = [
+            binary_cross_entropy_with_logits(one, label.float()).item()
+            for one, label in zip(logit, batch.label, strict=True)
+        ]
+        self.loss.append(list(zip(batch.row.tolist(), each, strict=True)))
 
-def fit(root: Path, path: Path, **trainer) -> tuple[pd.DataFrame, ByHand, Trainer]:
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        for p in pl_module.parameters():
+            p.grad *= self.scaled.get(trainer.global_step, 1.0)
+        self.before.append(self.norm(pl_module))
+        named = {name: p.grad for name, p in pl_module.model.named_parameters()}
+        self.parameters.append({name: grad.double().norm().item() for name, grad in named.items()})
+        self.total.append(get_total_norm(list(named.values())).float().item())
+
+
+class Forgive(Callback):
+    """Keeps the weights as they are, so that the steps after a jump are ordinary again."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        for p in pl_module.parameters():
+            p.grad = torch.zeros_like(p)
+
+
+def fit(
+    root: Path,
+    path: Path,
+    *,
+    gradient_norm: GradientNorm | None = None,
+    scaled: dict[int, float] | None = None,
+    batch_size: int = 8,
+    seed: int = 42,
+    callbacks: Sequence[Callback] = (),
+    ckpt_path: Path | None = None,
+    **trainer,
+) -> tuple[pd.DataFrame, ByHand, Trainer]:
     torch.manual_seed(0)
     module = PCamClassifier(
         MLP(hidden=(8,), dropout=0.0),
@@ -40,20 +87,24 @@ def fit(root: Path, path: Path, **trainer) -> tuple[pd.DataFrame, ByHand, Traine
             {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5), "interval": "step"}
         ],
     )
-    by_hand = ByHand()
+    by_hand = ByHand(scaled)
     runner = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[GradientNorm(path), by_hand],
-        **trainer,
+        **{
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "limit_val_batches": 0,
+            "callbacks": [by_hand, gradient_norm or GradientNorm(path), *callbacks],
+        }
+        | trainer
     )
-    runner.fit(module, datamodule=PCamDataModule(root, batch_size=8))
+    datamodule = PCamDataModule(root, batch_size=batch_size, seed=seed)
+    runner.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     return pd.read_parquet(path), by_hand, runner
 
 
@@ -68,22 +119,128 @@ def test_norms_before_and_after_clipping(
     assert table["step"].tolist() == list(range(12))
     assert table["epoch"].tolist() == [0] * 6 + [1] * 6
     assert table["lr"].tolist() == pytest.approx([0.01 * 0.5**step for step in range(12)])
+    assert table["norm"].tolist() == by_hand.total
     assert table["norm"].tolist() == pytest.approx(by_hand.before, rel=1e-4)
     assert table["norm_clipped"].tolist() == pytest.approx(by_hand.after, rel=1e-4)
     if clip:
         assert max(table["norm_clipped"]) <= clip * 1.0001 < max(table["norm"])
 
 
+def test_every_parameter_has_its_norm(pcam_root: Path, tmp_path: Path) -> None:
+    table, by_hand, _ = fit(pcam_root, tmp_path / "g.parquet", gradient_clip_val=0.05)
+    parameters = table.filter(like="norm/")
+    expected = pd.DataFrame(by_hand.parameters).add_prefix("norm/")
+    pd.testing.assert_frame_equal(parameters.astype(float), expected, rtol=1e-5)
+    assert set(parameters.dtypes) == {np.dtype("float32")}
+
+
 def test_one_row_per_optimizer_step_when_gradients_accumulate(
     pcam_root: Path, tmp_path: Path
 ) -> None:
-    table, by_hand, _ = fit(pcam_root, tmp_path / "g.parquet", accumulate_grad_batches=3)
+    # 6 micro-batches in steps of 4 and 2
+    table, by_hand, _ = fit(
+        pcam_root,
+        tmp_path / "g.parquet",
+        accumulate_grad_batches=4,
+        scaled={2: np.inf},
+        callbacks=[Forgive()],
+    )
     assert table["step"].tolist() == [0, 1, 2, 3]
     assert table["norm"].tolist() == pytest.approx(by_hand.before, rel=1e-4)
+    steps = [by_hand.loss[first:last] for first, last in ((0, 4), (4, 6), (6, 10), (10, 12))]
+    means = [np.mean([loss for micro in step for _, loss in micro]) for step in steps]
+    assert table["loss"].tolist() == pytest.approx(means, rel=1e-5)
+    rows = [row for micro in steps[2] for row, _ in micro]
+    assert sorted(table["rows"][2]) == sorted(rows) and len(rows) == 32
 
 
 def test_it_is_logged_and_loss_is_the_batchs(pcam_root: Path, tmp_path: Path) -> None:
     table, _, trainer = fit(pcam_root, tmp_path / "g.parquet")
     last = trainer.callback_metrics
     assert float(last["grad/norm"]) == pytest.approx(table["norm"].iloc[-1])
-    assert float(last["train/loss"]) == pytest.approx(table["loss"].iloc[-1])
+    assert float(last["train/loss"]) == table["loss"].iloc[-1]
+
+
+def test_the_batch_number_is_that_of_rows_in_their_order(pcam_root: Path, tmp_path: Path) -> None:
+    whole, by_hand, _ = fit(pcam_root, tmp_path / "g.parquet")
+    assert whole["batch"].nunique() == 12 and whole["batch"].dtype == np.int64
+    # The same rows in parts, and in another order.
+    split, halves, _ = fit(
+        pcam_root, tmp_path / "split.parquet", batch_size=4, accumulate_grad_batches=2
+    )
+    first = [row for row, _ in halves.loss[0] + halves.loss[1]]
+    assert first == [row for row, _ in by_hand.loss[0]]
+    assert split["batch"].tolist() == whole["batch"].tolist()
+    other, _, _ = fit(pcam_root, tmp_path / "other.parquet", seed=7)
+    assert not set(other["batch"]) & set(whole["batch"])
+
+
+def test_the_batch_number_tells_orders_apart() -> None:
+    from pcam_lightning.callbacks.gradient_norm import _digest
+
+    rows = np.arange(128)
+    assert _digest(rows) == _digest(rows.copy()) != _digest(rows[::-1])
+    swapped = rows.copy()
+    swapped[[3, 4]] = 4, 3
+    assert _digest(swapped) != _digest(rows) != _digest(rows[:-1])
+
+
+JUMPS = {5: np.inf, 15: 50.0, 40: np.nan, 60: 50.0, 61: 50.0, 100: 1.5}
+
+
+def spiking(root: Path, path: Path, *more: Callback, **arguments) -> tuple[pd.DataFrame, ByHand]:
+    """20 epochs of 6 steps with gradients that jump."""
+    arguments |= {"max_epochs": 20, "scaled": JUMPS, "callbacks": [Forgive(), *more]}
+    gradient_norm = GradientNorm(path, spike_factor=4.0, window=25)
+    table, by_hand, _ = fit(root, path, gradient_norm=gradient_norm, **arguments)
+    return table, by_hand
+
+
+def test_a_spike_stands_out_from_the_median_before_it(pcam_root: Path, tmp_path: Path) -> None:
+    table, _ = spiking(pcam_root, tmp_path / "g.parquet")
+    norms = table["norm"].astype(float).where(np.isfinite(table["norm"]))
+    medians = [
+        before.median() if (before := norms[max(0, step - 25) : step]).count() >= 20 else np.nan
+        for step in range(120)
+    ]
+    np.testing.assert_array_equal(table["median"], medians)
+    # 15 comes before there are 20 norms, 100 is within bounds.
+    spikes = table[table["rows"].notna()]
+    assert spikes["step"].tolist() == [5, 40, 60, 61]
+    assert table["losses"].notna().tolist() == table["rows"].notna().tolist()
+
+
+def test_a_spike_names_its_patches_by_their_loss(pcam_root: Path, tmp_path: Path) -> None:
+    table, by_hand = spiking(pcam_root, tmp_path / "g.parquet")
+    for spike in table[table["rows"].notna()].itertuples():
+        assert list(spike.losses) == sorted(spike.losses, reverse=True)
+        found = sorted(zip(spike.rows, spike.losses, strict=True))
+        expected = sorted(by_hand.loss[spike.step])
+        assert len(found) == 8
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+class Stop(Callback):
+    """Save after so many steps and fail three steps later, whose rows are to be forgotten."""
+
+    def __init__(self, steps: int, path: Path) -> None:
+        self.steps, self.path = steps, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+        if trainer.global_step == self.steps + 3:
+            raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize("steps", [2, 50, 61])
+def test_a_resumed_table_is_the_same(pcam_root: Path, tmp_path: Path, steps: int) -> None:
+    whole, _ = spiking(pcam_root, tmp_path / "whole.parquet")
+    path, checkpoint = tmp_path / "g.parquet", tmp_path / "last.ckpt"
+    with pytest.raises(RuntimeError, match="stopped"):
+        spiking(pcam_root, path, Stop(steps, checkpoint))
+    assert len(pd.read_parquet(path)) == steps + 3
+    resumed, _ = spiking(pcam_root, path, ckpt_path=checkpoint)
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+    assert pq.read_schema(path).equals(pq.read_schema(tmp_path / "whole.parquet"))
+    assert pq.read_schema(path).field("rows").type == pa.list_(pa.int64())

@@ -14,7 +14,10 @@ from pcam_lightning.runs import Run, curves
 from pcam_lightning.runs.curves import plot_curves
 from pcam_lightning.runs.record import RunFileError
 
-ALL = {"loss.png", "metrics.png", "learning_rate.png", "gradient_norm.png"}
+ALL = {
+    *("loss.png", "metrics.png", "learning_rate.png"),
+    *("gradient_norm.png", "gradient_layers.png"),
+}
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def figures(monkeypatch) -> dict[str, Figure]:
         drawn[figure.axes[0].get_title(loc="left")] = figure
         return b"png"
 
-    monkeypatch.setattr(curves, "_png", keep)
+    monkeypatch.setattr(curves, "png", keep)
     return drawn
 
 
@@ -48,6 +51,7 @@ def _gradients(steps: int = 200) -> pd.DataFrame:
             "lr": 0.01,
             "norm": norm,
             "norm_clipped": np.minimum(norm, 2.0),
+            "norm/head.weight": norm,
         }
     )
 
@@ -77,7 +81,7 @@ def _line(figure: Figure, label: str) -> Drawn:
     return Drawn(list(lines[name].get_xdata(True)), list(lines[name].get_ydata(True)), name)  # type: ignore[arg-type]
 
 
-def test_a_full_history_gives_four_pictures(folder):
+def test_a_full_history_gives_all_pictures(folder):
     _metrics().to_csv(folder / "metrics.csv", index=False)
     _gradients().to_parquet(folder / "gradients.parquet")
     written = plot_curves(Run(folder), folder / "plots")
@@ -140,6 +144,17 @@ def test_norms_that_are_not_finite_are_shown_as_such(folder, figures):
     assert _line(figures["Gradient norm"], "norm not finite").x == [3, 5]
 
 
+def test_spikes_are_marked_where_they_are(folder, figures):
+    table = _gradients()
+    table.loc[50, "norm"], table.loc[60, "norm"] = 30.0, np.inf
+    table["rows"] = [[1, 2] if step in (50, 60) else None for step in table["step"]]
+    table.to_parquet(folder / "gradients.parquet")
+    plot_curves(Run(folder), folder)
+    spike = _line(figures["Gradient norm"], "spike (1 step)")
+    assert (spike.x, spike.y) == ([50], [30.0])
+    assert _line(figures["Gradient norm"], "norm not finite").x == [60]
+
+
 @pytest.mark.parametrize("decades", [1, 3, 9])
 def test_the_axis_of_norms_is_labelled_however_far_they_range(folder, figures, decades):
     table = _gradients()
@@ -182,11 +197,12 @@ def test_what_the_log_lacks_is_left_out(folder, figures, keep, expected):
 @pytest.mark.parametrize(
     ("lacking", "left_out"),
     [
-        ("step", {"loss.png", "learning_rate.png", "gradient_norm.png"}),
+        ("step", {"loss.png", "learning_rate.png", "gradient_norm.png", "gradient_layers.png"}),
         ("loss", {"loss.png"}),
         ("lr", {"learning_rate.png"}),
         ("norm", {"gradient_norm.png"}),
         ("norm_clipped", set()),
+        ("norm/head.weight", {"gradient_layers.png"}),
     ],
 )
 def test_what_the_gradients_lack_is_left_out(folder, figures, lacking, left_out):

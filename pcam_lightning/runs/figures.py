@@ -1,0 +1,106 @@
+"""How the pictures of a run's history look."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+)
+INK, GREY, FAINT = "#222222", "#6B6B6B", "#E4E4E4"
+CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GREY)
+
+
+def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure, Axes]:
+    """`height` is in inches."""
+    # Not pyplot: it keeps every figure alive and picks a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=26)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(color=GREY, labelcolor=INK)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    return figure, axes
+
+
+def log_scale(axes: Axes, decades: float) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_formatter(plain_number)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def whole_numbers() -> MaxNLocator:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True)
+
+
+def plain_number(value: float, _: object) -> str:
+    return f"{value:.6g}"
+
+
+def mark_best(axes: Axes, x: float, label: str | None = None) -> None:
+    axes.axvline(x, color=INK, lw=1, ls=":", zorder=1, label=label)
+
+
+def count_steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def mark_edge(
+    axes: Axes, steps: Sequence[float], color: str, marker: str, what: str, why: str
+) -> None:
+    """Show at the upper edge which steps have values that the picture has no room for."""
+    if len(steps):
+        edge, heights = axes.get_xaxis_transform(), [0.985] * len(steps)
+        label = f"{what} {why} ({count_steps(len(steps))})"
+        axes.plot(steps, heights, marker, transform=edge, color=color, ms=6, mew=0, label=label)
+
+
+def legend(axes: Axes, title: str | None = None) -> None:
+    # Beside the axes: inside them there is no place that some run would not need.
+    legend = axes.legend(
+        title=title,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        alignment="left",
+    )
+    legend.get_title().set_fontsize(9)
+
+
+def png(figure: Figure, subtitle: str) -> bytes:
+    axes = figure.axes[0]
+    # A name with dollar signs is a name, not a formula.
+    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GREY, parse_math=False)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()

@@ -1,0 +1,74 @@
+"""A heat map of the gradients of a network, layer by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pcam_lightning.runs.figures import FAINT, INK, new_figure, plain_number
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+PREFIX = "norm/"
+COLUMNS = 400
+"""As many steps as a picture can show beside each other; more are put together."""
+LABELS = 120
+"""As many layers as can be named."""
+ROW = 0.13  # inches, of a layer
+
+
+def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
+    """Step by layer, the first layer of the network on top; None where the table has no layers."""
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    layers = layer_norms(gradients)
+    if layers.empty:
+        return None
+    width = -(-len(layers) // COLUMNS)
+    drawable = layers.where((layers > 0) & (layers < np.inf))
+    values = drawable.groupby(np.arange(len(layers)) // width).median().to_numpy().T
+    if np.isnan(values).all():
+        return None
+    shown = min(len(values), LABELS)
+    title = "Gradient norm by layer" + (f", median of {width} steps" if width > 1 else "")
+    figure, axes = new_figure(title, "step", "", height=max(4.5, 1.5 + ROW * shown))
+    axes.set_facecolor(FAINT)
+    # A few values must not take the colours from all others.
+    low, high = np.nanquantile(values, (0.005, 0.995))
+    edges = np.append(layers.index[::width], layers.index[-1] + 1) - 0.5
+    mesh = axes.pcolormesh(
+        edges,
+        np.arange(len(values) + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        norm=LogNorm(low, high if high > low else 1.001 * low),
+        rasterized=True,
+    )
+    axes.grid(False)
+    axes.margins(0)
+    axes.invert_yaxis()
+    every = -(-len(values) // LABELS)
+    axes.set_yticks(range(0, len(values), every), layers.columns[::every], parse_math=False)
+    axes.tick_params(axis="y", labelsize=7 if len(values) > 24 else 9, length=0)
+    bar = figure.colorbar(mesh, extend="both", format=plain_number, aspect=30, pad=0.02)
+    bar.set_label("L2 norm before clipping (grey: zero or not finite)", color=INK)
+    return figure
+
+
+def layer_norms(gradients: pandas.DataFrame) -> pandas.DataFrame:
+    """Norm of all parameters that a module owns together, float64, a column a module, by step."""
+    import numpy as np
+    import pandas
+
+    names = [name for name in gradients if name.startswith(PREFIX)]
+    if not names or "step" not in gradients:
+        return pandas.DataFrame()
+    table = gradients.drop_duplicates("step", keep="last").set_index("step").sort_index()
+    owners = [name.removeprefix(PREFIX).rpartition(".")[0] or "(network)" for name in names]
+    norms = table[names].to_numpy(float)
+    together = {
+        owner: np.linalg.norm(norms[:, [each == owner for each in owners]], axis=1)
+        for owner in dict.fromkeys(owners)
+    }
+    return pandas.DataFrame(together, index=table.index)
