@@ -17,6 +17,7 @@ from pcam_files import random_split, write_split
 from pcam_lightning.runs import Run
 
 KILLS = int(os.environ.get("PCAM_KILLS", "3"))
+WORKERS = ("data.num_workers=2", "callbacks.last_checkpoint.every_minutes=60")
 SLOW = ("train/patches_per_second",)  # a clock, not a result
 
 
@@ -96,8 +97,7 @@ def test_a_signal_saves_marks_and_stops(root: Path, tmp_path: Path, undisturbed)
     folder = tmp_path / "run"
     for attempt, name in enumerate(("SIGTERM", "SIGINT", "SIGUSR2"), start=1):
         before = checkpoint_time(folder)
-        workers = f"data.num_workers={0 if name == 'SIGTERM' else 2}"
-        process = start(root, folder, "callbacks.last_checkpoint.every_minutes=60", workers)
+        process = start(root, folder, *WORKERS)
         wait_for(lambda before=before: checkpoint_time(folder) != before, process)
         os.killpg(process.pid, getattr(signal, name))  # as a terminal and Slurm do
         _, err = process.communicate(timeout=60)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.curves import CYCLE, FAINT, GREY
+from pcam_lightning.runs.figures import CYCLE, FAINT, GREY
 from pcam_lightning.runs.run import MissingRunFileError
 
 SMOOTHED = 50  # windows of the training loss over a run

@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, Sampler
 from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.data.dataset import Batch, PatchDataset, ResidentDataset
 
+SECONDS_AFTER_SIGTERM = 25
+"""How long a worker goes on; Slurm kills whoever is left after 30 seconds."""
+
 
 class BatchLoader:
     """Iterating runs through one epoch; Lightning takes it like a DataLoader.
@@ -77,7 +80,7 @@ class BatchLoader:
                 num_workers=self.num_workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_ignore_signals,
+                worker_init_fn=_outlive_signals,
             )
         self._workers.sampler.skip = skip  # type: ignore[union-attr]
         return iter(self._workers)
@@ -87,11 +90,13 @@ class BatchLoader:
         return Batch(*(part.pin_memory() for part in batch)) if self.pin_memory else batch
 
 
-def _ignore_signals(worker: int) -> None:
-    # They go to the whole group of processes, and the training process answers. Not SIGTERM, with
-    # which multiprocessing ends its workers.
+def _outlive_signals(worker: int) -> None:
+    # They go to the whole group of processes, and the training process answers: it finishes its
+    # step, for which it needs its workers. SIGTERM is also how multiprocessing ends workers that
+    # hang, so it ends them a little later.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
 
 
 class _Rest(Sampler[np.ndarray]):

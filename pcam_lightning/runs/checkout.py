@@ -127,7 +127,7 @@ def _scratch_objects(root: Path) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         yield {
             "GIT_INDEX_FILE": f"{folder}/index",
-            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
+            "GIT_OBJECT_DIRECTORY": folder,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
         }
 

@@ -213,3 +213,45 @@ def test_a_recorded_run_holds_the_patch_of_its_own_checkout(tmp_path):
     git(root, "apply", str(run / "code.patch"))
     assert (root / "pcam_lightning" / "extra.py").read_text() == "x = 1\n"
     assert git(root, "status", "--porcelain") == "?? pcam_lightning/extra.py"
+
+
+def test_changed_lines_between_commits_and_patches(repository: Path) -> None:
+    package = repository / "package"
+
+    def state() -> tuple[str, bytes]:
+        found = read_checkout(package)
+        assert found.commit is not None and found.patch is not None
+        return found.commit, found.patch
+
+    clean = state()
+    make_dirty(repository)
+    dirty = state()
+    (repository / "notes.txt").unlink()  # no code, and so in no patch
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "-m", "second")
+    committed = state()
+    objects = git(repository, "count-objects", "-v")
+
+    changed = checkout.changed_lines(clean, dirty, package)
+    assert changed is not None
+    assert changed["package/train.py"] == ["-line 7", "+line seven"]
+    assert changed["package/gone.py"] == ["-old = True"]
+    # However the same code came about, it is the same; and the other way round.
+    assert checkout.changed_lines(clean, committed, package) == changed
+    assert checkout.changed_lines(dirty, committed, package) == {}
+    back = checkout.changed_lines(committed, clean, package)
+    assert back is not None and back["package/train.py"] == ["-line seven", "+line 7"]
+    assert git(repository, "count-objects", "-v") == objects
+
+    assert checkout.changed_lines(clean, ("0" * 40, b""), package) is None
+    assert checkout.changed_lines(clean, (clean[0], b"no patch"), package) is None
+
+
+def test_source_digests_change_with_one_line(repository: Path) -> None:
+    package = repository / "package"
+    before = checkout.source_digests(package)
+    assert list(before) == [f"package/{name}.py" for name in ("__init__", "gone", "train")]
+    make_dirty(repository)
+    after = checkout.source_digests(package)
+    assert after["package/__init__.py"] == before["package/__init__.py"]
+    assert after["package/train.py"] != before["package/train.py"]
