@@ -159,7 +159,7 @@ def _moved(value: Any, old: str, new: str) -> Any:
 
 
 def print_rows(summary: dict[str, Any]) -> None:
-    """The table on the terminal: medians, spread, and the ratio to the first row, round by round."""
+    """The table on the terminal: medians, spread, ratio to the first row, round by round."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
