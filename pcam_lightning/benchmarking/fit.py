@@ -1,6 +1,6 @@
 """Fits that go on one step at a time, so that several can be measured in turn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from threading import Semaphore, Thread
 from typing import Any
 
@@ -22,7 +22,7 @@ class Gate(Callback):
         trainer.should_stop |= self.closed
 
 
-def steps(fit: Callable[[Gate], None]) -> Iterator[int]:
+def steps(fit: Callable[[Gate], None]) -> Generator[int]:
     """Number the training steps of `fit`, which is given a callback to add to its trainer's.
 
     The fit runs in a thread of its own, but only while a next step is waited for: no two of such
