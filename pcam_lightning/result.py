@@ -134,20 +134,20 @@ def _plot_spikes(
         table = Run(folder).gradients
     except MissingRunFileError:
         return
-    if "rows" not in table or table["rows"].isna().all():
+    table = table[table["rows"].notna()] if "rows" in table else table.iloc[:0]
+    if table.empty:
         return
-    table = table[table["rows"].notna()]
     # What is not finite is larger than any number.
-    times = (table["norm"] / table["median"]).where(np.isfinite(table["norm"]), np.inf)
-    order = np.argsort(-times, kind="stable")[:spikes]
-    table = table.iloc[order].assign(times=times.iloc[order])
+    times = np.where(np.isfinite(table["norm"]), table["norm"] / table["median"], np.inf)
+    table = table.assign(times=times)
+    table = table.sort_values("times", ascending=False, kind="stable").head(spikes)
     patches = min(patches, *map(len, table["rows"]))
     labels = read_labels(datamodule.files("train"))
     captions = [
-        f"step {spike.step}: {spike.times:.1f} x median\nrow {row}: "
+        f"step {step}: {times:.1f} x median\nrow {row}: "
         f"{'tumour' if labels[row] else 'normal'}\nloss {loss:.2f}"
-        for spike in table.itertuples()
-        for row, loss in zip(spike.rows[:patches], spike.losses[:patches], strict=True)
+        for step, times, rows, losses in table[["step", "times", "rows", "losses"]].to_numpy()
+        for row, loss in zip(rows[:patches], losses[:patches], strict=True)
     ]
     rows = np.concatenate([rows[:patches] for rows in table["rows"]])
     pixels = datamodule.datasets["train"].pixels[rows]

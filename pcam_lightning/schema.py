@@ -174,14 +174,20 @@ class Train(Section):
 
 
 class Benchmark(Section):
-    mode: Literal["loader", "conversion"]
+    mode: Literal["loader", "conversion", "callbacks"]
     repeats: PositiveInt
     seconds: PositiveFloat
     seed: Seed
     experiment_name: Name
     run_dir: str
     data: Data
+    model: Model
+    augment: Augment
+    optimizer: Optimizer
+    scheduler: Scheduler
     trainer: Trainer
+    callbacks: dict[str, Callback | None]
+    logger: dict[str, Part | None]
 
 
 class AuditSection(Section):

@@ -40,10 +40,28 @@ def test_conversion_is_measured_beside_a_sequential_read(command) -> None:
     assert code == 2 and "there is nothing to convert" in err
 
 
+def test_callbacks_are_measured_beside_none(command, pcam_root: Path) -> None:
+    small = ("data.batch_size=8", "model.channels=[4,4]", "trainer=cpu", "trainer.max_epochs=2")
+    options = (*small, "mode=callbacks", "repeats=2", "seconds=0.2", "hydra.run.dir=run")
+    code, _, err = command(f"data.root={pcam_root}", *options, name="benchmark")
+    assert code == 0, err
+    rows = Run("run").summary["rows"]
+    assert [row["contender"] for row in rows] == [
+        "no callbacks",
+        "gradient_norm",
+        "last_checkpoint",
+        "last_checkpoint, at every step",
+        "all callbacks",
+    ]
+    assert rows[0]["of_first"] == 1 and all(row["low"] > 0 for row in rows)
+    # What the fits wrote is gone: it is no run's.
+    assert not {"checkpoints", "gradients.parquet"} & {path.name for path in Path("run").iterdir()}
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("mode=sideways", "mode='sideways': expected 'loader' or 'conversion'"),
+        ("mode=sideways", "mode='sideways': expected 'loader', 'conversion' or 'callbacks'"),
         ("repeats=0", "repeats=0: expected greater than 0"),
         ("data.batch_size=49", "expected no more than the 48 training patches"),
     ],

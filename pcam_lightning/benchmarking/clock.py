@@ -33,6 +33,15 @@ def spread(speeds: list[float]) -> dict[str, float]:
     return {"median": float(np.median(speeds)), "low": min(speeds), "high": max(speeds)}
 
 
+def of_first(speeds: Mapping[str, list[float]]) -> list[float]:
+    """The median over rounds of each contender's speed as a multiple of the first one's.
+
+    Within a round the machine has changed less than between rounds.
+    """
+    first = np.array(next(iter(speeds.values())))
+    return [float(np.median(np.array(measured) / first)) for measured in speeds.values()]
+
+
 def _endless(contender: Contender) -> Iterator[int]:
     while True:
         yield from contender()

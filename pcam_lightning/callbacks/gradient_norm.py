@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -75,14 +74,14 @@ class GradientNorm(Callback):
         self._parameters = {f"norm/{name}": p for name, p in named if p.requires_grad}
         self._written = None
         if trainer.global_step and self.path.is_file():
-            earlier = pq.read_table(self.path)
-            self._written = earlier.filter(pa.compute.less(earlier["step"], trainer.global_step))
+            before = [("step", "<", trainer.global_step)]
+            self._written = pq.read_table(self.path, filters=before)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Lightning calls this with unscaled gradients, before it clips them."""
-        norms = torch.stack(torch._foreach_norm(self._gradients()))
+        norms = torch.stack(torch._foreach_norm(self._gradients()))  # type: ignore[attr-defined]
         # As `get_total_norm` does it, to the bit.
         norm = torch.linalg.vector_norm(norms)
         self._norms = torch.cat([norm[None], norms])
@@ -94,10 +93,10 @@ class GradientNorm(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        micro_batch = batch.row, outputs["patch_loss"]
+        row, loss = batch.row, outputs["patch_loss"]
         if trainer.world_size > 1:
-            micro_batch = tuple(pl_module.all_gather(each).flatten() for each in micro_batch)  # type: ignore[union-attr]
-        self._micro_batches.append(micro_batch)
+            row, loss = (pl_module.all_gather(each).flatten() for each in (row, loss))  # type: ignore[union-attr]
+        self._micro_batches.append((row, loss))
         if self._norms is None:  # gradients are still being accumulated
             return
         # Copies: a worker's batch would hold its shared memory as long as it is kept.
@@ -145,17 +144,19 @@ class GradientNorm(Callback):
         loss, clipped, norm, *norms = torch.stack(values).cpu().numpy().T
         ends = np.cumsum([len(each) for each in rows])[:-1]
         rows, losses = (np.split(torch.cat(each).cpu().numpy(), ends) for each in (rows, losses))
-        digests = [_digest(each) for each in rows]
         median = self._median(norm)
         spikes = ~np.isfinite(norm) | (norm > self.spike_factor * median)
-        for at, spike in enumerate(spikes):
-            rows[at], losses[at] = _highest_first(rows[at], losses[at]) if spike else (None, None)
+        worst = [
+            _highest_first(*patches) if spike else (None, None)
+            for *patches, spike in zip(rows, losses, spikes, strict=True)
+        ]
         step, epoch, lr = zip(*self._begun[: len(self._steps)], strict=True)
         return pa.table(
             {"step": step, "epoch": epoch, "loss": loss, "lr": lr}
-            | {"norm": norm, "norm_clipped": clipped, "median": median, "batch": digests}
-            | {"rows": pa.array(rows, pa.list_(pa.int64()))}
-            | {"losses": pa.array(losses, pa.list_(pa.float32()))}
+            | {"norm": norm, "norm_clipped": clipped, "median": median}
+            | {"batch": [_digest(each) for each in rows]}
+            | {"rows": pa.array([row for row, _ in worst], pa.list_(pa.int64()))}
+            | {"losses": pa.array([loss for _, loss in worst], pa.list_(pa.float32()))}
             | dict(zip(self._parameters, norms, strict=True))
         )
 

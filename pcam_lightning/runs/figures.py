@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+    from numpy.typing import NDArray
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = (
@@ -73,7 +74,7 @@ def count_steps(count: int) -> str:
 
 
 def mark_edge(
-    axes: Axes, steps: Sequence[float], color: str, marker: str, what: str, why: str
+    axes: Axes, steps: NDArray[np.float64], color: str, marker: str, what: str, why: str
 ) -> None:
     """Show at the upper edge which steps have values that the picture has no room for."""
     if len(steps):

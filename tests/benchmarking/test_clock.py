@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pcam_lightning.benchmarking.clock import patches_per_second, spread
+from pcam_lightning.benchmarking.clock import of_first, patches_per_second, spread
 
 
 def test_speed_is_patches_over_seconds_and_contenders_start_over() -> None:
@@ -30,3 +30,8 @@ def test_speed_is_patches_over_seconds_and_contenders_start_over() -> None:
 
 def test_spread() -> None:
     assert spread([3.0, 1.0, 10.0]) == pytest.approx({"median": 3, "low": 1, "high": 10})
+
+
+def test_contenders_are_compared_within_a_round() -> None:
+    speeds = {"first": [10.0, 100.0, 40.0], "second": [5.0, 80.0, 36.0]}
+    assert of_first(speeds) == pytest.approx([1, 0.8])

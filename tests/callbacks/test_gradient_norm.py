@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,9 +53,10 @@ class ByHand(Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         for p in pl_module.parameters():
+            assert p.grad is not None
             p.grad *= self.scaled.get(trainer.global_step, 1.0)
         self.before.append(self.norm(pl_module))
-        named = {name: p.grad for name, p in pl_module.model.named_parameters()}
+        named: dict[str, Any] = {name: p.grad for name, p in pl_module.model.named_parameters()}  # type: ignore[operator]
         self.parameters.append({name: grad.double().norm().item() for name, grad in named.items()})
         self.total.append(get_total_norm(list(named.values())).float().item())
 
@@ -163,7 +165,7 @@ def test_it_is_logged_and_loss_is_the_batchs(pcam_root: Path, tmp_path: Path) ->
 
 def test_the_batch_number_is_that_of_rows_in_their_order(pcam_root: Path, tmp_path: Path) -> None:
     whole, by_hand, _ = fit(pcam_root, tmp_path / "g.parquet")
-    assert whole["batch"].nunique() == 12 and whole["batch"].dtype == np.int64
+    assert len(set(whole["batch"])) == 12 and whole["batch"].dtype == np.int64
     # The same rows in parts, and in another order.
     split, halves, _ = fit(
         pcam_root, tmp_path / "split.parquet", batch_size=4, accumulate_grad_batches=2
@@ -198,11 +200,9 @@ def spiking(root: Path, path: Path, *more: Callback, **arguments) -> tuple[pd.Da
 
 def test_a_spike_stands_out_from_the_median_before_it(pcam_root: Path, tmp_path: Path) -> None:
     table, _ = spiking(pcam_root, tmp_path / "g.parquet")
-    norms = table["norm"].astype(float).where(np.isfinite(table["norm"]))
-    medians = [
-        before.median() if (before := norms[max(0, step - 25) : step]).count() >= 20 else np.nan
-        for step in range(120)
-    ]
+    norms = table["norm"].astype(float).tolist()
+    before = [[n for n in norms[max(0, step - 25) : step] if np.isfinite(n)] for step in range(120)]
+    medians = [np.median(some) if len(some) >= 20 else np.nan for some in before]
     np.testing.assert_array_equal(table["median"], medians)
     # 15 comes before there are 20 norms, 100 is within bounds.
     spikes = table[table["rows"].notna()]
@@ -212,10 +212,10 @@ def test_a_spike_stands_out_from_the_median_before_it(pcam_root: Path, tmp_path:
 
 def test_a_spike_names_its_patches_by_their_loss(pcam_root: Path, tmp_path: Path) -> None:
     table, by_hand = spiking(pcam_root, tmp_path / "g.parquet")
-    for spike in table[table["rows"].notna()].itertuples():
-        assert list(spike.losses) == sorted(spike.losses, reverse=True)
-        found = sorted(zip(spike.rows, spike.losses, strict=True))
-        expected = sorted(by_hand.loss[spike.step])
+    for step in (5, 40, 60, 61):
+        rows, losses = table["rows"][step], table["losses"][step]
+        assert list(losses) == sorted(losses, reverse=True)
+        found, expected = sorted(zip(rows, losses, strict=True)), sorted(by_hand.loss[step])
         assert len(found) == 8
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
