@@ -45,6 +45,7 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     """
     # Heavy imports wait until the config is known to be sound.
     from pcam_lightning import assembly, result
+    from pcam_lightning.checkpoint_io import check_checkpoint
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()
@@ -53,11 +54,11 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
     if is_first_rank():
         save_resolved(config, folder)
     trainer = assembly.build_trainer(config)
-    checkpoint = assembly.check_checkpoint(choose_checkpoint(config, folder))
+    module = assembly.build_module(config)
+    checkpoint = check_checkpoint(choose_checkpoint(config, folder), module)
     data = config["data"]
     source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
     datamodule = assembly.build_datamodule(config, source.root)
-    module = assembly.build_module(config)
     datamodule.setup()
     assembly.normalise(module, datamodule)
     log.info("dataset: %s, in %s", source.name, source.root)
@@ -70,8 +71,9 @@ def train(config: Config, folder: Path, manifest: dict[str, Any]) -> Path:
         }
         write_json(folder / "manifest.json", manifest | {"dataset": dataset})
 
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    best = assembly.score_best(trainer, module, datamodule)
+    with assembly.ranks_end_together(trainer):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        best = assembly.score_best(trainer, module, datamodule)
 
     path = folder / "summary.json"
     if trainer.is_global_zero:

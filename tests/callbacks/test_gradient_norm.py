@@ -49,7 +49,6 @@ def fit(root: Path, path: Path, **trainer) -> tuple[pd.DataFrame, ByHand, Traine
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         callbacks=[GradientNorm(path), by_hand],
         **trainer,
     )
