@@ -2,12 +2,17 @@
 
 import inspect
 import logging
+import subprocess
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,6 +22,7 @@ from pcam_lightning.data import PCamDataModule
 from pcam_lightning.errors import InputError
 from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
+from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.seeds import derive_seed
 
 Config = dict[str, Any]
@@ -106,6 +112,7 @@ def build_trainer(config: Config) -> Trainer:
         chosen = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
         given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
         raise InputError(f"{given}: {reason}; this machine has {_devices()}") from None
+    _check_sweep(trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     return trainer
@@ -146,24 +153,29 @@ def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
         )
 
 
-def check_checkpoint(path: str | None) -> str | None:
-    """The path, if there is a checkpoint that loads without running any code, or None for None.
+@contextmanager
+def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None]:
+    """Where the block raises, end the other ranks that Lightning started on this machine.
 
-    Raises:
-        InputError: there is no file, or it is no checkpoint of plain containers and tensors.
+    Left alone, they would wait for this one in a collective operation, on GPUs for half an hour.
+    And Lightning (2.6) kills this process, before it can say why, if another rank stops first.
+
+    Args:
+        trainer: used in the block.
+        patience: seconds for ranks to save, say what is wrong and stop of themselves.
     """
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise InputError(f"ckpt_path={path}: no such file, expected a checkpoint such as last.ckpt")
     try:
-        keys = torch.load(path, weights_only=True, map_location="meta", mmap=True).keys()
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"ckpt_path={path}: not a sound checkpoint ({reason})") from None
-    if "state_dict" not in keys:
-        raise InputError(f"ckpt_path={path}: no checkpoint of Lightning, found {', '.join(keys)}")
-    return path
+        yield
+    except BaseException:
+        peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+        ending = peers.copy()
+        peers.clear()  # the list by which Lightning watches them
+        for peer in ending:
+            try:
+                peer.wait(patience)
+            except subprocess.TimeoutExpired:
+                peer.kill()
+        raise
 
 
 def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:
@@ -195,12 +207,32 @@ def _without_source(data: Config) -> Config:
     return {key: value for key, value in data.items() if key not in ("on_missing", "demo")}
 
 
+def _check_sweep(trainer: Trainer) -> None:
+    """Refuse ranks that Lightning would start by giving the command of a whole sweep again."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
+        return
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        ranks = trainer.world_size
+        raise InputError(
+            f"trainer.devices: {ranks} ranks in a sweep, which would start again for each of them; "
+            f"expected one rank, one command for each run without --multirun, or Slurm's ranks: "
+            f"hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={ranks}"
+        )
+
+
 def _hush() -> None:
     """Keep back what Lightning tells everybody about itself; its warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    if not is_first_rank():  # the others have the same to tell
+        logging.getLogger().setLevel(logging.WARNING)
     # Lightning 2.6 calls what torch deprecates, and advises workers that mapped files do not need.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Going on in a run's folder is what its checkpoints are for.
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
 
 
 def _devices() -> str:

@@ -1,13 +1,18 @@
-"""Checkpoint files that are whole, or the ones before."""
+"""Checkpoint files: written whole or not at all, and looked at before they are gone on from."""
 
 import io
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.module import PCamClassifier
 from pcam_lightning.runs.record import write_bytes
 
 
@@ -32,3 +37,90 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: a checkpoint of {buffer.tell() / 1e6:.1f} MB cannot be written "
                 f"({error.strerror or error}); the one before is whole, expected room on the disk"
             ) from None
+
+
+def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
+    """The path, if a run of this module can go on from the checkpoint; None for None.
+
+    Reads the whole file, runs no code that is in it and loads nothing into the module.
+
+    Raises:
+        InputError: there is no file, it is damaged, holds more than tensors and plain containers,
+            has no optimizer states, or is of another network or optimizer.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise InputError(f"ckpt_path={path}: no such file, expected a checkpoint such as last.ckpt")
+    checkpoint = _read_sound(path)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
+        raise InputError(f"{path}: no checkpoint of Lightning, found {found[:200] or 'nothing'}")
+    if fault := _other_network(checkpoint["state_dict"], module):
+        raise InputError(f"{path}: of another network: {fault}")
+    if not checkpoint.get("optimizer_states"):
+        raise InputError(
+            f"{path}: holds weights and no optimizer states, so that nothing can go on from it; "
+            "expected a checkpoint such as last.ckpt"
+        )
+    if fault := _other_optimizer(checkpoint["optimizer_states"][0], module):
+        raise InputError(f"{path}: of another optimizer: {fault}")
+    return path
+
+
+def _read_sound(path: str) -> Any:
+    """What is in a checkpoint, its tensors without their values."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch (2.14) does not look at the checksums
+        if damaged:
+            raise InputError(f"{path}: damaged, the checksum of {damaged} in it does not match")
+        return torch.load(path, weights_only=True, map_location="meta", mmap=True)
+    except InputError:
+        raise
+    except UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        what = found[1] if found else "more than that"
+        raise InputError(
+            f"{path}: expected tensors and plain containers, found {what}; not loaded, since that "
+            "could run any code"
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cut short, damaged or no checkpoint ({reason})") from None
+
+
+def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
+    """The first way in which the names and shapes in a state dict are not the module's, or None."""
+    expected, name = module.state_dict(), type(module.model).__name__
+    for key, tensor in expected.items():
+        if key not in state:
+            others = [other for other in state if other not in expected]
+            instead = f"it has {others[0]} instead, " if others else ""
+            return f"no {key}, {instead}expected the weights of {name}"
+        if state[key].shape != tensor.shape:
+            found, wanted = list(state[key].shape), list(tensor.shape)
+            return f"{key} is {found}, expected {wanted} as in {name}"
+    return next((f"{key} is not in {name}" for key in state if key not in expected), None)
+
+
+def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
+    """How an optimizer's state differs in kind from that of the module's optimizer, or None."""
+    if module.optimizer is None:
+        return None
+    # A step tells what an optimizer keeps for each parameter.
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimizer = module.optimizer([parameter])
+    optimizer.step(lambda: 0.0)
+    name, kept = type(optimizer).__name__, list(optimizer.state[parameter])
+    found = list(next(iter(state["state"].values()), {}))
+    if set(found) != set(kept):
+        listed = [", ".join(map(str, each)) or "nothing" for each in (found, kept)]
+        return f"it kept {listed[0]} for each parameter, expected {listed[1]} as {name} does"
+    # The one difference between Adam and AdamW.
+    key = "decoupled_weight_decay"
+    theirs, ours = (each["param_groups"][0].get(key) for each in (state, optimizer.state_dict()))
+    if None not in (theirs, ours) and theirs != ours:
+        return f"{key} was {theirs}, expected {ours} as in {name}"
+    return None

@@ -50,11 +50,9 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             except InputError as error:
                 sys.exit(_report(error))
             except Preempted as stop:
-                print(
-                    f"preempted: {stop}; all is saved, the same command in the same folder goes on",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                if is_first_rank():
+                    goes_on = "all is saved, the same command in the same folder goes on"
+                    print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
                 sys.exit(stop.exit_code)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1

@@ -141,7 +141,8 @@ class PCamClassifier(LightningModule):
         self.predictions[split] = predictions
         for name, value in split_metrics(predictions).items():
             shown = name in ("loss", "auroc")
-            self.log(f"{split}/{name}", value, prog_bar=shown, rank_zero_only=False)
+            # Equal on all ranks, and the greatest of equal numbers is each of them to the last bit.
+            self.log(f"{split}/{name}", value, prog_bar=shown, sync_dist=True, reduce_fx="max")
 
 
 def split_metrics(predictions: Predictions) -> dict[str, Tensor]:

@@ -50,6 +50,7 @@ def _train(
 ) -> Path:
     # Heavy imports wait until the config is known to be sound.
     from pcam_lightning import assembly, result
+    from pcam_lightning.checkpoint_io import check_checkpoint
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()
@@ -58,11 +59,11 @@ def _train(
     if is_first_rank():
         save_resolved(config, folder)
     trainer = assembly.build_trainer(config)
-    checkpoint = assembly.check_checkpoint(choose_checkpoint(config, folder))
+    module = assembly.build_module(config)
+    checkpoint = check_checkpoint(choose_checkpoint(config, folder), module)
     data = config["data"]
     source = find_source(data["root"], data["demo"], data["on_missing"], root_is_named)
     datamodule = assembly.build_datamodule(config, source.root)
-    module = assembly.build_module(config)
     datamodule.setup()
     if fingerprint not in (None, datamodule.fingerprint):
         raise InputError(
@@ -82,8 +83,9 @@ def _train(
         facts = {"dataset": dataset, "determinism": assembly.determinism(trainer)}
         write_json(folder / "manifest.json", manifest | facts)
 
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    best = assembly.score_best(trainer, module, datamodule)
+    with assembly.ranks_end_together(trainer):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        best = assembly.score_best(trainer, module, datamodule)
 
     path = folder / "summary.json"
     if trainer.is_global_zero:

@@ -60,7 +60,6 @@ def fitted(root: Path, batch_size: int = 7, **arguments) -> PCamClassifier:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
     )
     trainer.fit(module, datamodule=PCamDataModule(root, batch_size=batch_size))
     return module

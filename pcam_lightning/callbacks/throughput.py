@@ -36,4 +36,4 @@ class Throughput(Callback):
         self.patches += self._epoch_patches
         self.seconds += self._epoch_seconds
         speed = self._epoch_patches / max(self._epoch_seconds, 1e-9)
-        pl_module.log("train/patches_per_second", speed, rank_zero_only=True)
+        pl_module.log("train/patches_per_second", speed, sync_dist=True)

@@ -99,7 +99,6 @@ def fit(
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
             "limit_val_batches": 0,
             "callbacks": [by_hand, gradient_norm or GradientNorm(path), *callbacks],
         }
