@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.functional.classification import (
     binary_accuracy,
     binary_auroc,
@@ -17,6 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from pcam_lightning.data.dataset import Batch
+from pcam_lightning.errors import InputError
 from pcam_lightning.seeds import derive_seed
 
 
@@ -67,6 +70,15 @@ class PCamClassifier(LightningModule):
         # Lightning (2.6) makes the loader where `configure_optimizers` asks for the number of
         # steps, which is before it loads a checkpoint, and then leaves out the loader's position.
         self.trainer.fit_loop._load_combined_loader_states()
+        steps = int(self.trainer.estimated_stepping_batches)
+        for entry in self.trainer.lr_scheduler_configs:
+            begun = getattr(entry.scheduler, "total_steps", steps + 1) - 1  # OneCycleLR's
+            if begun != steps:
+                raise InputError(
+                    f"scheduler: the checkpoint's onecycle schedule ends after {begun} steps, "
+                    f"expected {steps} as in this run; keep trainer.max_epochs and the data as "
+                    "they were, or use another scheduler from the start"
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`loss`, and `patch_loss` float32 [B] without a gradient."""
@@ -89,7 +101,17 @@ class PCamClassifier(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self._score("val")
+        scores = self._score("val")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            for entry in self.trainer.lr_scheduler_configs:
+                if isinstance(entry.scheduler, ReduceLROnPlateau):
+                    entry.scheduler.step(scores[entry.monitor])  # type: ignore[index]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        # Lightning (2.6) steps a plateau after the checkpoint at an epoch's end, which would not
+        # know of it. Validation does instead.
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_test_epoch_end(self) -> None:
         self._score("test")
@@ -125,7 +147,7 @@ class PCamClassifier(LightningModule):
         place = (self.current_epoch, batch_idx, self.global_rank)
         return derive_seed(self.seed, name, *place)
 
-    def _score(self, split: str) -> None:
+    def _score(self, split: str) -> dict[str, Tensor]:
         """Metrics over the whole split at once, so they are exact for any batch size and ranks."""
         columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
         self._collected.clear()
@@ -139,10 +161,12 @@ class PCamClassifier(LightningModule):
         keep = order[first]
         predictions = Predictions(row[keep], label[keep], logit[keep])
         self.predictions[split] = predictions
-        for name, value in split_metrics(predictions).items():
-            shown = name in ("loss", "auroc")
+        scores = {f"{split}/{name}": v for name, v in split_metrics(predictions).items()}
+        for name, value in scores.items():
+            shown = name.endswith(("/loss", "/auroc"))
             # Equal on all ranks, and the greatest of equal numbers is each of them to the last bit.
-            self.log(f"{split}/{name}", value, prog_bar=shown, sync_dist=True, reduce_fx="max")
+            self.log(name, value, prog_bar=shown, sync_dist=True, reduce_fx="max")
+        return scores
 
 
 def split_metrics(predictions: Predictions) -> dict[str, Tensor]:

@@ -79,11 +79,10 @@ def plateau(
     warmup_epochs: float = 0.0,
     factor: float = 0.3,
     patience: int = 1,
-    monitor: str = "val/loss",
 ) -> Entries:
-    """Times `factor` when `monitor` has not fallen for more than `patience` epochs."""
+    """Times `factor` when `val/loss` has not fallen for more than `patience` validations."""
     schedule = ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
-    entry = {"scheduler": schedule, "interval": "epoch", "monitor": monitor, "name": "lr"}
+    entry = {"scheduler": schedule, "interval": "epoch", "monitor": "val/loss", "name": "lr"}
     warmup = round(warmup_epochs * steps_per_epoch)
     if warmup <= 1:
         return [entry]

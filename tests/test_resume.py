@@ -123,6 +123,33 @@ def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, und
     assert not list((folder / "checkpoints").glob(".*"))
 
 
+def test_a_plateau_is_remembered_at_an_epochs_end(root: Path, tmp_path: Path) -> None:
+    plateau = ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.3")
+    whole = finish(root, tmp_path / "whole", *plateau)
+    assert len(set(whole.gradients["lr"])) > 1
+    folder = tmp_path / "run"
+    ends = (*plateau, "callbacks.last_checkpoint.every_minutes=60")
+    for _ in range(3):
+        before = checkpoint_time(folder)
+        process = start(root, folder, *ends)
+        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
+        process.kill()
+        process.communicate()
+    assert_same(finish(root, folder, *plateau), whole)
+
+
+def test_onecycle_cannot_be_prolonged(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(root, folder)
+    wait_for(lambda: checkpoint_time(folder) is not None, process)
+    process.kill()
+    process.communicate()
+    process = start(root, folder, "trainer.max_epochs=6")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "onecycle schedule ends after 48 steps, expected 72" in err.splitlines()[-1]
+
+
 def test_killed_while_it_is_tested_it_ends_the_same(
     root: Path, tmp_path: Path, undisturbed
 ) -> None:
