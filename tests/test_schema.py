@@ -31,6 +31,14 @@ def test_the_default_config_is_sound(composed) -> None:
         ("+data.colour=grey", "data.colour: no such key"),
         ("~optimizer.lr", "optimizer.lr: missing"),
         ("logger.csv=5", "logger.csv=5: expected"),
+        (
+            "callbacks.gradient_norm.spike_factor=1",
+            "callbacks.gradient_norm.spike_factor=1: expected greater than 1",
+        ),
+        (
+            "callbacks.gradient_norm.window=19",
+            "callbacks.gradient_norm.window=19: expected greater than or equal to 20",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(composed, override: str, said: str) -> None:

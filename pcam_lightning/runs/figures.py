@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
     from numpy.typing import NDArray
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -46,11 +46,17 @@ def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure,
     return figure, axes
 
 
+def log_ticks(decades: float) -> LogLocator:
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))
+
+
 def log_scale(axes: Axes, decades: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import NullFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_locator(log_ticks(decades))
     axes.yaxis.set_major_formatter(plain_number)
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pcam_lightning.runs.figures import FAINT, INK, new_figure, plain_number
+from pcam_lightning.runs.figures import (
+    FAINT,
+    INK,
+    log_ticks,
+    new_figure,
+    plain_number,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -33,7 +40,8 @@ def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
         return None
     shown = min(len(values), LABELS)
     title = "Gradient norm by layer" + (f", median of {width} steps" if width > 1 else "")
-    figure, axes = new_figure(title, "step", "", height=max(4.5, 1.5 + ROW * shown))
+    height = max(4.5, 1.5 + ROW * shown)
+    figure, axes = new_figure(title, "step", "", height)
     axes.set_facecolor(FAINT)
     # A few values must not take the colours from all others.
     low, high = np.nanquantile(values, (0.005, 0.995))
@@ -51,7 +59,11 @@ def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
     every = -(-len(values) // LABELS)
     axes.set_yticks(range(0, len(values), every), layers.columns[::every], parse_math=False)
     axes.tick_params(axis="y", labelsize=7 if len(values) > 24 else 9, length=0)
-    bar = figure.colorbar(mesh, extend="both", format=plain_number, aspect=30, pad=0.02)
+    axes.xaxis.set_major_locator(whole_numbers())
+    form: Any = {"extend": "both", "extendfrac": 0.02, "aspect": 7 * height, "pad": 0.02}
+    ticks = log_ticks(np.log10(high / low))
+    bar = figure.colorbar(mesh, ticks=ticks, format=plain_number, **form)
+    bar.minorticks_off()
     bar.set_label("L2 norm before clipping (grey: zero or not finite)", color=INK)
     return figure
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -243,3 +245,29 @@ def test_a_resumed_table_is_the_same(pcam_root: Path, tmp_path: Path, steps: int
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
     assert pq.read_schema(path).equals(pq.read_schema(tmp_path / "whole.parquet"))
     assert pq.read_schema(path).field("rows").type == pa.list_(pa.int64())
+
+
+def test_two_ranks_leave_the_table_of_their_global_batches(pcam_root: Path, tmp_path: Path) -> None:
+    """Two processes with batches of 4 and one with batches of 8."""
+    tables = []
+    for ranks in (2, 1):
+        folder = tmp_path / f"ranks_{ranks}"
+        command = [
+            *(sys.executable, "-m", "pcam_lightning.train", f"hydra.run.dir={folder}"),
+            *(f"data.root={pcam_root}", f"data.batch_size={8 // ranks}", "model=mlp"),
+            *("model.hidden=[8]", "model.dropout=0", "augment=none", "logger=csv"),
+            *("trainer=cpu", f"trainer.devices={ranks}", "trainer.precision=32-true"),
+            *("trainer.max_epochs=5", "optimizer.lr=1e-7"),
+            "callbacks.gradient_norm.spike_factor=1.0001",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        tables.append(pd.read_parquet(folder / "gradients.parquet"))
+    two, one = tables
+    assert len(one) == 30 and one["rows"].notna().any()
+    np.testing.assert_array_equal(two["batch"], one["batch"])
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-3)
+    np.testing.assert_allclose(two["norm"], one["norm"], rtol=1e-3)
+    for step in np.flatnonzero(two["rows"].notna() & one["rows"].notna()):
+        assert sorted(two["rows"][step]) == sorted(one["rows"][step])
+        assert len(two["losses"][step]) == 8
