@@ -1,6 +1,5 @@
 """The size of the gradient at every optimizer step, without making the device wait."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+
+from pcam_lightning.runs.record import write_bytes
 
 
 class GradientNorm(Callback):
@@ -83,9 +84,7 @@ class GradientNorm(Callback):
         self._written = pd.concat([self._written, rows], ignore_index=True)
         self._steps.clear()
         self._values.clear()
-        partial = self.path.with_suffix(".partial")
-        self._written.to_parquet(partial, index=False)
-        os.replace(partial, self.path)
+        write_bytes(self.path, self._written.to_parquet(index=False))
 
 
 def _norm(module: LightningModule) -> torch.Tensor:
