@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ class _Writer(csv_logs.ExperimentWriter):
         if (metrics_dict, step) != self._latest:
             self._latest = (dict(metrics_dict), step)
             super().log_metrics(metrics_dict, step)
+
+    def save(self) -> None:
+        """Append what was logged; on a full disk no half row is left."""
+        path = Path(self.metrics_file_path)
+        size = path.stat().st_size if path.is_file() else 0
+        try:
+            super().save()
+        except OSError as error:
+            if path.is_file():
+                os.truncate(path, size)
+            error.filename = str(path)
+            raise
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Called when a metric is new. Lightning's own empties the file before it fills it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -43,8 +44,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, path)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write that fails does not say where
+            error.filename = str(path)
         raise
 
 
@@ -54,10 +57,14 @@ def write_json(path: Path, value: Any) -> None:
     NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
     paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
     """
+    write_bytes(Path(path), _json(value))
+
+
+def _json(value: Any) -> bytes:
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # A file name that is not UTF-8 reaches Python as lone surrogates; written as \udcXX they are
     # valid JSON and read back to the same name.
-    write_bytes(Path(path), text.encode("utf-8", errors="backslashreplace"))
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def _plain(value: Any) -> Any:
@@ -144,7 +151,14 @@ class Recording:
         if self._status["state"] == "running":
             self._status["state"] = "failed" if error else "finished"
         self._status.update(error=error, finished=_now())
-        self._write()
+        try:
+            self._write()
+        except OSError:
+            # A full disk has no room for a second file, but for as much as this one takes already.
+            brief = error and error | {"traceback": None}
+            with (self.folder / "status.json").open("r+b") as stream:
+                stream.write(_json(self._status | self._facts | {"error": brief}))
+                stream.truncate()
 
     def _write(self) -> None:
         seconds = round(time.monotonic() - self._began, 3)
@@ -162,7 +176,8 @@ def recording(
     commit; empty for a clean one, absent when there is no checkout) and `status.json`: `running`
     inside the block, then `finished`, `preempted` when `Preempted` leaves it, or `failed` when
     another exception does; it goes on to the caller. The error is one line; a traceback is kept
-    with it unless it is an InputError, Ctrl-C or an exit.
+    with it unless it is an InputError, Ctrl-C or an exit. A full disk becomes a RunFileError, an
+    InputError.
 
     A folder can be started again after it failed, was killed or was preempted, and after it
     finished with `resume=True`; what the earlier start wrote of itself is kept in `attempts/N/`.
@@ -177,12 +192,15 @@ def recording(
         _write_origin(run.folder, manifest)
         yield run
     except BaseException as error:
+        fault = _no_room(run.folder, error) or error
         # A full disk must not hide the error that ended the run.
         with suppress(OSError):
             if isinstance(error, Preempted):
                 run.preempt(str(error))
-            run._end(_describe(error))
-        raise
+            run._end(_describe(fault))
+        if fault is error:
+            raise
+        raise fault from None
     run._end(None)
 
 
@@ -280,6 +298,16 @@ def _describe(error: BaseException) -> dict[str, Any] | None:
     elif not isinstance(error, InputError):
         trace = "".join(traceback.format_exception(error))
     return {"type": kind, "text": text, "traceback": trace}
+
+
+def _no_room(folder: Path, error: BaseException) -> RunFileError | None:
+    """A full disk as the one line that it is; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return RunFileError(
+        f"{error.filename or folder}: cannot be written ({os.strerror(error.errno)}); "
+        "expected room on the disk"
+    )
 
 
 def _one_line(text: str, limit: int = 2000) -> str:
