@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import signal
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcam_lightning.callbacks import Throughput
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
 from pcam_lightning.runs.process import is_first_rank
@@ -163,10 +165,14 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
     Args:
         trainer: used in the block.
         patience: seconds for ranks to save, say what is wrong and stop of themselves.
+
+    Raises:
+        Preempted: SIGTERM came before training had begun, or after it. Lightning would exit as if
+            all was done.
     """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         ending = peers.copy()
         peers.clear()  # the list by which Lightning watches them
@@ -175,6 +181,8 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
                 peer.wait(patience)
             except subprocess.TimeoutExpired:
                 peer.kill()
+        if isinstance(error, SIGTERMException):
+            raise Preempted(signal.SIGTERM) from None
         raise
 
 

@@ -53,6 +53,26 @@ class Failing(Callback):
             raise RuntimeError(f"planted on rank {self.rank}")
 
 
+class Pausing(Callback):
+    """Makes a file of its rank when testing begins, and gives a signal time to come."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        path = self.folder / f"testing_{trainer.global_rank}"
+        if not path.exists():
+            path.touch()
+            time.sleep(2)
+
+
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("demo")
@@ -254,6 +274,21 @@ def test_stopped_and_killed_two_ranks_end_the_same(pair, parent: Path, tmp_path:
     pd.testing.assert_frame_equal(
         run.predictions("test"), whole.predictions("test"), check_exact=True
     )
+
+
+def test_stopped_while_they_test_two_ranks_end_the_same(pair, parent: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pausing = ["+callbacks.pausing._target_=test_ranks.Pausing"]
+    pausing += [f"+callbacks.pausing.folder={tmp_path}"]
+    process = start(parent, folder, *NETWORK, *pausing)
+    wait_for(lambda: all((tmp_path / f"testing_{rank}").exists() for rank in (0, 1)), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = finish(process, code=128 + signal.SIGTERM)
+    assert err.startswith("preempted: signal SIGTERM") and err.count("\n") == 1
+    assert Run(folder).state == "preempted"
+    finish(start(parent, folder, *NETWORK, *pausing))
+    assert Run(folder).summary["weights_digest"] == pair[0].summary["weights_digest"]
+    assert Run(folder).summary["test"] == pair[0].summary["test"]
 
 
 def checkpoint_time(folder: Path) -> int | None:
