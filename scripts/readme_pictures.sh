@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # Make the README's pictures and figures anew: the main job on the demo set, with cnn and with mlp,
-# and an audit of a damaged demo set.
+# a comparison of two learning rates, and an audit of a damaged demo set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 run() {
   rm -rf "outputs/readme/$1"
-  python -m pcam_lightning.train data=demo optimizer=adam model="$1" hydra.run.dir="outputs/readme/$1"
+  python -m pcam_lightning.train data=demo optimizer=adam hydra.run.dir="outputs/readme/$1" "${@:2}"
 }
-run cnn
-run mlp
+run cnn model=cnn
+run mlp model=mlp
+run mlp_slow model=mlp optimizer.lr=1e-3
+rm -rf outputs/readme/compare
+python -m pcam_lightning.compare 'runs=[outputs/readme/mlp,outputs/readme/mlp_slow]' \
+  hydra.run.dir=outputs/readme/compare
 mkdir -p docs
+cp outputs/readme/compare/plots/curves.png docs/compare_curves.png
 rm -rf outputs/readme/audit
 python -m pcam_lightning.audit data=demo data.demo.damage=true data.demo.dtype=float32 \
   'audit.fail_on=[]' hydra.run.dir=outputs/readme/audit

@@ -18,14 +18,18 @@ SMOOTHED = 50  # windows of the training loss over a run
 
 
 def plot_comparison(
-    path: Path, runs: Sequence[Run], names: Sequence[str], parted: Sequence[int]
+    path: Path,
+    runs: Sequence[Run],
+    names: Sequence[str],
+    datasets: Sequence[str],
+    parted: Sequence[int],
 ) -> None:
     """Training loss, validation loss and AUROC, gradient norm: a line each run.
 
     Args:
         path: PNG to write, atomically.
         runs: later ones are drawn thinner, so that equal curves are seen to lie on each other.
-        names: of the runs, for the legend.
+        names, datasets: of the runs, for the legend.
         parted: steps from which a run differs from the first.
     """
     figure = Figure(figsize=(12, 7), dpi=130, layout="constrained")
@@ -57,7 +61,8 @@ def plot_comparison(
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
+    title = f"dataset: {', '.join(dict.fromkeys(datasets))}"
+    figure.legend(handles, labels, title=title, loc="outside upper left", ncols=2, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -24,14 +24,16 @@ SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 def compare(runs: Sequence[Run]) -> dict[str, Any]:
     """Everything in which runs differ; the first run is what the others are held against.
 
-    Returns plain containers: "runs", "names" (what tells their folders apart), "differences" (see
+    Returns plain containers: "runs", "names" (what tells their folders apart), "datasets", "states",
+    "weights_digests", "differences" (see
     `Difference`), "pairs" (one for each run but the first: "same_weights", "parted" as from
     `divergence.part`, "metrics" as from `metric_differences`) and "verdict", one line for each.
 
     Raises:
         RunFileError: a run's manifest is missing, or a file of a run is damaged.
     """
-    found = differences([Origin.of(run) for run in runs])
+    origins = [Origin.of(run) for run in runs]
+    found = differences(origins)
     digests = [_summary(run).get("weights_digest") for run in runs]
     pairs = [
         {
@@ -44,6 +46,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "runs": [str(run.path) for run in runs],
         "names": names(runs),
+        "datasets": [origin.manifest.get("dataset", {}).get("name", "?") for origin in origins],
         "states": [run.state for run in runs],
         "weights_digests": digests,
         "differences": [vars(each) for each in found],
@@ -58,7 +61,8 @@ def write_comparison(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
     write_json(folder / "compare.json", report)
     places = [first_place(pair["parted"]) for pair in report["pairs"]]
     steps = [place["step"] for place in places if place]
-    plot_comparison(folder / "plots" / "curves.png", runs, report["names"], steps)
+    picture = folder / "plots" / "curves.png"
+    plot_comparison(picture, runs, report["names"], report["datasets"], steps)
     print_report(report)
     return report
 
