@@ -24,10 +24,10 @@ SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 def compare(runs: Sequence[Run]) -> dict[str, Any]:
     """Everything in which runs differ; the first run is what the others are held against.
 
-    Returns plain containers: "runs", "names" (what tells their folders apart), "datasets", "states",
-    "weights_digests", "differences" (see
-    `Difference`), "pairs" (one for each run but the first: "same_weights", "parted" as from
-    `divergence.part`, "metrics" as from `metric_differences`) and "verdict", one line for each.
+    Returns plain containers: "runs", "names" (what tells their folders apart), "datasets",
+    "states", "weights_digests", "differences" (see `Difference`), "pairs" (one for each run but the
+    first: "same_weights", "parted" as from `divergence.part`, "metrics" as from
+    `metric_differences`) and "verdict", one line for each.
 
     Raises:
         RunFileError: a run's manifest is missing, or a file of a run is damaged.
