@@ -1,5 +1,6 @@
 """What Hydra is given of ours: launchers, and a resolver for their configs."""
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
@@ -15,5 +16,8 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
     known = Plugins.instance().class_name_to_class
+    # The stock launchers' schemas would stand in for those of the same name in conf/.
+    for name in ("submitit_slurm", "submitit_local"):
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
     known["hydra_plugins.pcam_lightning.SlurmLauncher"] = launcher.SlurmLauncher
     known["hydra_plugins.pcam_lightning.LocalLauncher"] = launcher.LocalLauncher

@@ -24,8 +24,10 @@ def wait(sweep: Path, records: Sequence[dict[str, Any]], jobs: Sequence[Any]) ->
     queue without a result has failed. Returns one JobReturn a job; a failed one raises SystemExit
     when asked for its value. Ctrl-C leaves the jobs running.
     """
-    _say(f"submitted {len(jobs)} jobs, logs and sweep.json in {sweep}")
+    many = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    _say(f"submitted {many}; logs and sweep.json are in {sweep}")
     _say(f"look again: python -m pcam_lightning.collect sweep={sweep} watch=true")
+    titles = _titles(records)
     said: dict[int, str] = {}
     gone_since: dict[int, float] = {}
     returns: dict[int, JobReturn] = {}
@@ -44,14 +46,23 @@ def wait(sweep: Path, records: Sequence[dict[str, Any]], jobs: Sequence[Any]) ->
                     returns[i], state = _outcome(sweep, records[i], jobs[i])
                 if state not in ("gone", said.get(i)):
                     said[i] = state
-                    record = records[i]
-                    _say(f"#{record['number']} {' '.join(record['overrides'])}: {state}")
+                    _say(f"{titles[i]}: {state}")
             if len(returns) < len(jobs):
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     except KeyboardInterrupt:
         _say(f"left; the jobs go on. To stop them: {_stopping(jobs)}")
         sys.exit(130)
     return [returns[i] for i in range(len(jobs))]
+
+
+def _titles(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Number of each job and in what it differs from the others."""
+    common = set.intersection(*(set(record["overrides"]) for record in records))
+    own = [[o for o in record["overrides"] if o not in common] for record in records]
+    return [
+        " ".join([f"#{record['number']}", *overrides])
+        for record, overrides in zip(records, own, strict=True)
+    ]
 
 
 def _queue(jobs: Sequence[Any]) -> dict[str, str] | None:
