@@ -1,0 +1,49 @@
+"""A real Slurm."""
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "local_slurm.sh"
+CANNOT = 77  # its exit code where a machine cannot run it
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster that answers, by SLURM_CONF: the one already named there, or one of the tests' own.
+
+    Processes of one test run share it, and the last to leave stops it. Skips where there can be
+    none, unless PCAM_SLURM=required.
+    """
+    if answers():
+        yield
+        return
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "slurm"
+    with folder.with_suffix(".users").open("w") as users, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            started = subprocess.run([SCRIPT, "start", folder], stderr=subprocess.PIPE, text=True)
+            if started.returncode == CANNOT and os.environ.get("PCAM_SLURM") != "required":
+                pytest.skip(started.stderr.strip())
+            assert started.returncode == 0, started.stderr
+            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            yield
+        finally:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                subprocess.run([SCRIPT, "stop", folder], check=True)
+
+
+def answers() -> bool:
+    """Whether SLURM_CONF names a cluster that is up. (Of a file not there Slurm asks for long.)"""
+    if not Path(os.environ.get("SLURM_CONF", "")).is_file():
+        return False
+    return subprocess.run(["sinfo"], capture_output=True).returncode == 0
