@@ -1,0 +1,69 @@
+"""The shell scripts, and that plain job scripts ask for what the launchers ask for."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pcam_lightning import plugins
+from pcam_lightning.command import CONF
+
+REPOSITORY = Path(__file__).parents[1]
+SCRIPTS = [*sorted((REPOSITORY / "scripts").iterdir()), REPOSITORY / ".ci" / "run"]
+JOBS = {
+    "train": ("train", "slurm_gpu"),
+    "sweep": ("train", "slurm_gpu"),
+    "benchmark_gpu": ("benchmark", "slurm_gpu"),
+    "benchmark_cpu": ("benchmark", "slurm_cpu"),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_bash_can_read_it(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--shell=bash", script], check=True)
+
+
+def test_every_job_script_is_compared() -> None:
+    assert {path.stem for path in SCRIPTS if path.suffix == ".sbatch"} == set(JOBS)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_it_asks_for_what_the_launcher_asks_for(name: str) -> None:
+    command, choice = JOBS[name]
+    asked, wanted = header(REPOSITORY / "scripts" / f"{name}.sbatch"), launcher(command, choice)
+    assert asked["job-name"] == wanted["name"]
+    assert asked["partition"] == wanted["partition"]
+    assert int(asked["nodes"]) == wanted["nodes"]
+    assert int(asked["ntasks-per-node"]) == wanted["tasks_per_node"]
+    assert int(asked["cpus-per-task"]) == wanted["cpus_per_task"]
+    assert int(asked.get("gpus-per-node", 0)) == (wanted["gpus_per_node"] or 0)
+    assert asked.get("mem") == wanted["mem_gb"]
+    assert asked.get("account") == wanted["account"]
+    assert int(asked["time"]) == wanted["timeout_min"]
+    if command == "train":  # a benchmark has nothing to save
+        assert asked["signal"] == f"USR2@{wanted['signal_delay_s']}"
+
+
+def header(path: Path) -> dict[str, str]:
+    """The options on a job script's #SBATCH lines."""
+    return dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", path.read_text(), re.MULTILINE))
+
+
+def launcher(command: str, choice: str) -> dict[str, Any]:
+    """What `hydra/launcher=CHOICE cluster=snellius` hands to submitit."""
+    plugins.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(
+            command, ["cluster=snellius", f"hydra/launcher={choice}"], return_hydra_config=True
+        )
+    OmegaConf.set_struct(cfg, False)
+    names = ("partition", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb")
+    names += ("name", "account", "timeout_min", "signal_delay_s")
+    return {name: cfg.hydra.launcher[name] for name in names}
