@@ -27,5 +27,5 @@ def states(job_ids: Collection[str], timeout: float = 30.0) -> dict[str, str] | 
         return None
     if answer.returncode:
         return None
-    found = dict(words for line in answer.stdout.splitlines() if len(words := line.split()) == 2)
-    return {job_id: found[job_id] for job_id in job_ids if job_id in found}
+    lines = (line.split() for line in answer.stdout.splitlines())
+    return {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in job_ids}

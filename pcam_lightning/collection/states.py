@@ -158,7 +158,7 @@ def _read_job(path: Path, place: int, job: Any) -> dict[str, Any]:
         "overrides": overrides,
         "job_id": None if job_id is None else str(job_id),
         "folder": _inside(path.parent, job.get("folder"), f"{where}.folder"),
-        "log": job.get("log") and _inside(path.parent, job["log"], f"{where}.log"),
+        "log": _inside(path.parent, job["log"], f"{where}.log") if job.get("log") else None,
     }
 
 
