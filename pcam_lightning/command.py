@@ -4,19 +4,22 @@ import functools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pcam_lightning import schema
-from pcam_lightning.errors import CheckFailed, InputError, Preempted
+from pcam_lightning import plugins
+from pcam_lightning.cluster.requeue import requeue
+from pcam_lightning.composition import Config, validated, validated_in
+from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
 
@@ -27,8 +30,6 @@ CONF = next(
     _PACKAGE / "conf",
 )
 """The config tree: inside the package in a wheel, beside it in a checkout."""
-
-Config = dict[str, Any]
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
@@ -53,10 +54,17 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 if is_first_rank():
                     goes_on = "all is saved, the same command in the same folder goes on"
                     print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
+                requeue(stop.number)
                 sys.exit(stop.exit_code)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1
                 print(f"failed: {failure}", file=sys.stderr, flush=True)
+            except Exception:
+                # Hydra would take it home, and leave Slurm a job that succeeded and an empty log.
+                if "SUBMITIT_EXECUTOR" not in os.environ:
+                    raise
+                traceback.print_exc()
+                sys.exit(1)
             if is_first_rank():
                 print(f"summary: {summary}", flush=True)
             if code:
@@ -67,6 +75,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             # Hydra would print composition errors over many lines and exit with code 1;
             # with this it raises them, and they are reported below like any other bad input.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            plugins.register()
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
@@ -75,16 +84,6 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
         return main
 
     return decorate
-
-
-def validated(name: str, cfg: DictConfig) -> Config:
-    """The composed config, resolved, checked against its schema, as plain containers."""
-    if missing := OmegaConf.missing_keys(cfg) - {"hydra"}:
-        raise InputError(f"{min(missing)}: missing, expected {min(missing)}=VALUE")
-    config = cast(Config, OmegaConf.to_container(cfg, resolve=True))
-    config.pop("hydra", None)
-    schema.check(name, config)
-    return config
 
 
 def data_root_is_named() -> bool:
@@ -111,12 +110,8 @@ class ConfigCheck(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.run.dir).absolute()
-        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-            config.hydra.runtime.output_dir = str(folder)  # as Hydra will, a moment later
-        HydraConfig.instance().set_config(config)
         try:
-            cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            resume = validated(config.hydra.job.config_name, cfg).get("ckpt_path") is not None
+            resume = validated_in(folder, config).get("ckpt_path") is not None
             if is_first_rank():
                 check_free(folder, resume=resume)
         except (InputError, OmegaConfBaseException) as error:
@@ -145,7 +140,9 @@ def _options_first(arguments: list[str]) -> list[str]:
 
 
 def _report(error: Exception) -> int:
-    print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+    lines = error.problems if isinstance(error, PreflightError) else [_one_line(error)]
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr, flush=True)
     return 2
 
 

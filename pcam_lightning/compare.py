@@ -20,7 +20,7 @@ def main(config: Config) -> Path:
     runs = find(config["runs"])
     if len(runs) < 2:
         raise InputError(
-            f"runs={config['runs']}: {len(runs)} run found, expected the folders of two or more, "
+            f"runs={config['runs']}: {len(runs)} runs found, expected the folders of two or more, "
             "or one with several runs below it"
         )
     manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})

@@ -1,6 +1,7 @@
 """What ends a command with one line and no traceback."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ class Preempted(Exception):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+        self.number, self.exit_code = number, 128 + number
 
 
 class InputError(ValueError):
@@ -32,3 +33,11 @@ class InputError(ValueError):
     there are any, the valid choices. Commands print it and exit with code 2; any other exception
     is a bug of ours and shows its traceback.
     """
+
+
+class PreflightError(InputError):
+    """What would make the jobs of a sweep fail, one line for each problem."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = list(problems)

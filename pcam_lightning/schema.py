@@ -146,7 +146,28 @@ class Trainer(Part):
     deterministic: bool | Literal["warn"]
 
 
-class Train(Section):
+class Share(Section):
+    partition: str | None
+    cpus_per_task: PositiveInt
+    mem_gb: PositiveInt | None
+
+
+class Cluster(Section):
+    name: Name
+    account: str | None
+    gpu: Share
+    cpu: Share
+    setup: list[str]
+
+
+class Submitted(Section):
+    """A command that is worth a Slurm job."""
+
+    cluster: Cluster
+    preflight: Literal["on", "off"]
+
+
+class Train(Submitted):
     seed: Seed
     experiment_name: Name
     run_dir: str
@@ -173,7 +194,7 @@ class Train(Section):
         return self
 
 
-class Benchmark(Section):
+class Benchmark(Submitted):
     mode: Literal["loader", "conversion", "callbacks"]
     repeats: PositiveInt
     seconds: PositiveFloat
@@ -195,7 +216,7 @@ class AuditSection(Section):
     gallery: PositiveInt
 
 
-class Audit(Section):
+class Audit(Submitted):
     audit: AuditSection
     experiment_name: Name
     run_dir: str
@@ -213,12 +234,12 @@ class Download(Section):
 
 
 class Compare(Section):
-    runs: Annotated[list[str], Field(min_length=1)]
+    runs: list[str]
     experiment_name: Name
     run_dir: str
 
 
-class Reproduce(Section):
+class Reproduce(Submitted):
     run: str
     experiment_name: Name
     run_dir: str

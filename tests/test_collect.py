@@ -153,7 +153,8 @@ def test_watching_to_the_end_and_leaving_early(collect, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([], "sweep=[]: no runs found, expected the folder of a sweep"),
+        ([], "sweep: missing, expected sweep=VALUE"),
+        (["sweep=[]"], "sweep=[]: no runs found, expected the folder of a sweep"),
         (["sweep=nowhere"], "nowhere is no folder"),
         (["sweep=empty"], "sweep=empty: no runs found"),
         (["sweep=empty", "metric=auc"], "metric='auc': expected one of auroc, average_precision"),

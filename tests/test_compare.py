@@ -143,9 +143,9 @@ def test_intervals_hold_the_difference_and_one_folder_stands_for_its_runs(train,
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        ("[]", "runs=[]"),
+        ("[]", "0 runs found"),
         ("[nowhere]", "nowhere is no folder"),
-        ("[a]", "1 run found, expected the folders of two or more"),
+        ("[a]", "1 runs found, expected the folders of two or more"),
     ],
 )
 def test_what_cannot_be_compared(command, tmp_path: Path, runs: str, said: str) -> None:

@@ -8,6 +8,8 @@ from pcam_lightning import assembly, schema
 from pcam_lightning.command import CONF
 
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+GROUPS += ("cluster",)
+MANDATORY = {"compare": ["runs=[a,b]"], "reproduce": ["run=a"], "collect": ["sweep=a"]}
 OPTIONAL_GROUPS = ("experiment", "debug")
 
 
@@ -32,7 +34,7 @@ def test_every_choice_composes_and_names_what_exists(composed, override: str) ->
 
 @pytest.mark.parametrize("name", schema.ROOTS)
 def test_every_root_config_is_sound(composed, name: str) -> None:
-    schema.check(name, composed(name=name))
+    schema.check(name, composed(MANDATORY.get(name, ()), name=name))
 
 
 def test_every_yaml_is_covered() -> None:

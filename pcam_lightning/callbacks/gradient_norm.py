@@ -129,15 +129,14 @@ class GradientNorm(Callback):
         return [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
 
     def _write(self, trainer: Trainer) -> None:
-        steps = len(self._steps)
-        if steps and trainer.is_global_zero:
+        content = io.BytesIO()
+        if self._steps and trainer.is_global_zero:
             tables = [self._table()] if self._written is None else [self._written, self._table()]
             self._written = pa.concat_tables(tables, promote_options="default")
-        del self._begun[:steps]
-        self._steps.clear()  # before writing: where the disk is full, nothing is added twice
-        if steps and self._written is not None:
-            content = io.BytesIO()
             pq.write_table(self._written, content)
+        del self._begun[: len(self._steps)]
+        self._steps.clear()  # before writing: where the disk is full, nothing is added twice
+        if content.tell():
             write_bytes(self.path, content.getvalue())
 
     def _table(self) -> pa.Table:

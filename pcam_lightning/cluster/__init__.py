@@ -1,1 +1,1 @@
-"""The cluster that jobs run on."""
+"""Slurm: what is asked of it before a sweep, how its jobs are started, watched and requeued."""

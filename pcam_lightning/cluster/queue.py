@@ -1,31 +1,30 @@
-"""What Slurm says of jobs that wait or run."""
+"""Slurm's queue, as far as it can be asked."""
 
-import os
 import subprocess
-from collections.abc import Collection
+from collections.abc import Sequence
 
-COMMAND = ("squeue", "-h", "-r", "-o", "%i %T")  # -r: one line for each element of an array
+SECONDS = 30
 
 
-def states(job_ids: Collection[str], timeout: float = 30.0) -> dict[str, str] | None:
-    """Slurm's word for each of this user's jobs, such as `PENDING` or `RUNNING`.
+def ask(*command: str) -> str | None:
+    """What a command of Slurm prints; None where there is none or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout
 
-    Args:
-        job_ids: as Slurm writes them: `13`, or `12_0` for an element of an array.
-        timeout: seconds to wait for an answer.
 
-    Returns:
-        A job that is missing is not in the queue any more. None: Slurm cannot be asked.
+def states(job_ids: Sequence[str]) -> dict[str, str] | None:
+    """State in Slurm's queue, such as PENDING, of each of these jobs that is still in it.
+
+    `job_ids` are submitit's: "13", or "12_0" of an array. None where Slurm cannot be asked now.
     """
     if not job_ids:
         return {}
-    try:
-        answer = subprocess.run(
-            [*COMMAND, "-u", str(os.getuid())], capture_output=True, text=True, timeout=timeout
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+    # Of all jobs: asked for one that has left the queue, squeue fails.
+    listed = ask("squeue", "--noheader", "--array", "--me", "--format=%i %T")
+    if listed is None:
         return None
-    if answer.returncode:
-        return None
-    lines = (line.split() for line in answer.stdout.splitlines())
+    lines = (line.split() for line in listed.splitlines())
     return {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in job_ids}

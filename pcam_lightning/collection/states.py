@@ -98,9 +98,11 @@ def _of_job(
 ) -> JobState:
     folder, log, job_id = job["folder"], job["log"], job["job_id"]
     state, error = _state(Run(folder)) if is_run_folder(folder) else (None, None)
-    if state not in ("finished", "failed"):
+    word = (queued or {}).get(job_id)
+    if state == "failed" and word in QUEUED:  # and starts once more
+        state, error = "queued", None
+    elif state not in ("finished", "failed"):
         if queued is not None:
-            word = queued.get(job_id)
             # A job that was killed with its node says `running` for ever.
             state = "queued" if word in QUEUED else "running" if word in RUNNING else "lost"
         elif executor == "local":

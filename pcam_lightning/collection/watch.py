@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,18 +51,26 @@ def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
         every_seconds: between two looks.
     """
     console = Console(highlight=False)
+    lines, before = _Lines(console), None
+    view = Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext()
     try:
-        if console.is_terminal:
-            with Live(console=console, auto_refresh=False) as live:
-                while not _shown(look(), lambda rows: live.update(_table(rows), refresh=True)):
-                    time.sleep(every_seconds)
-        else:
-            lines = _Lines(console)
-            while not _shown(look(), lines.update):
+        with view as live:
+            while True:
+                jobs = look()
+                rows = [(job, progress(job.run)) for job in jobs]
+                if live is None:
+                    lines.update(rows)
+                else:
+                    live.update(_table(rows), refresh=True)
+                states = [job.state for job in jobs]
+                # A job that is requeued may be out of the queue for a moment.
+                settled = "lost" not in states or states == before
+                if settled and all(job.has_ended for job in jobs) and not _goes_on(jobs):
+                    return True
+                before = states
                 time.sleep(every_seconds)
     except KeyboardInterrupt:
         return False
-    return True
 
 
 def progress(run: Run | None) -> Progress:
@@ -88,19 +97,16 @@ def progress(run: Run | None) -> Progress:
 Row = tuple[JobState, Progress]
 
 
-def _shown(jobs: list[JobState], show: Callable[[list[Row]], None]) -> bool:
-    """Show jobs, and say whether all have ended."""
-    show([(job, progress(job.run)) for job in jobs])
-    return all(job.has_ended for job in jobs) and not any(_has_more_to_come(job) for job in jobs)
-
-
-def _has_more_to_come(job: JobState) -> bool:
-    """Whether the process of an ended run lives: the basic launcher's has the next job to do."""
-    try:
-        status = job.run.status if job.run else {}
-    except RunFileError:
-        return False
-    return job.job_id is None and status.get("pid") != os.getpid() and bool(is_alive(status))
+def _goes_on(jobs: Sequence[JobState]) -> bool:
+    """Whether the process of a run that has ended lives: the basic launcher's has more to do."""
+    for job in jobs:
+        try:
+            status = job.run.status if job.job_id is None and job.run else {}
+        except RunFileError:
+            continue
+        if status.get("pid") != os.getpid() and is_alive(status):
+            return True
+    return False
 
 
 class _Lines:
@@ -126,10 +132,12 @@ def _line(job: JobState, far: Progress) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=SIMPLE, caption=count_states(job.state for job, _ in rows))
+    counts = count_states(job.state for job, _ in rows)
+    table = Table(box=SIMPLE, title=counts, title_justify="left")
     for column in ("job", "overrides", "state", "epoch", "val/auroc", "train/loss", "elapsed", ""):
         table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for job, far in rows:
+    # Where a terminal has not room for all, those to look at come first.
+    for job, far in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
         name, error = one_line(" ".join(job.overrides)), job.error or ""
         cells = (str(job.number), name, job.state, far.epoch, far.auroc, far.loss, far.elapsed)
         table.add_row(*map(escape, (*cells, error)))

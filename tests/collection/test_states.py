@@ -54,8 +54,14 @@ def test_what_has_not_ended_is_as_slurm_says(tmp_path: Path, slurm, word, state)
     write_sweep(tmp_path, [{}, {}, {}, {}, {}])
     for number, known in enumerate(("preempted", "running", "finished", "failed")):
         write_run(tmp_path / str(number), [f"seed={number}"], state=known, error="e")
-    slurm({f"12_{number}": word for number in range(5) if word})
+    slurm({f"12_{number}": word for number in (0, 1, 2, 4) if word})
     assert states(tmp_path) == [state, state, "finished", "failed", state]
+
+
+def test_a_failed_job_that_waits_again_is_queued(tmp_path: Path, slurm) -> None:
+    write_run(write_sweep(tmp_path, [{}]) / "0", ["seed=0"], state="failed", error="e")
+    slurm({"12_0": "PENDING"})
+    assert [(job.state, job.error) for job in job_states(tmp_path)] == [("queued", None)]
 
 
 def test_without_an_answer_of_slurm_nothing_is_called_lost(tmp_path: Path, slurm) -> None:

@@ -1,0 +1,270 @@
+"""What would make the jobs of a sweep fail, found before anything is queued."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from pcam_lightning.cluster.queue import ask
+from pcam_lightning.cluster.ranks import ranks_per_node
+from pcam_lightning.composition import validated_in
+from pcam_lightning.errors import InputError, PreflightError
+from pcam_lightning.runs.record import check_free
+
+SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "cifs", "wekafs")
+"""File systems (how their names begin) that all nodes of a cluster can see."""
+MARGIN_BYTES = 50_000_000
+"""Of a run, beside its checkpoints: predictions, plots, gradients, logs."""
+
+
+def check(configs: Sequence[Any], resources: Mapping[str, Any], executor: Any, sweep: Path) -> None:
+    """Check every job of a sweep, and that Slurm can ever start it.
+
+    Args:
+        configs: each job's whole composed config.
+        resources: the launcher's parameters.
+        executor: submitit's, with them.
+        sweep: the sweep's folder.
+
+    Raises:
+        PreflightError: with a line for each problem, those that jobs share once.
+    """
+    problems: list[str] = []
+    plain = []
+    for config in configs:
+        try:
+            plain.append(_checked(config))
+        except InputError as error:
+            problems.append(str(error))
+    problems += _resource_problems(plain, resources)
+    problems += _disk_problems(plain, sweep)
+    if "partition" in resources:
+        problems += _slurm_problems(resources, executor, len(configs))
+        problems += _path_problems(plain, resources["partition"], sweep)
+    if problems:
+        raise PreflightError(list(dict.fromkeys(problems)))
+
+
+def _checked(config: Any) -> dict[str, Any]:
+    """A job's config as plain containers; raises InputError for what its command would refuse."""
+    from pcam_lightning import assembly
+
+    folder = Path(config.hydra.sweep.dir).absolute() / str(config.hydra.sweep.subdir)
+    outer = HydraConfig.instance().cfg
+    try:
+        plain = validated_in(folder, config)
+    finally:
+        HydraConfig.instance().cfg = outer
+    check_free(folder, resume=plain.get("ckpt_path") is not None)
+    if "data" in plain:
+        assembly.check_targets(plain)
+        named = any(o.lstrip("+").startswith("data.root=") for o in config.hydra.overrides.task)
+        _check_data(plain, named or "PCAM_ROOT" in os.environ)
+    if (checkpoint := plain.get("ckpt_path")) and not Path(checkpoint).is_file():
+        raise InputError(f"ckpt_path={checkpoint}: no such file, expected a checkpoint")
+    return plain
+
+
+def _check_data(config: dict[str, Any], named: bool) -> None:
+    from pcam_lightning.data.files import missing_files
+
+    data = config["data"]
+    if data["root"] is None:
+        return
+    root = Path(data["root"])
+    if missing := missing_files(root):
+        if named or data["on_missing"] != "demo":
+            raise InputError(
+                f"data.root={root}: {len(missing)} of 6 files are not there, the first is "
+                f"{missing[0].name}; python -m pcam_lightning.download root={root} fetches them"
+            )
+        return
+    rows = _rows(root)
+    if data["batch_size"] > rows:
+        raise InputError(
+            f"data.batch_size={data['batch_size']}: more than the {rows} training patches in {root}"
+        )
+
+
+@cache
+def _rows(root: Path) -> int:
+    """Training patches in a folder whose files are sound, else InputError."""
+    from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+
+    rows = {split: check_split(SplitFiles(root, split)) for split in SPLITS}
+    return rows["train"]
+
+
+def _resource_problems(
+    configs: Sequence[dict[str, Any]], resources: Mapping[str, Any]
+) -> Iterator[str]:
+    """Where the trainer's devices are not those that a job asks for."""
+    tasks, gpus = resources["tasks_per_node"], resources["gpus_per_node"] or 0
+    for trainer in (config["trainer"] for config in configs if "trainer" in config):
+        ranks = ranks_per_node(trainer["devices"])
+        if ranks != tasks:
+            yield (
+                f"trainer.devices={trainer['devices']}, hydra.launcher.tasks_per_node={tasks}: "
+                f"expected as many tasks as devices, such as trainer=ddp trainer.devices={tasks}"
+            )
+        if trainer["num_nodes"] != resources["nodes"]:
+            yield (
+                f"trainer.num_nodes={trainer['num_nodes']}, hydra.launcher.nodes="
+                f"{resources['nodes']}: expected the same"
+            )
+        asked = gpus or resources.get("gres")
+        if trainer["accelerator"] in ("gpu", "cuda") and not asked and "partition" in resources:
+            yield (
+                f"trainer.accelerator={trainer['accelerator']}: the job asks for no GPU, expected "
+                "hydra/launcher=slurm_gpu or hydra.launcher.gpus_per_node=1"
+            )
+        if isinstance(gpus, int) and 0 < gpus < ranks:
+            yield (
+                f"hydra.launcher.gpus_per_node={gpus}: expected {ranks}, one for each of "
+                f"trainer.devices={trainer['devices']}"
+            )
+    delay = resources.get("signal_delay_s")
+    # Slurm looks at time limits twice a minute and may send the signal that much early.
+    if delay is not None and 60 * resources["timeout_min"] <= delay + 30:
+        yield (
+            f"hydra.launcher.timeout_min={resources['timeout_min']}: the signal to save, "
+            f"signal_delay_s={delay} before the end, would come at once; expected a limit of more "
+            f"than {delay + 30} s or a shorter delay"
+        )
+
+
+def _disk_problems(configs: Sequence[dict[str, Any]], sweep: Path) -> Iterator[str]:
+    """Where the sweep's folder cannot be written or has no room for its runs."""
+    there = next(path for path in (sweep, *sweep.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        yield f"hydra.sweep.dir={sweep}: {there} cannot be written"
+    needed = sum(_run_bytes(config) for config in configs)
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        yield (
+            f"hydra.sweep.dir={sweep}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB "
+            f"for the checkpoints of {len(configs)} runs"
+        )
+
+
+def _run_bytes(config: dict[str, Any]) -> int:
+    """What a run writes, about: two checkpoints with the optimizer's states, and a draft."""
+    if "model" not in config:
+        return MARGIN_BYTES
+    return MARGIN_BYTES + 3 * 3 * 4 * _parameters(json.dumps(config["model"]))
+
+
+@cache
+def _parameters(model: str) -> int:
+    from hydra.utils import instantiate
+
+    return sum(parameter.numel() for parameter in instantiate(json.loads(model)).parameters())
+
+
+def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> Iterator[str]:
+    """What Slurm says of the request; it is only asked, nothing is queued."""
+    listed = ask("sinfo", "--noheader", "--format=%R")
+    if listed is None:
+        yield "sinfo gives no answer: expected a machine that can submit to Slurm"
+        return
+    partitions = sorted(set(listed.split()))
+    partition = resources["partition"]
+    if partition is not None and partition not in partitions:
+        yield f"hydra.launcher.partition={partition}: expected one of {', '.join(partitions)}"
+        return
+    shown = ask("scontrol", "--oneliner", "show", "partition", *([partition] if partition else []))
+    facts = _facts(
+        next(
+            (line for line in (shown or "").splitlines() if partition or "Default=YES" in line), ""
+        )
+    )
+    limit = _minutes(facts.get("MaxTime", "UNLIMITED"))
+    if limit is not None and resources["timeout_min"] > limit:
+        yield (
+            f"hydra.launcher.timeout_min={resources['timeout_min']}: partition "
+            f"{facts['PartitionName']} allows {limit} minutes at most"
+        )
+    if facts.get("State", "UP") != "UP":
+        yield f"hydra.launcher.partition={facts['PartitionName']}: it is {facts['State']} now"
+    largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
+    if largest and jobs >= int(largest[1]):
+        yield f"{jobs} jobs: Slurm takes fewer than {largest[1]} in one array; split the sweep"
+    yield from _refusal(executor)
+
+
+def _refusal(executor: Any) -> Iterator[str]:
+    """What sbatch would refuse."""
+    text = executor._executor._make_submission_file_text("true", "preflight")
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "job.sh"
+        script.write_text(text)
+        done = subprocess.run(
+            ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=60
+        )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        words = [line.split("error: ")[-1].removeprefix("allocation failure: ") for line in said]
+        yield f"Slurm refuses the request: {'; '.join(dict.fromkeys(words))}"
+
+
+def _path_problems(
+    configs: Sequence[dict[str, Any]], partition: str | None, sweep: Path
+) -> Iterator[str]:
+    """Files that are on a disk of this machine alone while jobs run on others."""
+    asked = ask(
+        "sinfo", "--noheader", "--format=%o", *(["--partition", partition] if partition else [])
+    )
+    if all(_is_this_machine(node) for node in (asked or "").split()):
+        return
+    paths = {"the Python of the jobs": Path(sys.executable), "hydra.sweep.dir": sweep}
+    for config in configs:
+        if config.get("data", {}).get("root"):
+            paths["data.root"] = Path(config["data"]["root"]).absolute()
+    for what, path in paths.items():
+        kind = _file_system(path)
+        if kind and not kind.startswith(SHARED):
+            yield (
+                f"{what}={path}: on a disk of this machine alone ({kind}), which the nodes do not "
+                "see; expected a shared one (preflight=off if they do)"
+            )
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        return socket.gethostbyname(address).startswith("127.") or address == socket.gethostname()
+    except OSError:
+        return False
+
+
+def _file_system(path: Path) -> str | None:
+    """The type of the file system that holds a path, None where that is not known."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return None
+    holding = [(len(point), kind) for point, kind in mounts if path.is_relative_to(point)]
+    return max(holding)[1] if holding else None
+
+
+def _facts(line: str) -> dict[str, str]:
+    """`Key=value Key=value` as a dict."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def _minutes(limit: str) -> int | None:
+    """Slurm's `days-hours:minutes:seconds`, or None for no limit."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+    if found is None:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
+    return 60 * (24 * days + hours) + minutes

@@ -1,0 +1,38 @@
+"""From what Hydra composed to the plain, checked config that a command is given."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from pcam_lightning import schema
+from pcam_lightning.errors import InputError
+
+Config = dict[str, Any]
+
+
+def validated(name: str, cfg: DictConfig) -> Config:
+    """The composed config of command `name`, resolved, as plain containers.
+
+    Raises:
+        InputError: a key is missing, or its schema refuses it.
+    """
+    if missing := OmegaConf.missing_keys(cfg) - {"hydra"}:
+        raise InputError(f"{min(missing)}: missing, expected {min(missing)}=VALUE")
+    config = cast(Config, OmegaConf.to_container(cfg, resolve=True))
+    config.pop("hydra", None)
+    schema.check(name, config)
+    return config
+
+
+def validated_in(folder: Path, cfg: DictConfig) -> Config:
+    """The same, of a composed config that has `hydra` in it, for a run in `folder`.
+
+    Leaves Hydra's own record of the running job pointing there. Errors as in `validated`.
+    """
+    with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+        cfg.hydra.runtime.output_dir = str(folder)  # as Hydra will, when the job begins
+    HydraConfig.instance().set_config(cfg)
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return validated(cfg.hydra.job.config_name, plain)
