@@ -245,6 +245,23 @@ class Reproduce(Submitted):
     run_dir: str
 
 
+def _is_metric(value: str) -> str:
+    from pcam_lightning.evaluation.metrics import METRICS  # NumPy, which others have no need of
+
+    if value not in METRICS:
+        raise ValueError(f"expected one of {', '.join(METRICS)}")
+    return value
+
+
+class Collect(Section):
+    sweep: str | list[str]
+    metric: Annotated[str, AfterValidator(_is_metric)]
+    watch: bool
+    every_seconds: PositiveFloat
+    experiment_name: Name
+    run_dir: str
+
+
 ROOTS: dict[str, type[Section]] = {
     "train": Train,
     "benchmark": Benchmark,
@@ -252,6 +269,7 @@ ROOTS: dict[str, type[Section]] = {
     "download": Download,
     "compare": Compare,
     "reproduce": Reproduce,
+    "collect": Collect,
 }
 """The schema of each command's root config."""
 

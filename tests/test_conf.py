@@ -9,7 +9,7 @@ from pcam_lightning.command import CONF
 
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 GROUPS += ("cluster",)
-MANDATORY = {"compare": ["runs=[a,b]"], "reproduce": ["run=a"]}
+MANDATORY = {"compare": ["runs=[a,b]"], "reproduce": ["run=a"], "collect": ["sweep=a"]}
 OPTIONAL_GROUPS = ("experiment", "debug")
 
 

@@ -26,5 +26,5 @@ def states(job_ids: Sequence[str]) -> dict[str, str] | None:
     listed = ask("squeue", "--noheader", "--array", "--me", "--format=%i %T")
     if listed is None:
         return None
-    found = dict(line.split() for line in listed.splitlines() if line.strip())
-    return {job: found[job] for job in job_ids if job in found}
+    lines = (line.split() for line in listed.splitlines())
+    return {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in job_ids}

@@ -1,0 +1,42 @@
+"""What became of a sweep? A table over seeds, a champion, failures; live with watch=true.
+
+python -m pcam_lightning.collect sweep=FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+from pcam_lightning.command import Config, command, save_resolved
+from pcam_lightning.errors import CheckFailed, InputError
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.record import recording
+
+
+@command("collect")
+def main(config: Config) -> Path:
+    from pcam_lightning.collection.report import write_collection
+    from pcam_lightning.collection.states import JobState, job_states
+    from pcam_lightning.collection.watch import watch
+
+    folder, sweep = Path(config["run_dir"]), config["sweep"]
+    paths = [sweep] if isinstance(sweep, str) else sweep
+
+    def look() -> list[JobState]:
+        return [job for path in paths for job in job_states(path)]
+
+    if not look():
+        raise InputError(f"sweep={sweep}: no runs found, expected the folder of a sweep")
+    watched_to_the_end = not config["watch"] or watch(look, config["every_seconds"])
+    jobs = look()
+    manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})
+    with recording(folder, manifest):
+        save_resolved(config, folder)
+        summary = write_collection(folder, jobs, config["metric"])
+    if summary["failures"] and watched_to_the_end:
+        failures = f"{len(summary['failures'])} of {len(jobs)} jobs failed or were lost"
+        raise CheckFailed(failures, folder / "summary.json")
+    return folder / "summary.json"
+
+
+if __name__ == "__main__":
+    main()

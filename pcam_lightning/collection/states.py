@@ -1,0 +1,187 @@
+"""How the jobs of a sweep stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.cluster import queue
+from pcam_lightning.collection.text import one_line
+from pcam_lightning.runs import Run, find_runs
+from pcam_lightning.runs.process import process_mark
+from pcam_lightning.runs.record import RunFileError, read_json
+from pcam_lightning.runs.run import is_run_folder
+
+FAILURES = ("failed", "lost")
+STATES = ("finished", *FAILURES, "running", "queued", "preempted", "killed", "unknown")
+
+# Slurm has more words; what is neither of these has left the queue.
+QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
+RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job of a sweep.
+
+    Attributes:
+        number: in its sweep, from 0.
+        overrides: of the job, such as `seed=1`.
+        state: `finished`; `failed`; `lost`: it left the queue, or its process is gone, and it did
+            not say how it ended; `running`; `queued`; where no queue can say more, `preempted`,
+            `killed`, or `unknown`.
+        error: the last line of what went wrong, None where nothing did.
+        log: of the job's process, None where it has none of its own.
+        folder: of the run; it may not be there yet.
+        sweep: the folder it was found in.
+        job_id: Slurm's.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    state: str
+    error: str | None
+    log: Path | None
+    folder: Path
+    sweep: Path
+    job_id: str | None = None
+
+    @property
+    def run(self) -> Run | None:
+        """The run, None where it has not begun."""
+        return Run(self.folder) if is_run_folder(self.folder) else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to be expected of it."""
+        return self.state not in ("running", "queued", "unknown")
+
+
+def job_states(folder: Path | str) -> list[JobState]:
+    """The jobs of a sweep: those of its `sweep.json`, else the runs in and below the folder.
+
+    Raises:
+        RunFileError: no such folder, or a sweep.json that is damaged or points out of it.
+    """
+    sweep = Path(folder)
+    if not (sweep / "sweep.json").is_file():
+        return [_of_run(sweep, number, run) for number, run in enumerate(find_runs(sweep))]
+    submitted, jobs = _read_sweep(sweep)
+    # Asked first: a job that ends in between has left its state by the time its folder is read.
+    ids = [job["job_id"] for job in jobs if job["job_id"]]
+    queued = queue.states(ids) if submitted.get("executor") == "slurm" else None
+    return [_of_job(sweep, job, submitted.get("executor"), queued) for job in jobs]
+
+
+def count_states(states: Iterable[str]) -> str:
+    """In words, such as `3 finished, 1 lost`."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _of_run(sweep: Path, number: int, run: Run) -> JobState:
+    try:
+        overrides = tuple(str(override) for override in run.overrides)
+    except RunFileError:
+        overrides = ()
+    state, error = _state(run)
+    # Nothing will start it again.
+    state = "lost" if state == "killed" else state
+    return JobState(number, overrides, state, error, None, run.path, sweep)
+
+
+def _of_job(
+    sweep: Path, job: dict[str, Any], executor: str | None, queued: dict[str, str] | None
+) -> JobState:
+    folder, log, job_id = job["folder"], job["log"], job["job_id"]
+    state, error = _state(Run(folder)) if is_run_folder(folder) else (None, None)
+    word = (queued or {}).get(job_id)
+    if state == "failed" and word in QUEUED:  # and starts once more
+        state, error = "queued", None
+    elif state not in ("finished", "failed"):
+        if queued is not None:
+            # A job that was killed with its node says `running` for ever.
+            state = "queued" if word in QUEUED else "running" if word in RUNNING else "lost"
+        elif executor == "local":
+            state = _local(state, job_id)
+        else:
+            state = state or "unknown"
+    if state in FAILURES and error is None:
+        error = _last_line(log)
+    overrides = tuple(job["overrides"])
+    return JobState(job["number"], overrides, state, error, log, folder, sweep, job_id)
+
+
+def _local(state: str | None, job_id: str | None) -> str:
+    if state in (None, "preempted", "killed"):
+        # The id of a local job is that of a process, which may start the run once more.
+        if job_id and job_id.isdigit() and process_mark(int(job_id)):
+            return "queued"
+        return state if state == "preempted" else "lost"
+    return state
+
+
+def _state(run: Run) -> tuple[str, str | None]:
+    """What a run says of itself, and its error."""
+    try:
+        state = run.state
+        if state == "finished":
+            run.summary  # noqa: B018  a result that cannot be read is none
+        error = run.status.get("error") if state == "failed" else None
+    except RunFileError as damaged:
+        return "failed", one_line(damaged)
+    text = error.get("text") if isinstance(error, dict) else error
+    return state, None if text is None else one_line(text)
+
+
+def _read_sweep(sweep: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    path = sweep / "sweep.json"
+    submitted = read_json(path)
+    jobs = submitted.get("jobs")
+    if not isinstance(jobs, list):
+        raise RunFileError(f"{path}: jobs is missing, expected a list of jobs")
+    return submitted, [_read_job(path, place, job) for place, job in enumerate(jobs)]
+
+
+def _read_job(path: Path, place: int, job: Any) -> dict[str, Any]:
+    where = f"{path}: jobs.{place}"
+    if not isinstance(job, dict):
+        raise RunFileError(f"{where} is a {type(job).__name__}, expected an object")
+    number, overrides, job_id = job.get("number", place), job.get("overrides"), job.get("job_id")
+    if not isinstance(number, int):
+        raise RunFileError(f"{where}.number={number!r}: expected an integer")
+    if not _are_words(overrides):
+        raise RunFileError(f"{where}.overrides={overrides!r}: expected a list of KEY=VALUE")
+    return {
+        "number": number,
+        "overrides": overrides,
+        "job_id": None if job_id is None else str(job_id),
+        "folder": _inside(path.parent, job.get("folder"), f"{where}.folder"),
+        "log": _inside(path.parent, job["log"], f"{where}.log") if job.get("log") else None,
+    }
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _inside(sweep: Path, name: Any, where: str) -> Path:
+    if isinstance(name, str) and name and "\0" not in name:
+        path = sweep / name
+        if path.resolve().is_relative_to(sweep.resolve()):
+            return path
+    raise RunFileError(f"{where}={name!r}: expected a path inside {sweep}")
+
+
+def _last_line(log: Path | None, size: int = 1 << 16) -> str | None:
+    """The last line of a log that says something, from its last `size` bytes."""
+    try:
+        with open(log or "", "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - size))
+            lines: Sequence[str] = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((one_line(line) for line in reversed(lines) if line.strip()), None)

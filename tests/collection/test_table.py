@@ -1,0 +1,105 @@
+"""Rows of runs and settings, held against NumPy."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweep_files import scores, write_run
+
+from pcam_lightning.collection.states import job_states
+from pcam_lightning.collection.table import (
+    Result,
+    runs_table,
+    settings,
+    settings_table,
+    swept_keys,
+)
+
+
+def found(folder: Path):
+    return settings([Result.of(job) for job in job_states(folder)])
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """Two networks, three seeds each; another key is the same everywhere."""
+    values = np.random.default_rng(0).uniform(0.6, 1, (2, 3))
+    for row, model in enumerate(("cnn", "mlp")):
+        for seed in range(3):
+            overrides = [f"model={model}", "trainer.max_epochs=2", f"seed={seed}"]
+            value = float(values[row, seed])
+            write_run(
+                tmp_path / f"{row}{seed}",
+                overrides,
+                scores(auroc=value),
+                scores(auroc=value / 2, log_loss=None),
+                started=f"2026-01-01T00:00:{row}{seed}",
+            )
+    return tmp_path
+
+
+def test_means_and_deviations_are_numpys(grid: Path) -> None:
+    values = np.random.default_rng(0).uniform(0.6, 1, (2, 3))
+    table = settings_table(found(grid)).set_index("model")
+    assert list(table["setting"]) == ["model=cnn", "model=mlp"]
+    assert table[["jobs", "finished", "seeds"]].to_numpy().tolist() == [[3] * 3] * 2
+    np.testing.assert_allclose(table["val/auroc_mean"], values.mean(axis=1))
+    np.testing.assert_allclose(table["val/auroc_sd"], values.std(axis=1, ddof=1))
+    np.testing.assert_allclose(table["test/auroc_mean"], values.mean(axis=1) / 2)
+    assert all(math.isnan(value) for value in table["test/log_loss_mean"])
+    assert list(table["patches_per_second_mean"]) == [1000.0, 1000.0]
+    assert list(table["seconds_sd"]) == [0.0, 0.0]
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["seed=1"], scores(auroc=0.75))
+    (row,) = settings_table(found(tmp_path)).to_dict("records")
+    assert row["val/auroc_mean"] == 0.75 and math.isnan(row["val/auroc_sd"])
+    assert row["setting"] == "(default)"
+
+
+def test_unfinished_runs_are_counted_and_not_averaged(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["seed=1"], scores(auroc=0.75))
+    write_run(tmp_path / "1", ["seed=2"], state="failed", error="boom")
+    write_run(tmp_path / "2", ["seed=3"], state="running")
+    (row,) = settings_table(found(tmp_path)).to_dict("records")
+    assert [row[key] for key in ("jobs", "finished", "failed", "running")] == [3, 1, 1, 1]
+    assert row["val/auroc_mean"] == 0.75
+
+
+def test_a_constant_that_does_as_well_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["seed=1"], scores(f2=0.83, sensitivity=0.99))
+    write_run(tmp_path / "1", ["seed=2"], scores(f2=0.82, sensitivity=0.99), started="2026-02")
+    (row,) = settings_table(found(tmp_path)).to_dict("records")
+    assert row["val/beaten_by_constant"] == "f2"
+    assert row["test/beaten_by_constant"] == ""
+
+
+def test_a_row_for_each_run(grid: Path) -> None:
+    write_run(grid / "9", ["seed=9"], state="failed", error="boom", started="2026-01-02")
+    table = runs_table(found(grid))
+    assert list(table["seed"]) == [0, 1, 2, 0, 1, 2, 9]
+    assert list(table["model"]) == ["cnn"] * 3 + ["mlp"] * 3 + ["(default)"]
+    assert list(table["state"]) == ["finished"] * 6 + ["failed"]
+    assert table["error"].iloc[-1] == "boom"
+    assert set(table["commit"]) == {"abc"} and set(table["node"]) == {"box"}
+    assert table["folder"].iloc[0] == str(grid / "00")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ([["seed=1"], ["seed=2"]], []),
+        ([["a=1", "b=1"], ["a=1", "b=2"]], ["b"]),
+        ([["+a=1"], []], ["a"]),
+        ([["a=1"], ["++a=1"]], []),
+        ([["~a"], []], ["~a"]),
+        ([["x=[1,2]"], ["x='a=b'"]], ["x"]),
+        ([["hydra.launcher.partition=a"], ["hydra.launcher.partition=b"]], []),
+    ],
+)
+def test_swept_keys(tmp_path: Path, overrides: list[list[str]], keys: list[str]) -> None:
+    for number, words in enumerate(overrides):
+        write_run(tmp_path / str(number), words)
+    assert swept_keys(job_states(tmp_path)) == keys
