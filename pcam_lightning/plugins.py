@@ -16,7 +16,7 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
     known = Plugins.instance().class_name_to_class
-    # The stock launchers' schemas would stand in for those of the same name in conf/.
+    # Hydra would hold configs of these names in conf/ against the stock ones, with a warning.
     for name in ("submitit_slurm", "submitit_local"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
     known["hydra_plugins.pcam_lightning.SlurmLauncher"] = launcher.SlurmLauncher

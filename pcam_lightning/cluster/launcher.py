@@ -134,6 +134,8 @@ def _executor(launcher: LocalLauncher | SlurmLauncher) -> Any:
     executor = submitit.AutoExecutor(cluster=kind, **inits)
     shared = submitit.AutoExecutor._typed_parameters()
     if kind == "slurm":
+        # Where one rank fails, the others would wait for it.
+        own.setdefault("srun_args", ["--kill-on-bad-exit=1"])
         # Since Slurm 22.05 srun does not look at what the job was given.
         own["setup"] = [*own["setup"], "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
     given = {key: value for key, value in own.items() if value is not None}

@@ -144,10 +144,8 @@ def _resource_problems(
 
 
 def _disk_problems(configs: Sequence[dict[str, Any]], sweep: Path) -> Iterator[str]:
-    """Where the sweep's folder cannot be written or has no room for its runs."""
+    """Where the sweep's folder has no room for its runs."""
     there = next(path for path in (sweep, *sweep.parents) if path.exists())
-    if not os.access(there, os.W_OK):
-        yield f"hydra.sweep.dir={sweep}: {there} cannot be written"
     needed = sum(_run_bytes(config) for config in configs)
     free = shutil.disk_usage(there).free
     if needed > free:

@@ -74,7 +74,7 @@ def _queue(jobs: Sequence[Any]) -> dict[str, str] | None:
 
 def _look(job: Any, queue: dict[str, str] | None) -> tuple[str, bool]:
     """What to say of a job, and whether it is over for certain."""
-    if job.paths.result_pickle.exists():
+    if all(task.paths.result_pickle.exists() for task in _tasks(job)):
         return "over", True
     if queue is None:  # nothing is known: as before
         return "gone", False
@@ -86,11 +86,20 @@ def _look(job: Any, queue: dict[str, str] | None) -> tuple[str, bool]:
 
 def _outcome(sweep: Path, record: dict[str, Any], job: Any) -> tuple[JobReturn, str]:
     returned = JobReturn(overrides=record["overrides"], working_dir=str(sweep / record["folder"]))
-    if job.paths.result_pickle.exists() and job._get_outcome_and_result()[0] == "success":
+    if all(_succeeded(task) for task in _tasks(job)):
         returned.status = JobStatus.COMPLETED
         return returned, "finished"
     returned.status, returned.return_value = JobStatus.FAILED, SystemExit(1)
     return returned, f"failed: {_error(sweep, record)}; log: {sweep / record['log']}"
+
+
+def _tasks(job: Any) -> Sequence[Any]:
+    """One for each rank, with a result of its own."""
+    return job._sub_jobs or [job]
+
+
+def _succeeded(task: Any) -> bool:
+    return task.paths.result_pickle.exists() and task._get_outcome_and_result()[0] == "success"
 
 
 def _error(sweep: Path, record: dict[str, Any]) -> str:

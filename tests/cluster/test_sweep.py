@@ -249,7 +249,6 @@ PREFLIGHT = {
     "a value out of range": (["optimizer.lr=-1"], "optimizer.lr=-1: expected"),
     "a class that is none": (["model._target_=torch.nn.Nothing"], "cannot be imported"),
     "a checkpoint that is none": (["ckpt_path=none.ckpt"], "ckpt_path=none.ckpt: no such file"),
-    "a folder that cannot be written": (["hydra.sweep.dir=/proc/sweep"], "/proc cannot be written"),
 }
 
 
