@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from pcam_lightning import schema
+from pcam_lightning import plugins, schema
 from pcam_lightning.errors import CheckFailed, InputError, Preempted
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
@@ -67,6 +67,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             # Hydra would print composition errors over many lines and exit with code 1;
             # with this it raises them, and they are reported below like any other bad input.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            plugins.register()
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
