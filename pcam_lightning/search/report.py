@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from pcam_lightning.runs import figures
 from pcam_lightning.runs.record import RunFileError, read_json, write_bytes, write_json
 
-
 FEWEST = 4
 """Complete trials before anything is said of importance."""
 
