@@ -53,7 +53,6 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
                 "folder": str(best.number),
             },
             "importance": importance,
-            "begun_with": study.user_attrs["begun_with"],
         },
     )
     if best is None:
@@ -75,14 +74,13 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
 
 def trial_table(study: Study) -> pd.DataFrame:
     """One row a trial: `trial`, `state`, `value` (of a pruned one: its last), the parameters,
-    `epochs` reported to the study, `seconds`, and the `reason` why one failed."""
+    `epochs` reported to the study, and the `reason` why one failed."""
     return pd.DataFrame(
         [
             {"trial": trial.number, "state": trial.state.name.lower(), "value": trial.value}
             | trial.params
             | {
                 "epochs": len(trial.intermediate_values),
-                "seconds": trial.duration and round(trial.duration.total_seconds(), 1),
                 "reason": trial.user_attrs.get("reason"),
             }
             for trial in study.trials
@@ -101,7 +99,8 @@ def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
     best = (np.maximum if highest else np.minimum).accumulate(complete[1])
     axes.step(complete[0], best, where="post", color=figures.BLUE, lw=1.2, label="best so far")
     axes.plot(*complete, "o", color=figures.BLUE, ms=5, label="complete")
-    axes.plot(*pruned, "x", color=figures.ORANGE, ms=6, label="pruned, where it was stopped")
+    if len(pruned[0]):
+        axes.plot(*pruned, "x", color=figures.ORANGE, ms=6, label="pruned, when it was stopped")
     figures.mark_edge(axes, np.array(broken, float), figures.PINK, "v", "trial", "failed")
     axes.xaxis.set_major_locator(figures.whole_numbers())
     axes.margins(x=0.04)
@@ -112,9 +111,12 @@ def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
 def plot_importance(
     path: Path, importance: dict[str, float], metric: str, dataset: str, trials: int
 ) -> None:
-    """The share of the metric's variance that each parameter explains."""
+    """How much of the metric's variance each parameter explains by itself, as shares of 1."""
     figure, axes = figures.new_figure(
-        "Importance", f"share of the variance of {metric}", "", height=1.8 + 0.45 * len(importance)
+        "Importance",
+        f"share of the variance of {metric} that single parameters explain",
+        "",
+        height=1.8 + 0.45 * len(importance),
     )
     names = list(importance)[::-1]
     values = [importance[name] for name in names]

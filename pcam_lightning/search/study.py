@@ -53,7 +53,7 @@ def open_study(path: Path, name: str, metric: str, begun_with: Mapping[str, Any]
     """
     import optuna
 
-    direction = {"higher": "maximize", "lower": "minimize"}[METRICS[summary_name(metric)]]
+    direction = "maximize" if METRICS[summary_name(metric)] == "higher" else "minimize"
     try:
         study = optuna.create_study(
             storage=open_storage(path), study_name=name, direction=direction, load_if_exists=True

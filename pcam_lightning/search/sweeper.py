@@ -13,7 +13,6 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -58,8 +57,8 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         from hydra.core.plugins import Plugins
 
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self._context, self._config = hydra_context, config
+        self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -73,13 +72,13 @@ class OptunaSweeper(Sweeper):
             ) from None
         settings, metric = self.settings, self.settings["metric"]
         given = [f"{key}={value}" for key, value in (settings["params"] or {}).items()]
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parser = OverridesParser.create(config_loader=self._context.config_loader)
         self.space: Space = space.read_space(parser.parse_overrides([*given, *arguments]))
-        self.folder = Path(self.config.hydra.sweep.dir).absolute()
+        self.folder = Path(self._config.hydra.sweep.dir).absolute()
         self.storage = Path(settings["storage"] or self.folder / "study.journal").absolute()
         configs = [self._compose(self._overrides(0, corner)) for corner in self.space.corners()]
         with alone(self.folder):
-            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            OmegaConf.save(self._config, self.folder / "multirun.yaml")
             self.storage.parent.mkdir(parents=True, exist_ok=True)
             begun_with = self._begun_with(configs[0])
             self.study: Study = study.open_study(
@@ -137,7 +136,7 @@ class OptunaSweeper(Sweeper):
             jobs = [self._overrides(trial.number, trial.params) for trial in trials]
             code = None
             try:
-                self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+                self._launcher.launch(jobs, initial_job_idx=trials[0].number)
                 begun = list(trials)
             except (Exception, SystemExit) as error:
                 code = error.code if isinstance(error, SystemExit) else None
@@ -197,14 +196,14 @@ class OptunaSweeper(Sweeper):
         """The checked config of a job, before anything runs."""
         from pcam_lightning.command import validated
 
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        config = self._context.config_loader.load_sweep_config(self._config, overrides)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.runtime.output_dir = "run"
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(config)
         try:
             job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            return validated(self.config.hydra.job.config_name, job)
+            return validated(self._config.hydra.job.config_name, job)
         finally:
             HydraConfig.instance().cfg = before
 

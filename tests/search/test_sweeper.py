@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -30,15 +31,15 @@ def search(command, monkeypatch):
     return call
 
 
-def trials(folder: str = "search") -> pd.DataFrame:
+def trials(folder: str = "search") -> Any:
     return pd.read_csv(Path(folder) / "study.csv")
 
 
 def test_it_finds_what_chance_does_not(search) -> None:
-    code, out, err = search("hydra.sweeper.trials=25")
+    code, out, err = search("hydra.sweeper.trials=24", "hydra.sweeper.parallel=3")
     assert code == 0, err
     table = trials()
-    assert table["trial"].tolist() == list(range(25))
+    assert table["trial"].tolist() == list(range(24))
     assert table["value"].tolist() == pytest.approx(
         [1 - 0.2 * math.log10(lr / 0.01) ** 2 for lr in table["optimizer.lr"]]
     )
@@ -57,7 +58,7 @@ def test_it_finds_what_chance_does_not(search) -> None:
         "history.png",
         "importance.png",
     }
-    line = [line for line in out.splitlines() if line.startswith("best of 25: ")][-1]
+    line = [line for line in out.splitlines() if line.startswith("best of 24: ")][-1]
     assert f"trial {best['trial']}, val/auroc {best['value']:.4f}" in line
     assert Path(line.rpartition(" ")[2]).is_dir()
     overrides = json.loads(Path(f"search/{best['trial']}/.hydra/overrides.yaml").read_text())
@@ -71,10 +72,10 @@ def test_batches_go_to_the_launcher_together(search) -> None:
 
 
 def test_killed_and_started_again_it_ends_the_same(search, tmp_path: Path) -> None:
-    whole = "hydra.sweeper.trials=9"
+    whole = "hydra.sweeper.trials=6"
     assert search(whole, "hydra.sweep.dir=whole")[0] == 0
     script = Path(stand_in_launcher.__file__)
-    for number in (3, 6):
+    for number in (2, 4):
         killed = subprocess.run(
             [sys.executable, script, str(number), *ARGUMENTS, whole], capture_output=True, text=True
         )
@@ -83,10 +84,8 @@ def test_killed_and_started_again_it_ends_the_same(search, tmp_path: Path) -> No
     StandIn.batches.clear()
     code, _, err = search(whole)
     assert code == 0, err
-    assert StandIn.batches == [(6, 1), (7, 1), (8, 1)]
-    pd.testing.assert_frame_equal(
-        trials().drop(columns="seconds"), trials("whole").drop(columns="seconds")
-    )
+    assert StandIn.batches == [(4, 1), (5, 1)]
+    pd.testing.assert_frame_equal(trials(), trials("whole"))
 
 
 def test_a_run_that_ended_without_being_told_is_not_run_again(search) -> None:
@@ -198,6 +197,7 @@ def test_bad_trials_are_pruned_and_the_others_are_not(search) -> None:
 
     code, _, err = search(
         "hydra.sweeper.trials=14",
+        "hydra.sweeper.parallel=2",
         "hydra.sweeper.startup_trials=4",
         "hydra.sweeper.warmup_epochs=2",
         job=job,
