@@ -1,23 +1,28 @@
-"""What Hydra is given of ours: launchers, and a resolver for their configs."""
+"""What Hydra is given of ours: launchers, a sweeper, and a resolver for their configs."""
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
 from omegaconf import OmegaConf
+
+from pcam_lightning.cluster.launcher import LocalLauncher, SlurmLauncher
+from pcam_lightning.cluster.ranks import ranks_per_node
+from pcam_lightning.search.sweeper import OptunaSweeper
+
+# Hydra takes sweepers and launchers only under names that begin with hydra_plugins., a namespace
+# package at the top of some installed folder; under an alias they can live where they belong.
+PLUGINS: dict[str, type[Plugin]] = {
+    "hydra_plugins.pcam_lightning.LocalLauncher": LocalLauncher,
+    "hydra_plugins.pcam_lightning.SlurmLauncher": SlurmLauncher,
+    "hydra_plugins.pcam_lightning.OptunaSweeper": OptunaSweeper,
+}
+"""The name that a `_target_` has to be given, and the class that it stands for."""
 
 
 def register() -> None:
-    """Make them known under names that Hydra accepts as `_target_`.
-
-    Hydra (1.3) takes plugins from a top-level package `hydra_plugins` only, where everybody's are
-    mixed; ours stay in this package.
-    """
-    from pcam_lightning.cluster import launcher
-    from pcam_lightning.cluster.ranks import ranks_per_node
-
-    OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
-    known = Plugins.instance().class_name_to_class
+    """Make them known to this process's Hydra."""
+    Plugins.instance().class_name_to_class.update(PLUGINS)
     # Hydra would hold configs of these names in conf/ against the stock ones, with a warning.
     for name in ("submitit_slurm", "submitit_local"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
-    known["hydra_plugins.pcam_lightning.SlurmLauncher"] = launcher.SlurmLauncher
-    known["hydra_plugins.pcam_lightning.LocalLauncher"] = launcher.LocalLauncher
+    OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)

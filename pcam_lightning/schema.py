@@ -262,6 +262,19 @@ class Collect(Section):
     run_dir: str
 
 
+class Search(Section):
+    trials: PositiveInt
+    parallel: PositiveInt
+    metric: Literal["val/auroc", "val/average_precision", "val/accuracy", "val/f2", "val/loss"]
+    startup_trials: NonNegativeInt
+    pruner: Literal["median"] | None
+    warmup_epochs: NonNegativeInt
+    seed: Seed
+    study: Name
+    storage: str | None
+    params: dict[str, Any] | None
+
+
 ROOTS: dict[str, type[Section]] = {
     "train": Train,
     "benchmark": Benchmark,
@@ -280,10 +293,19 @@ def check(name: str, config: dict[str, Any]) -> None:
     In lists of words, the word nan is put back where Hydra has made a number of it.
     """
     _restore_nan(config)
+    _check(ROOTS[name], config, "")
+
+
+def check_search(config: dict[str, Any]) -> None:
+    """Raise `InputError` for the first value of `hydra.sweeper` that a search refuses."""
+    _check(Search, config, "hydra.sweeper.")
+
+
+def _check(section: type[Section], config: dict[str, Any], prefix: str) -> None:
     try:
-        ROOTS[name].model_validate(config)
+        section.model_validate(config)
     except ValidationError as error:
-        raise InputError(_describe(error, config)) from None
+        raise InputError(prefix + _describe(error, config)) from None
 
 
 def _restore_nan(config: Any) -> None:

@@ -49,7 +49,7 @@ def test_help_and_config_need_no_torch(tmp_path: Path) -> None:
     program = (
         "import sys; from pcam_lightning import train; sys.argv = ['train', *sys.argv[1:]]\n"
         "try: train.main()\n"
-        "finally: assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+        "finally: assert not {'torch', 'pandas', 'matplotlib', 'optuna'} & set(sys.modules)"
     )
     for arguments in (["--help"], ["--cfg", "job", "model=mlp"], ["optimizer.lr=abc"]):
         result = subprocess.run(

@@ -3,14 +3,19 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 
 from pcam_lightning import assembly, schema
 from pcam_lightning.command import CONF
+from pcam_lightning.runs import find_runs
 
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 GROUPS += ("cluster",)
 MANDATORY = {"compare": ["runs=[a,b]"], "reproduce": ["run=a"], "collect": ["sweep=a"]}
-OPTIONAL_GROUPS = ("experiment", "debug")
+OPTIONAL_GROUPS = ("experiment", "sweep", "debug")
 
 
 def choices(group: str) -> list[str]:
@@ -94,3 +99,32 @@ def test_every_experiment_runs_for_two_steps(composed, pcam_root: Path, name: st
     module = assembly.build_module(config)
     trainer.fit(module, datamodule=assembly.build_datamodule(config, pcam_root))
     assert trainer.global_step == 2
+
+
+@pytest.mark.parametrize(("more", "runs"), [([], 18), (["seed=1,2,3"], 54), (["optimizer=sgd"], 9)])
+def test_the_grid_is_every_combination_once(composed, more: list[str], runs: int) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose("train", ["sweep=grid18"], return_hydra_config=True).hydra
+    assert hydra.mode == RunMode.MULTIRUN
+    axes = [f"{key}={values}" for key, values in hydra.sweeper.params.items()]
+    arguments = OverridesParser.create().parse_overrides([*axes, "sweep=grid18", *more])
+    ((*jobs,),) = BasicSweeper.split_arguments(arguments, None)
+    assert len(jobs) == runs
+    settings = set()
+    for job in jobs:
+        config = composed(job)
+        schema.check("train", config)
+        assert config["experiment_name"] == "grid18"
+        optimizer, data = config["optimizer"], config["data"]
+        chosen = (optimizer["_target_"], optimizer["lr"], data["batch_size"], config["seed"])
+        settings.add(chosen)
+    assert len(settings) == runs
+
+
+def test_a_named_sweep_sweeps_by_itself(command, pcam_root: Path) -> None:
+    tiny = ["debug=fast", "experiment_name=three", "trainer=cpu", "data.batch_size=8"]
+    code, _, err = command("sweep=seeds", *tiny, f"data.root={pcam_root}", "model=mlp")
+    assert code == 0, err
+    runs = find_runs("outputs/train/three")
+    assert [run.manifest["seed"] for run in runs] == [1, 2, 3]
+    assert [run.path.name for run in runs] == ["0", "1", "2"]

@@ -1,0 +1,1 @@
+"""A Bayesian search over settings: what may be tried, the study of its trials, its pictures."""

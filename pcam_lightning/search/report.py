@@ -1,0 +1,154 @@
+"""What a search has found: the best trial, tables and pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from pcam_lightning.runs import figures
+from pcam_lightning.runs.record import RunFileError, read_json, write_bytes, write_json
+
+FEWEST = 4
+"""Complete trials before anything is said of importance."""
+
+
+def failed(study: Study) -> int:
+    return len(study.get_trials(states=[TrialState.FAIL]))
+
+
+def write_report(folder: Path, study: Study, metric: str) -> None:
+    """Write `study.csv`, `study.json` and `plots/` of a search, and print its best trial.
+
+    Args:
+        folder: of the sweep; trial N has its run in the folder N.
+        metric: that the trials are compared by.
+    """
+    table = trial_table(study)
+    write_bytes(folder / "study.csv", table.to_csv(index=False).encode())
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    best = study.best_trial if complete else None
+    dataset = _dataset(folder, best)
+    importance = _importance(study, complete)
+    write_json(
+        folder / "study.json",
+        {
+            "study": study.study_name,
+            "dataset": dataset,
+            "metric": metric,
+            "direction": study.direction.name.lower(),
+            "trials": table["state"].value_counts().to_dict(),
+            "best": None
+            if best is None
+            else {
+                "trial": best.number,
+                "value": best.value,
+                "parameters": best.params,
+                "folder": str(best.number),
+            },
+            "importance": importance,
+        },
+    )
+    if best is None:
+        return
+    (folder / "plots").mkdir(exist_ok=True)
+    plot_history(folder / "plots" / "history.png", study, metric, dataset)
+    if importance is not None:
+        plot_importance(
+            folder / "plots" / "importance.png", importance, metric, dataset, len(complete)
+        )
+    settings = " ".join(f"{key}={_short(value)}" for key, value in best.params.items())
+    where = os.path.relpath(folder / str(best.number))
+    print(
+        f"best of {len(study.trials)}: trial {best.number}, {metric} {best.value:.4f}, "
+        f"{settings}, in {where}",
+        flush=True,
+    )
+
+
+def trial_table(study: Study) -> pd.DataFrame:
+    """One row a trial: `trial`, `state`, `value` (of a pruned one: its last), the parameters,
+    `epochs` reported to the study, and the `reason` why one failed."""
+    return pd.DataFrame(
+        [
+            {"trial": trial.number, "state": trial.state.name.lower(), "value": trial.value}
+            | trial.params
+            | {
+                "epochs": len(trial.intermediate_values),
+                "reason": trial.user_attrs.get("reason"),
+            }
+            for trial in study.trials
+        ],
+        columns=None if study.trials else ["trial", "state", "value"],
+    )
+
+
+def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
+    """Every trial's value, and the best so far."""
+    figure, axes = figures.new_figure("Search", "trial", metric)
+    complete = _points(study.get_trials(states=[TrialState.COMPLETE]))
+    pruned = _points(study.get_trials(states=[TrialState.PRUNED]))
+    broken = [trial.number for trial in study.get_trials(states=[TrialState.FAIL])]
+    highest = study.direction == StudyDirection.MAXIMIZE
+    best = (np.maximum if highest else np.minimum).accumulate(complete[1])
+    axes.step(complete[0], best, where="post", color=figures.BLUE, lw=1.2, label="best so far")
+    axes.plot(*complete, "o", color=figures.BLUE, ms=5, label="complete")
+    if len(pruned[0]):
+        axes.plot(*pruned, "x", color=figures.ORANGE, ms=6, label="pruned, when it was stopped")
+    figures.mark_edge(axes, np.array(broken, float), figures.PINK, "v", "trial", "failed")
+    axes.xaxis.set_major_locator(figures.whole_numbers())
+    axes.margins(x=0.04)
+    figures.legend(axes)
+    write_bytes(path, figures.png(figure, f"dataset: {dataset}"))
+
+
+def plot_importance(
+    path: Path, importance: dict[str, float], metric: str, dataset: str, trials: int
+) -> None:
+    """How much of the metric's variance each parameter explains by itself, as shares of 1."""
+    figure, axes = figures.new_figure(
+        "Importance",
+        f"share of the variance of {metric} that single parameters explain",
+        "",
+        height=1.8 + 0.45 * len(importance),
+    )
+    names = list(importance)[::-1]
+    values = [importance[name] for name in names]
+    bars = axes.barh(names, values, color=figures.BLUE, height=0.6)
+    axes.bar_label(bars, fmt="{:.2f}", padding=4, color=figures.INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 1.08)
+    subtitle = f"dataset: {dataset}; fANOVA over {trials} complete trials"
+    write_bytes(path, figures.png(figure, subtitle))
+
+
+def _points(trials: list[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:
+    known = [(trial.number, trial.value) for trial in trials if trial.value is not None]
+    x, y = zip(*known, strict=True) if known else ((), ())
+    return np.array(x, float), np.array(y, float)
+
+
+def _importance(study: Study, complete: list[FrozenTrial]) -> dict[str, float] | None:
+    if len(complete) < FEWEST or len({trial.value for trial in complete}) < 2:
+        return None
+    importance = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {name: float(share) for name, share in importance.items()}
+
+
+def _dataset(folder: Path, best: FrozenTrial | None) -> str:
+    if best is None:
+        return "unknown"
+    try:
+        return str(read_json(folder / str(best.number) / "summary.json")["dataset"])
+    except (OSError, RunFileError, KeyError):
+        return "unknown"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
