@@ -81,7 +81,7 @@ def plot_seeds(settings: Sequence[Setting], metric: str, best: Setting | None) -
     )
     axes.set_xlim(*_limits(scores))
     _mark_constant(axes, settings, metric)
-    labels = [one_line(each.name, 48) for each in ordered]
+    labels = _labels(ordered)
     axes.set_yticks(range(len(ordered)), labels, fontsize=9, parse_math=False)
     axes.set_ylim(len(ordered) - 0.5, -0.5)
     axes.grid(axis="x", color=FAINT, lw=0.8)
@@ -197,8 +197,17 @@ def _limits(scores: Sequence[np.ndarray]) -> tuple[float, float]:
     room = (high - low) or 0.02
     reaches = [(mean(each), interval(each)) for each in scores if len(each) > 1]
     ends = [center + side * reach for center, reach in reaches for side in (-1, 1)]
-    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
+    low, high = max(min([low, *ends]), low - room / 2), min(max([high, *ends]), high + room / 2)
     return low - 0.05 * room, high + 0.05 * room
+
+
+def _labels(settings: Sequence[Setting]) -> list[str]:
+    """The settings' names, with only the last part of a key where that is enough."""
+    keys = list(settings[0].values)
+    ends = [key.rpartition(".")[2] for key in keys]
+    brief = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+    named = [dict(zip(brief, each.values.values(), strict=True)) for each in settings]
+    return [one_line(Setting(values, []).name, 60) for values in named]
 
 
 def _heights(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]]]:

@@ -76,6 +76,12 @@ def job_states(folder: Path | str) -> list[JobState]:
     return [_of_job(sweep, job, submitted.get("executor"), queued) for job in jobs]
 
 
+def titles(jobs: Sequence[JobState]) -> list[str]:
+    """What tells jobs apart: the overrides that not all of them have; all, of a single job."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    return [one_line(" ".join(o for o in job.overrides if o not in common)) for job in jobs]
+
+
 def count_states(states: Iterable[str]) -> str:
     """In words, such as `3 finished, 1 lost`."""
     counts = Counter(states)

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from pcam_lightning.collection.states import JobState, count_states
+from pcam_lightning.collection.states import JobState, count_states, titles
 from pcam_lightning.collection.table import at
-from pcam_lightning.collection.text import one_line
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.record import RunFileError, is_alive
 
@@ -57,7 +57,7 @@ def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
         with view as live:
             while True:
                 jobs = look()
-                rows = [(job, progress(job.run)) for job in jobs]
+                rows = [(j, t, progress(j.run)) for j, t in zip(jobs, titles(jobs), strict=True)]
                 if live is None:
                     lines.update(rows)
                 else:
@@ -94,7 +94,7 @@ def progress(run: Run | None) -> Progress:
     )
 
 
-Row = tuple[JobState, Progress]
+Row = tuple[JobState, str, Progress]
 
 
 def _goes_on(jobs: Sequence[JobState]) -> bool:
@@ -117,30 +117,30 @@ class _Lines:
         self._known: dict[tuple[str, int], tuple] = {}
 
     def update(self, rows: Sequence[Row]) -> None:
-        for job, far in rows:
+        for job, title, far in rows:
             key, known = (str(job.sweep), job.number), (job.state, far.epoch, far.auroc, job.error)
             if self._known.get(key) != known:
                 self._known[key] = known
-                self._console.print(escape(_line(job, far)), soft_wrap=True)
+                self._console.print(escape(_line(job, title, far)), soft_wrap=True)
 
 
-def _line(job: JobState, far: Progress) -> str:
+def _line(job: JobState, title: str, far: Progress) -> str:
     parts = {"epoch": far.epoch, "val/auroc": far.auroc, "train/loss": far.loss, "": far.elapsed}
     said = [f"{name} {value}".strip() for name, value in parts.items() if value]
-    words = [f"#{job.number}", one_line(" ".join(job.overrides)), job.state, *said, job.error]
+    words = [f"#{job.number}", title, job.state, *said, job.error]
     return "  ".join(word for word in words if word)
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    counts = count_states(job.state for job, _ in rows)
+    counts = count_states(job.state for job, _, _ in rows)
     table = Table(box=SIMPLE, title=counts, title_justify="left")
     for column in ("job", "overrides", "state", "epoch", "val/auroc", "train/loss", "elapsed", ""):
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
+        table.add_column(column, no_wrap=column not in ("overrides", ""))
     # Where a terminal has not room for all, those to look at come first.
-    for job, far in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
-        name, error = one_line(" ".join(job.overrides)), job.error or ""
-        cells = (str(job.number), name, job.state, far.epoch, far.auroc, far.loss, far.elapsed)
-        table.add_row(*map(escape, (*cells, error)))
+    for job, title, far in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
+        cells = (str(job.number), title, job.state, far.epoch, far.auroc, far.loss, far.elapsed)
+        cut = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in (*cells, job.error or "")]
+        table.add_row(*cut)
     return table
 
 

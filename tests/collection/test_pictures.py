@@ -56,7 +56,7 @@ def test_all_settings_are_named_best_on_top(tmp_path: Path, count: int) -> None:
     figure = plot_seeds(found, "auroc", found[-1])
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == [
-        setting.name for setting in reversed(found)
+        setting.name.replace("optimizer.lr", "lr") for setting in reversed(found)
     ]
     assert axes.get_ylim()[1] < axes.get_ylim()[0]  # the first place is on top
     assert any(label.startswith("best constant, 0.500") for label in labels(figure))

@@ -8,7 +8,7 @@ import pytest
 from sweep_files import write_run, write_sweep
 
 from pcam_lightning.cluster import queue
-from pcam_lightning.collection.states import job_states
+from pcam_lightning.collection.states import job_states, titles
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.record import RunFileError
 
@@ -144,3 +144,11 @@ def test_a_list_without_logs_and_ids(tmp_path: Path, slurm) -> None:
     (tmp_path / "sweep.json").write_text(json.dumps({"executor": "slurm", "jobs": [job]}))
     (found,) = job_states(tmp_path)
     assert (found.number, found.state, found.log, found.job_id) == (4, "lost", None, None)
+
+
+def test_titles_are_what_not_all_jobs_have(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / str(seed), ["model=mlp", f"seed={seed}"])
+    assert titles(job_states(tmp_path)) == ["seed=1", "seed=2"]
+    assert titles(job_states(tmp_path / "1")) == ["model=mlp seed=1"]
+    assert titles([]) == []
