@@ -54,14 +54,15 @@ class Pruning(Callback):
             self._stop(trainer, trainer.current_epoch, value)
 
     def _stop(self, trainer: Trainer, epoch: int, value: float | None) -> None:
-        stop = trainer.is_global_zero and self._is_pruned(epoch, value)
+        last = epoch + 1 == trainer.max_epochs
+        stop = trainer.is_global_zero and self._is_pruned(epoch, value, last)
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop:
             log.info("trial %d: pruned after epoch %d", self.trial, epoch + 1)
             trainer.should_stop = True
 
-    def _is_pruned(self, epoch: int, value: float | None) -> bool:
+    def _is_pruned(self, epoch: int, value: float | None, last: bool = False) -> bool:
         if not self.storage.is_file():  # opening it would make it
             raise InputError(f"callbacks.pruning.storage={self.storage}: no such file")
         try:
@@ -81,7 +82,7 @@ class Pruning(Callback):
         trial = optuna.trial.Trial(study, frozen._trial_id)
         if epoch not in frozen.intermediate_values:
             trial.report(value, epoch)
-        if not trial.should_prune():
+        if last or not trial.should_prune():  # after the last epoch there is nothing to save
             return False
         trial.set_user_attr(PRUNED, epoch)
         return True

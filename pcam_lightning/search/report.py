@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pcam_lightning.runs import figures
 from pcam_lightning.runs.record import RunFileError, read_json, write_bytes, write_json
 
-FEWEST = 4
-"""Complete trials before anything is said of importance."""
+FEWEST = 10
+"""Complete trials before anything is said of importance: of fewer, it would be chance."""
 
 
 def failed(study: Study) -> int:
@@ -97,7 +97,8 @@ def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
     broken = [trial.number for trial in study.get_trials(states=[TrialState.FAIL])]
     highest = study.direction == StudyDirection.MAXIMIZE
     best = (np.maximum if highest else np.minimum).accumulate(complete[1])
-    axes.step(complete[0], best, where="post", color=figures.BLUE, lw=1.2, label="best so far")
+    numbers, best = np.append(complete[0], len(study.trials) - 1), np.append(best, best[-1])
+    axes.step(numbers, best, where="post", color=figures.BLUE, lw=1.2, label="best so far")
     axes.plot(*complete, "o", color=figures.BLUE, ms=5, label="complete")
     if len(pruned[0]):
         axes.plot(*pruned, "x", color=figures.ORANGE, ms=6, label="pruned, when it was stopped")
@@ -124,7 +125,8 @@ def plot_importance(
     axes.bar_label(bars, fmt="{:.2f}", padding=4, color=figures.INK)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.08)
-    subtitle = f"dataset: {dataset}; fANOVA over {trials} complete trials"
+    # Where a parameter gets trials pruned, those that are left say less of it than is true.
+    subtitle = f"dataset: {dataset}; fANOVA over {trials} complete trials, without pruned ones"
     write_bytes(path, figures.png(figure, subtitle))
 
 

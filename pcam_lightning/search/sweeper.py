@@ -87,7 +87,7 @@ class OptunaSweeper(Sweeper):
             for trials in self._left_behind():
                 self._run(trials)
             report.write_report(self.folder, self.study, metric)
-            while left := settings["trials"] - len(self.study.trials):
+            while (left := settings["trials"] - len(self.study.trials)) > 0:
                 count = min(left, settings["parallel"])
                 ask = (self.study, self.space, settings["seed"], settings["startup_trials"])
                 self._run([study.ask(*ask) for _ in range(count)])
@@ -144,6 +144,8 @@ class OptunaSweeper(Sweeper):
                 begun = [trial for trial, before in pairs if self._begin(trial) != before]
                 if not begun:
                     raise
+                if not isinstance(error, SystemExit):
+                    print(f"launcher: {type(error).__name__}: {error}", file=sys.stderr)
             self._settle(begun, code if isinstance(code, int) and code > 128 else None)
             trials = [trial for trial in trials if trial not in begun]
 
@@ -212,6 +214,8 @@ class OptunaSweeper(Sweeper):
         config["callbacks"].pop("pruning", None)
         shared = {key: value for key, value in leaves(config) if changes_weights(key)}
         search = {f"hydra.sweeper.{key}": self.settings[key] for key in COMPARABLE}
+        if self.settings["storage"]:  # elsewhere than the runs: it has to find them again
+            search["hydra.sweep.dir"] = str(self.folder)
         return shared | self.space.texts | search
 
 

@@ -110,6 +110,14 @@ def test_a_bad_run_is_stopped_and_ends_like_any_other(command, root: Path, study
     assert (epochs(bad), bad.summary["weights_digest"]) == (3, digest)
 
 
+def test_a_bad_run_is_complete_after_its_last_epoch(command, root: Path, study) -> None:
+    arguments = [f"data.root={root}", *SMALL, "trainer.max_epochs=3", f"optimizer.lr={BAD}"]
+    code, _, err = command(*arguments, "hydra.run.dir=run", *pruning(2))
+    assert code == 0, err
+    assert list(study.trials[2].intermediate_values) == [0, 1, 2]
+    assert study.trials[2].user_attrs == {}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

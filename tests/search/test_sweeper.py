@@ -111,6 +111,8 @@ def test_more_trials_can_be_asked_for_later(search) -> None:
     assert search("hydra.sweeper.trials=5")[0] == 0
     pd.testing.assert_frame_equal(trials()[:3], before)
     assert len(trials()) == 5
+    assert search("hydra.sweeper.trials=2")[0] == 0
+    assert len(trials()) == 5
 
 
 def test_failed_runs_are_failed_trials_and_the_search_goes_on(search) -> None:
@@ -140,6 +142,7 @@ def test_failed_runs_are_failed_trials_and_the_search_goes_on(search) -> None:
     ]
     assert StandIn.batches == [(0, 6), (2, 4), (5, 1), (6, 2)]
     assert "trial 1: failed: no room for 256 patches" in err
+    assert "launcher: RuntimeError: a job died" in err
     assert err.splitlines()[-1] == "failed: 4 of 8 trials"
 
 
@@ -267,6 +270,14 @@ def test_another_search_in_the_same_folder_is_refused(search) -> None:
         code, _, err = search("hydra.sweeper.trials=2")
     assert code == 2 and "another search is at work here" in err
     assert search("hydra.sweeper.trials=2", "data.num_workers=1")[0] == 0
+
+
+def test_a_study_elsewhere_finds_its_runs_again(search) -> None:
+    arguments = ("hydra.sweeper.trials=1", "hydra.sweeper.storage=shared/a.journal")
+    assert search(*arguments)[0] == 0
+    assert Path("shared/a.journal").is_file() and not Path("search/study.journal").exists()
+    code, _, err = search(*arguments, "hydra.sweep.dir=elsewhere")
+    assert code == 2 and f"begun with hydra.sweep.dir={Path('search').absolute()}" in err
 
 
 def test_a_damaged_journal_is_one_line(search) -> None:
