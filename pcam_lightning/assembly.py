@@ -239,6 +239,8 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # On a login node a run without srun may be what is wanted; sweeps have their launchers.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     # Going on in a run's folder is what its checkpoints are for.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
 

@@ -18,18 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning import plugins
 from pcam_lightning.cluster.requeue import requeue
-from pcam_lightning.composition import Config, validated, validated_in
+from pcam_lightning.composition import CONF, Config, validated, validated_in
 from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
-
-_PACKAGE = Path(__file__).parent
-
-CONF = next(
-    (folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir()),
-    _PACKAGE / "conf",
-)
-"""The config tree: inside the package in a wheel, beside it in a checkout."""
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:

@@ -9,6 +9,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pcam_lightning import schema
 from pcam_lightning.errors import InputError
 
+_PACKAGE = Path(__file__).parent
+
+CONF = next(
+    (folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir()),
+    _PACKAGE / "conf",
+)
+"""The config tree: inside the package in a wheel, beside it in a checkout."""
+
 Config = dict[str, Any]
 
 

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from pcam_lightning.cluster.launcher import LocalLauncher, SlurmLauncher
 from pcam_lightning.cluster.ranks import ranks_per_node
+from pcam_lightning.composition import CONF
 from pcam_lightning.search.sweeper import OptunaSweeper
 
 # Hydra takes sweepers and launchers only under names that begin with hydra_plugins., a namespace
@@ -26,3 +27,4 @@ def register() -> None:
     for name in ("submitit_slurm", "submitit_local"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
     OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
+    OmegaConf.register_new_resolver("config_tree", lambda: str(CONF), replace=True)

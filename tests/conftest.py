@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pcam_files import SPLITS, random_split, write_split
 
+from pcam_lightning import plugins
 from pcam_lightning.command import CONF
 
 # Two test processes on two cores would otherwise run four threads.
@@ -31,6 +32,7 @@ def pcam_root(tmp_path: Path) -> Path:
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Compose a command's config from overrides, as plain containers."""
+    plugins.register()
 
     def compose_config(overrides: Sequence[str] = (), name: str = "train") -> dict[str, Any]:
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -18,8 +18,12 @@ MANDATORY = {"compare": ["runs=[a,b]"], "reproduce": ["run=a"], "collect": ["swe
 OPTIONAL_GROUPS = ("experiment", "sweep", "debug")
 
 
+def folder_of(group: str) -> Path:
+    return CONF / "searches" / group if group == "sweep" else CONF / group
+
+
 def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in folder_of(group).glob("*.yaml"))
 
 
 def overrides() -> list[str]:
@@ -44,7 +48,7 @@ def test_every_root_config_is_sound(composed, name: str) -> None:
 
 def test_every_yaml_is_covered() -> None:
     covered = {
-        CONF / group / f"{choice}.yaml"
+        folder_of(group) / f"{choice}.yaml"
         for group in GROUPS + OPTIONAL_GROUPS
         for choice in choices(group)
     }
