@@ -18,7 +18,7 @@ from pcam_lightning.runs.record import RunFileError
 pytestmark = pytest.mark.usefixtures("slurm")
 
 SMALL = ("model=mlp", "model.hidden=[8]", "data.batch_size=16", "logger=csv", "trainer=cpu")
-LIMIT = 240  # seconds, of a sweep
+LIMIT = 480  # seconds, of a sweep
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
