@@ -20,6 +20,11 @@ from pcam_lightning.command import CONF
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    # One more than processors: tests of other processes and of Slurm mostly wait.
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def pcam_root(tmp_path: Path) -> Path:
     """A folder with 48 / 20 / 20 patches of noise in the official files."""

@@ -53,7 +53,10 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["weighted", "shuffle"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [m if m in ("cnn", "mlp") else pytest.param(m, marks=pytest.mark.slow) for m in MODELS],
+)
 def test_twins_end_with_the_same_weights_however_batches_are_read(
     trained, model: str, sampler: str
 ) -> None:

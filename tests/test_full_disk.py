@@ -98,7 +98,8 @@ def assert_failed(answer: subprocess.CompletedProcess[str], run: Run, name: str)
 
 
 @pytest.mark.parametrize(
-    ("room", "name"), [(64 * 1024, "checkpoints/"), (0, "gradients.parquet: ")]
+    ("room", "name"),
+    [(64 * 1024, "checkpoints/"), pytest.param(0, "gradients.parquet: ", marks=pytest.mark.slow)],
 )
 def test_it_fails_in_one_line_and_goes_on_when_there_is_room(
     on_small_disk, command: Callable, tmp_path: Path, room: int, name: str
@@ -126,6 +127,7 @@ def test_it_fails_in_one_line_and_goes_on_when_there_is_room(
     pd.testing.assert_frame_equal(run.gradients, whole.gradients, check_exact=True)
 
 
+@pytest.mark.slow
 def test_no_half_row_of_metrics_is_left(on_small_disk, tmp_path: Path) -> None:
     full = tmp_path / "full"
     more = ["trainer.max_epochs=14", "+callbacks.filling.room=0", "callbacks.gradient_norm=null"]

@@ -63,7 +63,8 @@ def _launch(
     ]
     executor = _executor(launcher)
     if configs[0].get("preflight", "on") == "on":
-        check(configs, launcher.params, executor, sweep)
+        with _outside_of_jobs():
+            check(configs, launcher.params, executor, sweep)
     sweep.mkdir(parents=True, exist_ok=True)
     state = Singleton.get_state()
     arguments = [

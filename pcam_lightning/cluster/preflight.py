@@ -21,7 +21,7 @@ from pcam_lightning.composition import validated_in
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.record import check_free
 
-SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "cifs", "wekafs")
+SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "panfs", "wekafs")
 """File systems (how their names begin) that all nodes of a cluster can see."""
 MARGIN_BYTES = 50_000_000
 """Of a run, beside its checkpoints: predictions, plots, gradients, logs."""
@@ -177,23 +177,22 @@ def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> I
         return
     partitions = sorted(set(listed.split()))
     partition = resources["partition"]
-    if partition is not None and partition not in partitions:
-        yield f"hydra.launcher.partition={partition}: expected one of {', '.join(partitions)}"
+    wanted = partition.split(",") if partition else []
+    if unknown := [name for name in wanted if name not in partitions]:
+        yield f"hydra.launcher.partition={unknown[0]}: expected one of {', '.join(partitions)}"
         return
-    shown = ask("scontrol", "--oneliner", "show", "partition", *([partition] if partition else []))
-    facts = _facts(
-        next(
-            (line for line in (shown or "").splitlines() if partition or "Default=YES" in line), ""
-        )
-    )
-    limit = _minutes(facts.get("MaxTime", "UNLIMITED"))
-    if limit is not None and resources["timeout_min"] > limit:
-        yield (
-            f"hydra.launcher.timeout_min={resources['timeout_min']}: partition "
-            f"{facts['PartitionName']} allows {limit} minutes at most"
-        )
-    if facts.get("State", "UP") != "UP":
-        yield f"hydra.launcher.partition={facts['PartitionName']}: it is {facts['State']} now"
+    shown = (ask("scontrol", "--oneliner", "show", "partition") or "").splitlines()
+    for facts in (_facts(line) for line in shown if line.startswith("PartitionName=")):
+        name, limit = facts["PartitionName"], _minutes(facts["MaxTime"])
+        if name not in wanted and (wanted or facts["Default"] != "YES"):
+            continue
+        if limit is not None and resources["timeout_min"] > limit:
+            yield (
+                f"hydra.launcher.timeout_min={resources['timeout_min']}: partition {name} allows "
+                f"{limit} minutes at most"
+            )
+        if facts["State"] != "UP":
+            yield f"hydra.launcher.partition={name}: it is {facts['State']} now"
     largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
     if largest and jobs >= int(largest[1]):
         yield f"{jobs} jobs: Slurm takes fewer than {largest[1]} in one array; split the sweep"
@@ -226,8 +225,9 @@ def _path_problems(
         return
     paths = {"the Python of the jobs": Path(sys.executable), "hydra.sweep.dir": sweep}
     for config in configs:
-        if config.get("data", {}).get("root"):
-            paths["data.root"] = Path(config["data"]["root"]).absolute()
+        root = config.get("data", {}).get("root")
+        if root and Path(root).exists():
+            paths["data.root"] = Path(root).absolute()
     for what, path in paths.items():
         kind = _file_system(path)
         if kind and not kind.startswith(SHARED):

@@ -15,7 +15,7 @@ from pcam_lightning.runs import Run
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CPU = ("--partition=thin_course", "--gpus-per-node=0", "--cpus-per-task=1")
 
-pytestmark = pytest.mark.usefixtures("slurm")
+pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pcam_lightning.runs import Run
 from pcam_lightning.search.study import PRUNED, open_storage
 
 optuna = pytest.importorskip("optuna")
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "model=mlp",

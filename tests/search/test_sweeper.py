@@ -16,6 +16,7 @@ from stand_in_launcher import ARGUMENTS, StandIn, peak, write_status
 from pcam_lightning.search.pruning import Pruning
 
 optuna = pytest.importorskip("optuna")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
