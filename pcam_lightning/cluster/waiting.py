@@ -86,7 +86,7 @@ def _look(job: Any, queue: dict[str, str] | None) -> tuple[str, bool]:
 
 def _outcome(sweep: Path, record: dict[str, Any], job: Any) -> tuple[JobReturn, str]:
     returned = JobReturn(overrides=record["overrides"], working_dir=str(sweep / record["folder"]))
-    if all(_succeeded(task) for task in _tasks(job)):
+    if all(_succeeded(task) for task in _tasks(job)) or _is_finished(sweep, record):
         returned.status = JobStatus.COMPLETED
         return returned, "finished"
     returned.status, returned.return_value = JobStatus.FAILED, SystemExit(1)
@@ -100,6 +100,18 @@ def _tasks(job: Any) -> Sequence[Any]:
 
 def _succeeded(task: Any) -> bool:
     return task.paths.result_pickle.exists() and task._get_outcome_and_result()[0] == "success"
+
+
+def _is_finished(sweep: Path, record: dict[str, Any]) -> bool:
+    """Whether the run is whole, though a signal met its job between that and the job's end."""
+    try:
+        state = Run(sweep / record["folder"]).state
+    except (RunFileError, OSError):
+        return False
+    log = sweep / record["log"]
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    # The word of a check that was asked for and failed.
+    return state == "finished" and not any(line.startswith("failed: ") for line in lines)
 
 
 def _error(sweep: Path, record: dict[str, Any]) -> str:
