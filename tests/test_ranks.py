@@ -232,6 +232,7 @@ def test_a_sweep_of_two_ranks_is_refused(command: Callable, parent: Path, tmp_pa
     assert "hydra.launcher.tasks_per_node=2" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_one_rank_fails_none_is_left(parent: Path, tmp_path: Path, rank: int) -> None:
     folder = tmp_path / "run"
@@ -276,6 +277,7 @@ def test_stopped_and_killed_two_ranks_end_the_same(pair, parent: Path, tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_stopped_while_they_test_two_ranks_end_the_same(pair, parent: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     pausing = ["+callbacks.pausing._target_=test_ranks.Pausing"]

@@ -247,6 +247,7 @@ def test_a_resumed_table_is_the_same(pcam_root: Path, tmp_path: Path, steps: int
     assert pq.read_schema(path).field("rows").type == pa.list_(pa.int64())
 
 
+@pytest.mark.slow
 def test_two_ranks_leave_the_table_of_their_global_batches(pcam_root: Path, tmp_path: Path) -> None:
     """Two processes with batches of 4 and one with batches of 8."""
     tables = []
