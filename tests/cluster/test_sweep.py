@@ -103,7 +103,8 @@ def undisturbed(root: Path, folder: Path, *overrides: str) -> Run:
 
 def test_a_time_limit_and_a_requeue_lose_nothing(pcam_root: Path, tmp_path: Path) -> None:
     long = ("trainer.max_epochs=25", "model.dropout=0.3", "scheduler=plateau")
-    slow = ("+callbacks.slow._target_=slow_steps.SlowSteps", "+callbacks.slow.seconds=0.7")
+    long += ("callbacks.early_stopping=null",)
+    slow = ("+callbacks.slow._target_=slow_steps.SlowSteps", "+callbacks.slow.seconds=0.6")
     whole = undisturbed(pcam_root, tmp_path / "whole", *long)
     folder = tmp_path / "sweep"
     process = start(
@@ -124,7 +125,8 @@ def test_a_time_limit_and_a_requeue_lose_nothing(pcam_root: Path, tmp_path: Path
     assert process.returncode == 0, out + err
     run = Run(folder / "0")
     assert run.state == "finished"
-    # One requeue by hand, at least one by the time limit: 75 steps take longer than a minute.
+    # One requeue by hand, at least one by the time limit: 75 steps take longer than the 40 seconds
+    # after which the signal comes at the latest.
     assert run.status["attempt"] >= 3 and run.manifest["slurm"]["restarts"] >= 2
     assert run.summary["weights_digest"] == whole.summary["weights_digest"]
     assert run.summary["test"] == whole.summary["test"]
