@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning import plugins
 from pcam_lightning.cluster.requeue import requeue
-from pcam_lightning.composition import CONF, Config, validated, validated_in
+from pcam_lightning.composition import CONF, Config, names_data_root, validated, validated_in
 from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
@@ -80,9 +80,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
 def data_root_is_named() -> bool:
     """Whether the user named the data's folder for this run, rather than leaving the default."""
-    overrides = HydraConfig.get().overrides.task
-    named = any(override.lstrip("+").startswith("data.root=") for override in overrides)
-    return named or "PCAM_ROOT" in os.environ
+    return names_data_root(HydraConfig.get().overrides.task)
 
 
 def save_resolved(config: Config, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """From what Hydra composed to the plain, checked config that a command is given."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,10 +39,25 @@ def validated(name: str, cfg: DictConfig) -> Config:
 def validated_in(folder: Path, cfg: DictConfig) -> Config:
     """The same, of a composed config that has `hydra` in it, for a run in `folder`.
 
-    Leaves Hydra's own record of the running job pointing there. Errors as in `validated`.
+    Errors as in `validated`.
     """
     with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
         cfg.hydra.runtime.output_dir = str(folder)  # as Hydra will, when the job begins
+    before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    return validated(cfg.hydra.job.config_name, plain)
+    try:
+        plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        return validated(cfg.hydra.job.config_name, plain)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """Where a job of a sweep will have its run."""
+    return Path(cfg.hydra.sweep.dir).absolute() / str(cfg.hydra.sweep.subdir)
+
+
+def names_data_root(overrides: Iterable[str]) -> bool:
+    """Whether the user named the data's folder, by overrides or PCAM_ROOT, and left no default."""
+    named = any(override.lstrip("+").startswith("data.root=") for override in overrides)
+    return named or "PCAM_ROOT" in os.environ

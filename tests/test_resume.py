@@ -113,12 +113,7 @@ def test_a_signal_saves_marks_and_stops(root: Path, tmp_path: Path, undisturbed)
 def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, undisturbed) -> None:
     folder, chance = tmp_path / "run", random.Random(KILLS)
     for _ in range(KILLS):
-        before = checkpoint_time(folder)
-        process = start(root, folder)
-        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
-        time.sleep(chance.uniform(0, 1.5))
-        process.kill()
-        process.communicate()
+        kill_after_a_checkpoint(root, folder, later=chance.uniform(0, 1.5))
     assert_same(finish(root, folder), undisturbed)
     assert not list((folder / "checkpoints").glob(".*"))
 
@@ -130,20 +125,13 @@ def test_a_plateau_is_remembered_at_an_epochs_end(root: Path, tmp_path: Path) ->
     folder = tmp_path / "run"
     ends = (*plateau, "callbacks.last_checkpoint.every_minutes=60")
     for _ in range(3):
-        before = checkpoint_time(folder)
-        process = start(root, folder, *ends)
-        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
-        process.kill()
-        process.communicate()
+        kill_after_a_checkpoint(root, folder, *ends)
     assert_same(finish(root, folder, *plateau), whole)
 
 
 def test_onecycle_cannot_be_prolonged(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(root, folder)
-    wait_for(lambda: checkpoint_time(folder) is not None, process)
-    process.kill()
-    process.communicate()
+    kill_after_a_checkpoint(root, folder)
     process = start(root, folder, "trainer.max_epochs=6")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -163,14 +151,21 @@ def test_killed_while_it_is_tested_it_ends_the_same(
 
 def test_another_config_does_not_go_on_in_the_same_folder(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(root, folder)
-    wait_for(lambda: checkpoint_time(folder) is not None, process)
-    process.kill()
-    process.communicate()
+    kill_after_a_checkpoint(root, folder)
     process = start(root, folder, "optimizer.lr=0.5")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "begun with optimizer.lr=0.003, now 0.5" in err.splitlines()[-1]
+
+
+def kill_after_a_checkpoint(root: Path, folder: Path, *more: str, later: float = 0) -> None:
+    """Start, and kill so many seconds after this start's first checkpoint."""
+    before = checkpoint_time(folder)
+    process = start(root, folder, *more)
+    wait_for(lambda: checkpoint_time(folder) != before, process)
+    time.sleep(later)
+    process.kill()
+    process.communicate()
 
 
 def checkpoint_time(folder: Path) -> int | None:

@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn, filter_overrides
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from omegaconf import OmegaConf
 
+from pcam_lightning.composition import run_folder
 from pcam_lightning.errors import InputError
 
 KEPT_OUT = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
@@ -77,7 +78,7 @@ def _launch(
         {
             "number": number,
             "overrides": overrides,
-            "folder": os.path.relpath(_run_folder(config), sweep),
+            "folder": os.path.relpath(run_folder(config), sweep),
             "job_id": job.job_id,
             "log": os.path.relpath(job.paths.stderr, sweep),
         }
@@ -113,10 +114,6 @@ def _job_config(launcher: LocalLauncher | SlurmLauncher, overrides: list[str], n
     OmegaConf.set_struct(config, False)
     config.hydra.job.num, config.hydra.job.id = number, "unknown"
     return config
-
-
-def _run_folder(config: Any) -> Path:
-    return Path(config.hydra.sweep.dir).absolute() / config.hydra.sweep.subdir
 
 
 def _executor(launcher: LocalLauncher | SlurmLauncher) -> Any:

@@ -1,7 +1,6 @@
 """What would make the jobs of a sweep fail, found before anything is queued."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -13,11 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from pcam_lightning.cluster.queue import ask
 from pcam_lightning.cluster.ranks import ranks_per_node
-from pcam_lightning.composition import validated_in
+from pcam_lightning.composition import names_data_root, run_folder, validated_in
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.record import check_free
 
@@ -59,17 +56,12 @@ def _checked(config: Any) -> dict[str, Any]:
     """A job's config as plain containers; raises InputError for what its command would refuse."""
     from pcam_lightning import assembly
 
-    folder = Path(config.hydra.sweep.dir).absolute() / str(config.hydra.sweep.subdir)
-    outer = HydraConfig.instance().cfg
-    try:
-        plain = validated_in(folder, config)
-    finally:
-        HydraConfig.instance().cfg = outer
+    folder = run_folder(config)
+    plain = validated_in(folder, config)
     check_free(folder, resume=plain.get("ckpt_path") is not None)
     if "data" in plain:
         assembly.check_targets(plain)
-        named = any(o.lstrip("+").startswith("data.root=") for o in config.hydra.overrides.task)
-        _check_data(plain, named or "PCAM_ROOT" in os.environ)
+        _check_data(plain, names_data_root(config.hydra.overrides.task))
     if (checkpoint := plain.get("ckpt_path")) and not Path(checkpoint).is_file():
         raise InputError(f"ckpt_path={checkpoint}: no such file, expected a checkpoint")
     return plain

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.curves import read_history
 from pcam_lightning.runs.figures import CYCLE, FAINT, GREY
-from pcam_lightning.runs.run import MissingRunFileError
 
 SMOOTHED = 50  # windows of the training loss over a run
 
@@ -40,7 +39,7 @@ def plot_comparison(
             "lw": max(1.0, 4.0 - 1.5 * place),
             "label": name,
         }
-        gradients, metrics = _gradients(run), _metrics(run)
+        metrics, gradients = read_history(run)
         window = max(1, len(gradients) // SMOOTHED)
         for axes, column in ((panels[0, 0], "loss"), (panels[1, 1], "norm")):
             if column in gradients:
@@ -73,17 +72,3 @@ def _dress(axes: Axes, title: str) -> None:
     axes.grid(axis="y", color=FAINT)
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
-
-
-def _gradients(run: Run) -> pd.DataFrame:
-    try:
-        return run.gradients
-    except MissingRunFileError:
-        return pd.DataFrame()
-
-
-def _metrics(run: Run) -> pd.DataFrame:
-    try:
-        return run.metrics
-    except MissingRunFileError:
-        return pd.DataFrame()

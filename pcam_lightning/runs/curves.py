@@ -77,7 +77,7 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics, gradients = _history(run)
+    metrics, gradients = read_history(run)
     best = _best(metrics)
     figures = {
         "loss.png": _plot_loss(metrics, gradients, best),
@@ -95,7 +95,8 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
     return written
 
 
-def _history(run: Run) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+def read_history(run: Run) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Metrics and gradients of a run, each empty where it has none."""
     import pandas
 
     try:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from pcam_lightning import schema
+from pcam_lightning.composition import validated_in
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.record import check_free, is_alive
 from pcam_lightning.runs.resume import changes_weights, leaves
@@ -196,18 +196,8 @@ class OptunaSweeper(Sweeper):
 
     def _compose(self, overrides: list[str]) -> dict[str, Any]:
         """The checked config of a job, before anything runs."""
-        from pcam_lightning.command import validated
-
         config = self._context.config_loader.load_sweep_config(self._config, overrides)
-        with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.runtime.output_dir = "run"
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
-        try:
-            job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            return validated(self._config.hydra.job.config_name, job)
-        finally:
-            HydraConfig.instance().cfg = before
+        return validated_in(Path("run"), config)
 
     def _begun_with(self, config: dict[str, Any]) -> dict[str, Any]:
         """What has to be the same when the search goes on, or its trials cannot be compared."""
