@@ -52,6 +52,18 @@ def validated_in(folder: Path, cfg: DictConfig) -> Config:
         HydraConfig.instance().cfg = before
 
 
+def choice(group: str, name: str) -> Config:
+    """What `conf/<group>/<name>.yaml` holds, for a file that includes no other.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    paths = {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
+    if name not in paths:
+        raise InputError(f"{group}={name}: no such choice, expected one of {', '.join(paths)}")
+    return cast(Config, OmegaConf.to_container(OmegaConf.load(paths[name]), resolve=True))
+
+
 def run_folder(cfg: DictConfig) -> Path:
     """Where a job of a sweep will have its run."""
     return Path(cfg.hydra.sweep.dir).absolute() / str(cfg.hydra.sweep.subdir)

@@ -130,9 +130,12 @@ Precision = Literal[
 ]
 
 
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+
+
 class Trainer(Part):
     max_epochs: PositiveInt
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    accelerator: Accelerator
     devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)]
     num_nodes: PositiveInt
     precision: Precision | Literal[16, 32, 64]
@@ -194,10 +197,20 @@ class Train(Submitted):
         return self
 
 
-class Benchmark(Submitted):
-    mode: Literal["loader", "conversion", "callbacks"]
+class BenchmarkSection(Section):
+    models: Annotated[list[Name], Field(min_length=1)] | None
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] | None
+    precisions: Annotated[list[Precision | Literal[16, 32, 64]], Field(min_length=1)] | None
+    devices: Annotated[list[Accelerator], Field(min_length=1)] | None
     repeats: PositiveInt
     seconds: PositiveFloat
+    against: str | None
+
+
+class Benchmark(Submitted):
+    mode: Literal["train", "forward", "end_to_end", "loader", "conversion", "callbacks", "startup"]
+    benchmark: BenchmarkSection
+    compile: bool
     seed: Seed
     experiment_name: Name
     run_dir: str

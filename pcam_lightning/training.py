@@ -93,7 +93,7 @@ def _train(
             "experiment_name": config["experiment_name"],
             "seed": config["seed"],
             "best_checkpoint": os.path.relpath(best, folder) if best else None,
-            "training_patches_per_second": assembly.training_speed(trainer),
+            **assembly.training_speed(trainer),
             "weights_digest": result.weights_digest(module.model.state_dict()),
             "seconds": time.monotonic() - start,
         }

@@ -18,7 +18,7 @@ from pcam_lightning.runs import Run
 
 KILLS = int(os.environ.get("PCAM_KILLS", "3"))
 WORKERS = ("data.num_workers=2", "callbacks.last_checkpoint.every_minutes=60")
-SLOW = ("train/patches_per_second",)  # a clock, not a result
+SLOW = ("train/patches_per_second", "train/waiting_for_data")  # clocks, not results
 
 
 @pytest.fixture(scope="module")

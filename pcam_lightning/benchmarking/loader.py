@@ -15,7 +15,7 @@ from torchvision.transforms import Compose, ToTensor
 from torchvision.transforms import Normalize as NormalizeTensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from pcam_lightning.benchmarking.clock import Contender
+from pcam_lightning.benchmarking.clock import Contender, Work
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import SplitFiles, chunk_rows, open_dataset
@@ -30,14 +30,18 @@ class SampleAtATime(Dataset[tuple[torch.Tensor, int]]):
     """The loader that most pipelines write: an open H5 file, one row, a PIL image, a tensor."""
 
     def __init__(self, files: SplitFiles, transform: Transform = TO_BYTES) -> None:
-        self.images = h5py.File(files.images, "r")["x"]
-        self.labels = h5py.File(files.labels, "r")["y"]
-        self.transform = transform
+        self.files, self.transform = files, transform
+        with h5py.File(files.labels, "r") as file:
+            self.rows = file["y"].shape[0]  # type: ignore[union-attr]
+        self.images = self.labels = None
 
     def __len__(self) -> int:
-        return self.images.shape[0]  # type: ignore[union-attr]
+        return self.rows
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        if self.images is None:  # in each worker anew: HDF5's state does not survive a fork
+            self.images = h5py.File(self.files.images, "r")["x"]
+            self.labels = h5py.File(self.files.labels, "r")["y"]
         pixels = np.asarray(self.images[row]).astype(np.uint8)  # type: ignore[index]
         label = int(np.asarray(self.labels[row]).item())  # type: ignore[index]
         return self.transform(Image.fromarray(pixels)), label
@@ -55,26 +59,26 @@ def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Cont
     pixels = np.asarray(datamodule.datasets["train"].patches.map())
     normalize = Normalize().to(dtype)
 
-    def copy() -> Iterator[int]:
+    def copy() -> Iterator[Work]:
         target = np.empty_like(pixels[:batch_size])
         for start in range(0, len(pixels) - batch_size + 1, batch_size):
             np.copyto(target, pixels[start : start + batch_size])
-            yield batch_size
+            yield Work(batch_size)
 
-    def ours() -> Iterator[int]:
+    def ours() -> Iterator[Work]:
         for batch in datamodule.train_dataloader():
-            yield len(batch.row)
+            yield Work(len(batch.row))
 
-    def normalised() -> Iterator[int]:
+    def normalised() -> Iterator[Work]:
         for batch in datamodule.train_dataloader():
             normalize(batch.image)
-            yield len(batch.row)
+            yield Work(len(batch.row))
 
-    def one_by_one(dataset: Dataset) -> Iterator[int]:
+    def one_by_one(dataset: Dataset) -> Iterator[Work]:
         for _, label in DataLoader(dataset, batch_size, shuffle=True, drop_last=True):
-            yield len(label)
+            yield Work(len(label))
 
-    def torchvisions(transform: Transform) -> Iterator[int]:
+    def torchvisions(transform: Transform) -> Iterator[Work]:
         with TemporaryDirectory() as folder:
             (Path(folder) / "pcam").symlink_to(datamodule.root.resolve())
             yield from one_by_one(PCAM(folder, split="train", transform=transform))
@@ -101,7 +105,7 @@ def conversion(files: SplitFiles) -> dict[str, Contender]:
         with files.images.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def read() -> Iterator[int]:
+    def read() -> Iterator[Work]:
         forget()
         with open_dataset(files.images, "x") as dataset:
             rows = chunk_rows(dataset)
@@ -109,11 +113,11 @@ def conversion(files: SplitFiles) -> dict[str, Contender]:
             for start in range(0, dataset.shape[0], rows):
                 stop = min(start + rows, dataset.shape[0])
                 dataset.read_direct(target, np.s_[start:stop], np.s_[: stop - start])
-            yield dataset.shape[0]
+            yield Work(dataset.shape[0])
 
-    def convert() -> Iterator[int]:
+    def convert() -> Iterator[Work]:
         forget()
         with TemporaryDirectory(dir=files.root) as folder:
-            yield patch_file(files, Path(folder)).rows
+            yield Work(patch_file(files, Path(folder)).rows)
 
     return {"sequential read": read, "conversion to uint8": convert}

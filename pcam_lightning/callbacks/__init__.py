@@ -1,8 +1,8 @@
 """What watches a run."""
 
-from pcam_lightning.callbacks.epoch_lines import progress
+from pcam_lightning.callbacks.epoch_lines import EpochLines, progress
 from pcam_lightning.callbacks.gradient_norm import GradientNorm
 from pcam_lightning.callbacks.last_checkpoint import LastCheckpoint
 from pcam_lightning.callbacks.throughput import Throughput
 
-__all__ = ["GradientNorm", "LastCheckpoint", "Throughput", "progress"]
+__all__ = ["EpochLines", "GradientNorm", "LastCheckpoint", "Throughput", "progress"]

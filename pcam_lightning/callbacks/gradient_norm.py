@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from pcam_lightning.module import is_clipped
 from pcam_lightning.runs.record import write_bytes
 
 FEWEST = 20
@@ -85,7 +86,8 @@ class GradientNorm(Callback):
         # As `get_total_norm` does it, to the bit.
         norm = torch.linalg.vector_norm(norms)
         self._norms = torch.cat([norm[None], norms])
-        pl_module.log("grad/norm", norm)
+        if trainer._logger_connector.should_update_logs:  # see PCamClassifier.training_step
+            pl_module.log("grad/norm", norm)
         # Read here, since the scheduler moves on before the batch ends.
         lr = optimizer.param_groups[0]["lr"]
         self._begun.append((trainer.global_step, trainer.current_epoch, float(lr)))
@@ -102,7 +104,9 @@ class GradientNorm(Callback):
         # Copies: a worker's batch would hold its shared memory as long as it is kept.
         rows, losses = (torch.cat(each) for each in zip(*self._micro_batches, strict=True))
         # Gradients live until the next backward pass, so this is what the optimizer was given.
-        clipped = get_total_norm(self._gradients()) if trainer.gradient_clip_val else self._norms[0]
+        clipped, limit = self._norms[0], trainer.gradient_clip_val
+        if limit and is_clipped(clipped, float(limit)):
+            clipped = get_total_norm(self._gradients())
         values = torch.cat([torch.stack([losses.mean(), clipped.float()]), self._norms.float()])
         self._steps.append(_Step(values, rows, losses))
         self._norms = None

@@ -1,4 +1,4 @@
-"""How fast a run trains."""
+"""How fast a run trains, and how much of that time it waits for data."""
 
 import time
 from typing import Any
@@ -7,18 +7,22 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Log `train/patches_per_second` each epoch: training patches of all ranks, validation apart.
+    """Log two numbers each epoch, validation apart.
 
-    `patches` and `seconds` add up over the epochs of this start. On a GPU the clock is right over
-    an epoch, not over a step, since the host runs ahead of the device.
+    `train/patches_per_second` counts the training patches of all ranks, `train/waiting_for_data` is
+    the share of the time that this rank's steps waited for a batch, in [0, 1]; it needs a loader
+    that counts it, as `BatchLoader` does. `patches`, `seconds` and `waited` (seconds) add up over
+    the epochs of this start. On a GPU the clock is right over an epoch, not over a step, since the
+    host runs ahead of the device.
     """
 
     def __init__(self) -> None:
-        self.patches, self.seconds = 0, 0.0
-        self._epoch_patches, self._epoch_seconds = 0, 0.0
+        self.patches, self.seconds, self.waited = 0, 0.0, 0.0
+        self._epoch_patches, self._epoch_seconds, self._waited_before = 0, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_patches, self._epoch_seconds = 0, -time.perf_counter()
+        self._waited_before = getattr(trainer.train_dataloader, "waited", 0.0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,5 +39,10 @@ class Throughput(Callback):
         self._epoch_seconds += time.perf_counter()
         self.patches += self._epoch_patches
         self.seconds += self._epoch_seconds
-        speed = self._epoch_patches / max(self._epoch_seconds, 1e-9)
+        seconds = max(self._epoch_seconds, 1e-9)
+        speed = self._epoch_patches / seconds
         pl_module.log("train/patches_per_second", speed, sync_dist=True)
+        if (waited := getattr(trainer.train_dataloader, "waited", None)) is not None:
+            waited -= self._waited_before
+            self.waited += waited
+            pl_module.log("train/waiting_for_data", waited / seconds, sync_dist=True)

@@ -1,6 +1,7 @@
 """Batches of a data set in a sampler's order, ready before they are asked for."""
 
 import signal
+import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -44,6 +45,8 @@ class BatchLoader:
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self._workers: DataLoader[Batch] | None = None
         self._delivered = self._skip = 0
+        self.waited = 0.0
+        """Seconds, over all epochs, that whoever asked for a batch has waited for it."""
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
@@ -52,7 +55,13 @@ class BatchLoader:
         # As a generator, so that nothing starts before Lightning has set the epoch.
         skip, self._skip = self._skip, 0
         self._delivered = skip
-        for batch in self._batches(skip):
+        batches = iter(self._batches(skip))
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
             self._delivered += 1
             yield batch
 

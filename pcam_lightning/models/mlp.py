@@ -18,7 +18,7 @@ class MLP(nn.Module):
     def __init__(self, hidden: Sequence[int] = (64, 32), dropout: float = 0.2) -> None:
         super().__init__()
         self.normalize = Normalize()
-        layers: list[nn.Module] = [nn.Flatten()]
+        layers: list[nn.Module] = []
         features = 96 * 96 * 3
         for units in hidden:
             layers += [nn.Linear(features, units), nn.ReLU(inplace=True), nn.Dropout(dropout)]
@@ -27,4 +27,6 @@ class MLP(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [B, 96, 96, 3] to logits [B]."""
-        return self.layers(self.normalize(image)).squeeze(1)
+        # In the order of memory, which is NHWC: any other would copy every pixel.
+        pixels = self.normalize(image).permute(0, 2, 3, 1).flatten(1)
+        return self.layers(pixels).squeeze(1)

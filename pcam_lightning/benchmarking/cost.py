@@ -1,0 +1,99 @@
+"""What a step has to do, and the most that a machine can do: a roofline.
+
+Williams, Waterman & Patterson 2009, Roofline: an insightful visual performance model for multicore
+architectures, Communications of the ACM 52(4):65-76.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+SIDE = {"cpu": 2048, "cuda": 8192}
+"""Of the square matrices whose product is timed."""
+COPIED = {"cpu": 2**28, "cuda": 2**30}
+"""Bytes, more than any cache holds."""
+
+
+class Cost(NamedTuple):
+    """Of one step."""
+
+    flops: float
+    """Floating-point operations of matrix products and convolutions, two for a multiply-add."""
+    bytes: float
+    """What its operations read and write, each counted on its own: less passes through memory where
+    operations are fused, or find their operands in a cache."""
+
+
+class Peak(NamedTuple):
+    """The most that was measured on this machine, in this run."""
+
+    flops: float
+    """Floating-point operations per second of a large matrix product."""
+    bytes: float
+    """Bytes per second, read and written, of a large copy."""
+
+
+def cost_of(step: Callable[[], object]) -> Cost:
+    """Run a step once and count."""
+    traffic = _Traffic()
+    with FlopCounterMode(display=False) as flops, traffic:
+        step()
+    return Cost(float(flops.get_total_flops()), float(traffic.bytes))
+
+
+def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
+    """The best of several goes, with as many threads as torch uses."""
+    side = SIDE.get(device.type, SIDE["cpu"])
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    product = torch.empty_like(matrix)
+    source = torch.empty(COPIED.get(device.type, COPIED["cpu"]), dtype=torch.uint8, device=device)
+    source.fill_(1)
+    target = source.clone()
+
+    def best(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(repeats + 1):
+            synchronise(device)
+            start = time.perf_counter()
+            work()
+            synchronise(device)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    return Peak(
+        2 * side**3 / best(lambda: torch.mm(matrix, matrix, out=product)),
+        2 * source.numel() / best(lambda: target.copy_(source)),
+    )
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a device has still to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of the tensors that operations are given and return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        # A view moves nothing.
+        if not any(each.alias_info and not each.alias_info.is_write for each in _returns(func)):
+            tensors = tree_leaves((args, kwargs, result))
+            self.bytes += sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
+        return result
+
+
+def _returns(func: Any) -> list[Any]:
+    return getattr(getattr(func, "_schema", None), "returns", [])

@@ -1,0 +1,287 @@
+"""What each mode of the benchmark lets run side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count, product, repeat
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+
+from pcam_lightning import assembly
+from pcam_lightning.benchmarking import loader, step
+from pcam_lightning.benchmarking.clock import Contender, Work
+from pcam_lightning.benchmarking.cost import Cost, cost_of
+from pcam_lightning.benchmarking.fit import Gate, pieces
+from pcam_lightning.benchmarking.usual import UsualLoop
+from pcam_lightning.benchmarking.verdict import BARE
+from pcam_lightning.composition import Config, choice
+from pcam_lightning.data import Batch, PCamDataModule
+from pcam_lightning.data.cache import mapped_in_place
+from pcam_lightning.data.files import check_split
+from pcam_lightning.errors import InputError
+
+ONE_BATCH, OURS = f"{BARE}, one batch", "pcam_lightning"
+
+Batches = Callable[[], Iterator[tuple[Batch, float]]]
+"""Batches on the device, each with the seconds that it was waited for."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of model, device, precision and batch size."""
+
+    model: str
+    config: Config
+    """Of the command, with the values of this combination in their places."""
+    datamodule: PCamDataModule
+    """Not yet set up."""
+    run_dir: str
+    notes: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What else is to be known of a contender, by its name."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.config["data"]["batch_size"]
+
+    @property
+    def precision(self) -> str:
+        return str(self.config["trainer"]["precision"])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return assembly.compute_dtype(self.precision)
+
+    @property
+    def device(self) -> torch.device:
+        on_gpu = self.config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if on_gpu else "cpu")
+
+    def trainer(self) -> Trainer:
+        """One without callbacks and loggers, for what it knows of devices and precision."""
+        trainer = self.config["trainer"] | {"enable_checkpointing": False}
+        return assembly.build_trainer({"callbacks": {}, "logger": {}, "trainer": trainer})
+
+    def step(
+        self, kind: Literal["forward", "training"], compiled: bool = False
+    ) -> Callable[[Batch], None]:
+        """A step of a new network in plain PyTorch, on the device and in the precision."""
+        precision = self.trainer().precision_plugin
+        module = assembly.build_module(self.config)
+        if compiled:
+            module.model.compile()
+        precision.convert_module(module)  # in place
+        module.to(self.device)
+        if kind == "forward":
+            return step.forward(module, precision)
+        return step.training(module, precision, self.config["trainer"]["gradient_clip_val"])
+
+    def batches(self) -> Iterator[tuple[Batch, float]]:
+        """Training batches on the device, epoch after epoch, and the seconds each was waited for.
+
+        From the loader that a fit has.
+        """
+        self.datamodule.trainer = self.trainer()
+        loader = self.datamodule.train_dataloader()
+        for epoch in count():
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            waited = loader.waited
+            for batch in loader:
+                on_device = Batch(*(part.to(self.device, non_blocking=True) for part in batch))
+                yield on_device, loader.waited - waited
+                waited = loader.waited
+
+
+def cases(config: Config, model: str, root: Any) -> Iterator[Case]:
+    """Every combination of the lists in `config["benchmark"]`, sizes of a batch innermost.
+
+    Where a list is null, the value of the key that it varies stands alone.
+
+    Args:
+        config: of the command.
+        model: the name of its model, such as "cnn".
+        root: the folder of the data.
+
+    Raises:
+        InputError: a model that there is none of, or a device that this machine does not have.
+    """
+    lists, trainer = config["benchmark"], config["trainer"]
+    for name, device, precision, batch_size in product(
+        lists["models"] or [None],
+        lists["devices"] or [trainer["accelerator"]],
+        lists["precisions"] or [trainer["precision"]],
+        lists["batch_sizes"] or [config["data"]["batch_size"]],
+    ):
+        chosen = trainer | {"accelerator": device, "precision": precision}
+        chosen["precision"] = assembly.choose_precision(chosen)
+        combination = config | {
+            "model": choice("model", name) if name else config["model"],
+            "data": config["data"] | {"batch_size": batch_size},
+            "trainer": chosen,
+        }
+        datamodule = assembly.build_datamodule(combination, root)
+        yield Case(name or model, combination, datamodule, config["run_dir"])
+
+
+def contenders_of(mode: str, case: Case) -> dict[str, Contender]:
+    """Name to contender of a case; the first is what the others are held against."""
+    return MODES[mode](case)
+
+
+def cost_of_case(mode: str, case: Case, fits: bool) -> tuple[int, Cost | None]:
+    """How many parameters the network has, and what a step of the mode has to do, where the mode
+    has steps and the case fits into memory."""
+    model = assembly.build_module(case.config).model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if mode not in STEPS or not fits:
+        return parameters, None
+    run = partial(case.step(STEPS[mode]), step.resident_batch(case.batch_size, case.device))
+    run()  # what is allocated once is not part of a step
+    return parameters, cost_of(run)
+
+
+def _loader(case: Case) -> dict[str, Contender]:
+    case.datamodule.setup()
+    case.datamodule.train_dataloader()  # refuses a batch larger than the split before anything runs
+    return loader.contenders(case.datamodule, case.dtype)
+
+
+def _conversion(case: Case) -> dict[str, Contender]:
+    files = case.datamodule.files("train")
+    check_split(files)
+    if mapped_in_place(files):
+        raise InputError(
+            f"{files.images}: mapped as it is, there is nothing to convert; expected a float, "
+            "chunked or compressed file, such as data=demo data.demo.dtype=float32"
+        )
+    return loader.conversion(files)
+
+
+def _steps(
+    case: Case, kind: Literal["forward", "training"], batches: Batches, name: str = ""
+) -> Iterator[Work]:
+    """Steps in plain PyTorch; compiled if a name is given, with a note of how long that took."""
+    run = case.step(kind, compiled=bool(name))
+    for first, (batch, waited) in zip(chain([True], repeat(False)), batches(), strict=False):
+        start = time.perf_counter()
+        run(batch)
+        if first and name:
+            case.notes[name] = {"compile_seconds": time.perf_counter() - start}
+        yield Work(len(batch.row), waited)
+
+
+def _bare(
+    case: Case, kind: Literal["forward", "training"], sources: dict[str, Batches]
+) -> dict[str, Contender]:
+    """Plain PyTorch with batches of each source and, if the config asks for it, compiled."""
+    contenders = {name: partial(_steps, case, kind, batches) for name, batches in sources.items()}
+    if case.config["compile"]:
+        name, batches = next(iter(sources.items()))
+        compiled = f"{name}, compiled"
+        contenders[compiled] = partial(_steps, case, kind, batches, compiled)
+    return contenders
+
+
+def _one_batch(case: Case) -> Iterator[tuple[Batch, float]]:
+    return repeat((step.resident_batch(case.batch_size, case.device), 0.0))
+
+
+def _forward(case: Case) -> dict[str, Contender]:
+    return _bare(case, "forward", {"forward": partial(_one_batch, case)})
+
+
+def _train(case: Case) -> dict[str, Contender]:
+    case.datamodule.setup()
+    sources: dict[str, Batches] = {BARE: case.batches, ONE_BATCH: partial(_one_batch, case)}
+    contenders = _bare(case, "training", sources)
+    contenders[OURS] = partial(_fit, case, case.config["callbacks"])
+    return contenders
+
+
+def _end_to_end(case: Case) -> dict[str, Contender]:
+    case.datamodule.setup()
+
+    def usual() -> Iterator[Work]:
+        files = case.datamodule.files
+        rate, device = case.config["optimizer"]["lr"], case.device.type
+        model = assembly.build_module(case.config).model
+        loop = UsualLoop(files("train"), files("valid"), model, case.batch_size, rate, device)
+        return loop.epochs()
+
+    ours = partial(_fit, case, case.config["callbacks"], per="epoch")
+    return {"usual loop": usual, OURS: ours}
+
+
+def _callbacks(case: Case) -> dict[str, Contender]:
+    """Fits without callbacks, with one, and with all of the config."""
+    case.datamodule.setup()
+    callbacks = {name: part for name, part in case.config["callbacks"].items() if part}
+    chosen = {"no callbacks": {}} | {
+        name: {name: callbacks[name]}
+        for name in ("gradient_norm", "last_checkpoint")
+        if name in callbacks
+    }
+    if "last_checkpoint" in callbacks:
+        always = callbacks["last_checkpoint"] | {"every_minutes": 0.0}
+        chosen["last_checkpoint, at every step"] = {"last_checkpoint": always}
+    chosen["all callbacks"] = callbacks
+    return {name: partial(_fit, case, parts) for name, parts in chosen.items()}
+
+
+def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") -> Iterator[Work]:
+    """A fit by Lightning, in a folder of its own that is gone afterwards."""
+    trainer = case.config["trainer"] | {
+        "enable_checkpointing": bool({"checkpoint", "last_checkpoint"} & callbacks.keys()),
+        "enable_progress_bar": "progress" in callbacks,
+    }
+    if per == "step":
+        trainer["limit_val_batches"] = 1
+
+    def fit(gate: Gate, folder: str) -> None:
+        parts = {"callbacks": callbacks, "logger": case.config["logger"], "trainer": trainer}
+        runner = assembly.build_trainer(_moved(parts, case.run_dir, folder))
+        runner.callbacks.append(gate)  # type: ignore[attr-defined]
+        module = assembly.build_module(case.config)
+        assembly.normalise(module, case.datamodule)
+        runner.fit(module, datamodule=case.datamodule)
+
+    with TemporaryDirectory(dir=case.run_dir) as folder:
+        yield from pieces(lambda gate: fit(gate, folder), Gate(per))
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """A config with one folder in the place of another."""
+    if isinstance(value, dict):
+        return {key: _moved(each, old, new) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_moved(each, old, new) for each in value]
+    return value.replace(old, new) if isinstance(value, str) else value
+
+
+STEPS: dict[str, Literal["forward", "training"]] = {"forward": "forward", "train": "training"}
+"""Modes that measure steps, and what kind of step."""
+
+MODES: dict[str, Callable[[Case], dict[str, Contender]]] = {
+    "train": _train,
+    "forward": _forward,
+    "loader": _loader,
+    "end_to_end": _end_to_end,
+    "conversion": _conversion,
+    "callbacks": _callbacks,
+}
+
+WINDOWS = {
+    "train": "training steps, files in the page cache; what happens between epochs is left out",
+    "forward": "passes through the network in inference mode, of one batch in the device's memory",
+    "end_to_end": "whole epochs of training and validation, files in the page cache",
+    "loader": "shuffled batches in host memory",
+    "conversion": "whole files, read from the disk",
+    "callbacks": "training steps, files in the page cache; what happens between epochs is left out",
+    "startup": "from the start of a process to its end, files in the page cache",
+}
+"""What is inside a measurement, by mode. Warm-up is always outside."""
