@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -89,8 +89,7 @@ class PCamClassifier(LightningModule):
         self._default_generator().manual_seed(self._stream("dropout", batch_idx))
         logit, label = self(image).float(), batch.label.float()
         loss = binary_cross_entropy_with_logits(logit, label)
-        # At other steps Lightning (2.6) would take half a millisecond to keep it, and drop it.
-        if self.trainer._logger_connector.should_update_logs:
+        if is_logged_step(self.trainer):
             self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         # Not the other way round, the mean of these as the loss: its gradient is rounded otherwise.
         patch_loss = binary_cross_entropy_with_logits(logit.detach(), label, reduction="none")
@@ -181,6 +180,14 @@ class PCamClassifier(LightningModule):
             # Equal on all ranks, and the greatest of equal numbers is each of them to the last bit.
             self.log(name, value, prog_bar=shown, sync_dist=True, reduce_fx="max")
         return scores
+
+
+def is_logged_step(trainer: Trainer) -> bool:
+    """Whether what this training step logs reaches anybody: loggers, or the end of the epoch.
+
+    At other steps Lightning (2.6) takes half a millisecond to keep a number, and drops it.
+    """
+    return trainer.is_last_batch or trainer._logger_connector.should_update_logs
 
 
 def is_clipped(norm: Tensor, limit: float) -> bool:

@@ -179,7 +179,9 @@ def _bare(
     case: Case, kind: Literal["forward", "training"], sources: dict[str, Batches]
 ) -> dict[str, Contender]:
     """Plain PyTorch with batches of each source and, if the config asks for it, compiled."""
-    contenders = {name: partial(_steps, case, kind, batches) for name, batches in sources.items()}
+    contenders: dict[str, Contender] = {}
+    for name, batches in sources.items():
+        contenders[name] = partial(_steps, case, kind, batches)
     if case.config["compile"]:
         name, batches = next(iter(sources.items()))
         compiled = f"{name}, compiled"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from pcam_lightning.module import is_clipped
+from pcam_lightning.module import is_clipped, is_logged_step
 from pcam_lightning.runs.record import write_bytes
 
 FEWEST = 20
@@ -86,7 +86,7 @@ class GradientNorm(Callback):
         # As `get_total_norm` does it, to the bit.
         norm = torch.linalg.vector_norm(norms)
         self._norms = torch.cat([norm[None], norms])
-        if trainer._logger_connector.should_update_logs:  # see PCamClassifier.training_step
+        if is_logged_step(trainer):
             pl_module.log("grad/norm", norm)
         # Read here, since the scheduler moves on before the batch ends.
         lr = optimizer.param_groups[0]["lr"]
