@@ -65,8 +65,12 @@ def _check_arguments(config: Any, path: str) -> None:
             )
 
 
+FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Of precisions whose short names Lightning warns of."""
+
+
 def choose_precision(trainer: Config) -> str | int:
-    """What `precision: auto` means for a trainer's config on this machine.
+    """The precision of a trainer's config by its full name; "auto" is what suits this machine:
 
     bfloat16 where the hardware multiplies it: GPUs since Ampere; CPUs with AMX, where the cnn
     trains more than twice as fast as in float32, or with AVX512_BF16, where it trains 1.6 times as
@@ -74,7 +78,7 @@ def choose_precision(trainer: Config) -> str | int:
     could end one way today and the other way tomorrow.
     """
     if trainer["precision"] != "auto":
-        return trainer["precision"]
+        return FULL_NAMES.get(str(trainer["precision"])) or trainer["precision"]
     if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
     abilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later

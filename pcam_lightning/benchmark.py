@@ -53,7 +53,7 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
     summary = {
         "dataset": source.name,
         "mode": config["mode"],
-        "unit": "seconds" if startup else "patches per second",
+        "unit": "seconds" if startup else "patches/s",
         "window": WINDOWS[config["mode"]],
         **{key: config["benchmark"][key] for key in ("repeats", "seconds")},
         "rows": rows,

@@ -171,6 +171,7 @@ class Submitted(Section):
 
 
 class Train(Submitted):
+    compile: bool
     seed: Seed
     experiment_name: Name
     run_dir: str

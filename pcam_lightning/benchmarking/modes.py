@@ -125,7 +125,9 @@ def cases(config: Config, model: str, root: Any) -> Iterator[Case]:
             "trainer": chosen,
         }
         datamodule = assembly.build_datamodule(combination, root)
-        yield Case(name or model, combination, datamodule, config["run_dir"])
+        case = Case(name or model, combination, datamodule, config["run_dir"])
+        case.trainer()  # refuses devices that are not there
+        yield case
 
 
 def contenders_of(mode: str, case: Case) -> dict[str, Contender]:
@@ -145,9 +147,13 @@ def cost_of_case(mode: str, case: Case, fits: bool) -> tuple[int, Cost | None]:
     return parameters, cost_of(run)
 
 
-def _loader(case: Case) -> dict[str, Contender]:
+def _set_up(case: Case) -> None:
     case.datamodule.setup()
-    case.datamodule.train_dataloader()  # refuses a batch larger than the split before anything runs
+    case.datamodule.train_dataloader()  # refuses a batch larger than the split
+
+
+def _loader(case: Case) -> dict[str, Contender]:
+    _set_up(case)
     return loader.contenders(case.datamodule, case.dtype)
 
 
@@ -198,7 +204,7 @@ def _forward(case: Case) -> dict[str, Contender]:
 
 
 def _train(case: Case) -> dict[str, Contender]:
-    case.datamodule.setup()
+    _set_up(case)
     sources: dict[str, Batches] = {BARE: case.batches, ONE_BATCH: partial(_one_batch, case)}
     contenders = _bare(case, "training", sources)
     contenders[OURS] = partial(_fit, case, case.config["callbacks"])
@@ -206,7 +212,7 @@ def _train(case: Case) -> dict[str, Contender]:
 
 
 def _end_to_end(case: Case) -> dict[str, Contender]:
-    case.datamodule.setup()
+    _set_up(case)
 
     def usual() -> Iterator[Work]:
         files = case.datamodule.files
@@ -221,7 +227,7 @@ def _end_to_end(case: Case) -> dict[str, Contender]:
 
 def _callbacks(case: Case) -> dict[str, Contender]:
     """Fits without callbacks, with one, and with all of the config."""
-    case.datamodule.setup()
+    _set_up(case)
     callbacks = {name: part for name, part in case.config["callbacks"].items() if part}
     chosen = {"no callbacks": {}} | {
         name: {name: callbacks[name]}

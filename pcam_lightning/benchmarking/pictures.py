@@ -11,6 +11,7 @@ from pcam_lightning.runs.record import write_bytes
 
 def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
     """Write `by_batch_size.png` and `by_precision.png` where rows differ in these."""
+    folder.mkdir(parents=True, exist_ok=True)
     series = {key: each for key, each in series_of(rows).items() if len(each) > 1}
     if series:
         write_bytes(folder / "by_batch_size.png", _by_batch_size(series, rows, subtitle))

@@ -19,11 +19,12 @@ def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]
     logging.getLogger("pcam_lightning.callbacks").setLevel(logging.WARNING)  # a line an epoch
     cpu, rows, peaks = read_hardware()["cpu"], [], {}
     repeats, seconds = config["benchmark"]["repeats"], config["benchmark"]["seconds"]
-    for case in cases(config, model, root):
+    # All of them before any is measured, which refuses what is unfit.
+    prepared = [(each, contenders_of(config["mode"], each)) for each in cases(config, model, root)]
+    for case, contenders in prepared:
         device = case.device
         on_gpu = device.type == "cuda"
         with no_more_than_available(), peak_memory(device) as memory:
-            contenders = contenders_of(config["mode"], case)
             windows = measure(contenders, repeats, seconds, partial(synchronise, device))
         parameters, cost = cost_of_case(config["mode"], case, any(windows.values()))
         if cost and (device, case.dtype) not in peaks:

@@ -18,27 +18,28 @@ SATURATED = 0.95
 """Share of the highest speed that the saturation point has to reach."""
 
 
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _speed(row: Row) -> str:
+    """The median, and half the distance of the lowest from the highest as a share of it."""
+    median = row["median"]
+    text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+    return f"{text} ±{(row['high'] - row['low']) / 2 / median:.0%}"
 
 
-COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "contender": ("", str),
-    "model": ("model", str),
-    "batch_size": ("batch", str),
-    "precision": ("precision", str),
-    "device": ("device", str),
-    "median": ("{unit}", _count),
-    "low": ("lowest", _count),
-    "high": ("highest", _count),
-    "of_first": ("of first", "{:.3f}".format),
-    "milliseconds": ("ms a step", "{:.2f}".format),
-    "waiting": ("waiting", "{:.1%}".format),
-    "share_of_flops": ("of peak", "{:.0%}".format),
-    "peak_host_mib": ("host MiB", "{:,.0f}".format),
-    "peak_device_mib": ("device MiB", "{:,.0f}".format),
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "contender": ("", lambda row: row["contender"]),
+    "model": ("model", lambda row: row["model"]),
+    "batch_size": ("batch", lambda row: str(row["batch_size"])),
+    "precision": ("precision", lambda row: row["precision"]),
+    "device": ("device", lambda row: row["device"]),
+    "median": ("{unit}", _speed),
+    "of_first": ("of first", lambda row: f"{row['of_first']:.3g}"),
+    "milliseconds": ("ms a step", lambda row: f"{row['milliseconds']:.2f}"),
+    "waiting": ("waiting", lambda row: f"{row['waiting']:.1%}"),
+    "share_of_flops": ("of peak", lambda row: f"{row['share_of_flops']:.0%}"),
+    "peak_host_mib": ("host MiB", lambda row: f"{row['peak_host_mib']:,.0f}"),
+    "peak_device_mib": ("device MiB", lambda row: f"{row['peak_device_mib']:,.0f}"),
 }
-"""Of the printed table: heading and how a value is written. The CSV has every key of the rows."""
+"""Of the tables to be read: heading and cell. The CSV has every key of the rows."""
 
 
 def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
@@ -58,10 +59,11 @@ def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
 def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
     """The table, then saturation points, verdicts and what changed since an earlier benchmark."""
     console = Console(highlight=False)
+    console.width = max(console.width, 100)  # in a log file, no name is cut short
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     headings, cells = _shown(rows, summary["unit"])
     for position, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if position else "left", overflow="fold")
+        table.add_column(heading, justify="right" if position else "left", no_wrap=True)
     for line in cells:
         table.add_row(*line)
     console.print(table)
@@ -112,7 +114,6 @@ def _is_constant_choice(name: str, rows: Sequence[Row]) -> bool:
 
 
 def _cell(name: str, row: Row) -> str:
-    value = row.get(name)
-    if value is None:
+    if row.get(name) is None:
         return "out of memory" if name == "median" else "-"
-    return COLUMNS[name][1](value)
+    return COLUMNS[name][1](row)
