@@ -51,6 +51,19 @@ def test_every_job_is_what_hydra_makes_of_it(loaders) -> None:
             assert Path(ours.hydra.sweep.dir).name == now
 
 
+def test_jobs_that_choose_the_same_groups_are_composed_once(loaders, monkeypatch) -> None:
+    ours = loaders[0]
+    master = ours.load_configuration("train", [], RunMode.MULTIRUN)
+    composed = []
+    compose = ours.load_configuration
+    monkeypatch.setattr(
+        ours, "load_configuration", lambda *a, **more: composed.append(a) or compose(*a, **more)
+    )
+    jobs = [["model=mlp", f"seed={seed}"] for seed in range(50)] + [["seed=1", "model=cnn"]]
+    seeds = [ours.load_sweep_config(master, job).seed for job in jobs]
+    assert seeds == [*range(50), 1] and len(composed) == 2
+
+
 @pytest.mark.parametrize(
     "wrong", ["seeed=1", "model=cmm", "seed=1,2", "+seed=1", "~seeed", "++model=cnn", "x@y=1"]
 )
