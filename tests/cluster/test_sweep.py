@@ -197,6 +197,23 @@ def test_a_cancelled_job_does_not_hold_up_the_others(pcam_root: Path, tmp_path: 
         Run(folder / "1")
 
 
+def test_a_sweep_does_not_start_again_while_its_jobs_wait(pcam_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    words = [*SMALL, f"data.root={pcam_root}", "--multirun", f"hydra.sweep.dir={folder}"]
+    words += ["seed=1,2", "hydra/launcher=submitit_slurm"]
+    killed = start(*words, "+hydra.launcher.additional_parameters={begin:now+1hour}")
+    wait_for((folder / "sweep.json").exists, killed)
+    killed.kill()
+    killed.communicate()
+    array = jobs_of(folder)[0]["job_id"].partition("_")[0]
+    try:
+        _, err = (again := start(*words)).communicate(timeout=LIMIT)
+    finally:
+        subprocess.run(["scancel", array], check=True)
+    assert again.returncode == 2 and err.count("\n") == 1, err
+    assert f"2 jobs of an earlier start have not ended, the first is {array}_0 (queued)" in err
+
+
 def test_a_sweep_from_inside_a_job(pcam_root: Path, tmp_path: Path) -> None:
     folder, script = tmp_path / "sweep", tmp_path / "outer.sh"
     words = [sys.executable, "-m", "pcam_lightning.train", *SMALL, f"data.root={pcam_root}"]
