@@ -31,10 +31,9 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def arguments(root: Path, folder: Path) -> list[str]:
+def small(root: Path) -> list[str]:
     return [
         f"data.root={root}",
-        f"hydra.run.dir={folder}",
         "data.batch_size=16",
         "model=cnn",
         "model.channels=[4,8]",
@@ -47,17 +46,36 @@ def arguments(root: Path, folder: Path) -> list[str]:
     ]
 
 
-def start(root: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pcam_lightning.train", *arguments(root, folder), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def default_cnn(parent: Path) -> list[str]:
+    return [
+        "data=demo",
+        f"data.demo.parent={parent}",
+        "model=cnn",
+        "optimizer=adam",
+        "trainer=cpu",
+        f"trainer.max_epochs={KILLS // 3 + 2}",
+        "callbacks.last_checkpoint.every_minutes=0",
+        "+callbacks.validating._target_=job_callbacks.Validating",
+        "+callbacks.validating.path=${run_dir}/validating",
+    ]
+
+
+def start(root: Path, folder: Path, *more: str, setting=small) -> subprocess.Popen[str]:
+    words = [*setting(root), f"hydra.run.dir={folder}", *more]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        command, stdout=-1, stderr=-1, text=True, env=environment, start_new_session=True
+        [sys.executable, "-m", "pcam_lightning.train", *words],
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        start_new_session=True,
     )
 
 
-def finish(root: Path, folder: Path, *more: str) -> Run:
-    process = start(root, folder, *more)
-    out, err = process.communicate(timeout=300)
+def finish(root: Path, folder: Path, *more: str, setting=small) -> Run:
+    process = start(root, folder, *more, setting=setting)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
     return Run(folder)
 
@@ -118,6 +136,39 @@ def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, und
     assert not list((folder / "checkpoints").glob(".*"))
 
 
+@pytest.mark.slow
+def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> None:
+    """PCAM_KILLS says how often; of what kind each kill was is told by what it left behind."""
+    demo, folder, chance = tmp_path / "demo", tmp_path / "run", random.Random(KILLS)
+    whole = finish(demo, tmp_path / "whole", setting=default_cnn)
+    checkpoints, validating = folder / "checkpoints", folder / "validating"
+
+    def moment(kind: str, process: subprocess.Popen[str]) -> None:
+        if kind == "training":
+            time.sleep(chance.uniform(0, 2))
+        elif kind == "writing":
+            wait_for(lambda: any(checkpoints.glob(".*.tmp")), process, pause=0)
+        else:
+            wait_for(validating.exists, process)
+            time.sleep(chance.uniform(0, 0.3))
+
+    kills = dict.fromkeys(("training", "writing", "validation"), 0)
+    while sum(kills.values()) < KILLS or not all(kills.values()):
+        before = checkpoint_time(folder)
+        process = start(demo, folder, setting=default_cnn)
+        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
+        moment(min(kills, key=lambda kind: kills[kind]), process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        kind = "validation" if validating.exists() else "training"
+        kills["writing" if any(checkpoints.glob(".*.tmp")) else kind] += 1
+        validating.unlink(missing_ok=True)
+    print(f"kills: {kills}")
+    assert_same(finish(demo, folder, setting=default_cnn), whole)
+    assert Run(folder).status["attempt"] == sum(kills.values()) + 1
+
+
 def test_a_plateau_is_remembered_at_an_epochs_end(root: Path, tmp_path: Path) -> None:
     plateau = ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.3")
     whole = finish(root, tmp_path / "whole", *plateau)
@@ -173,11 +224,11 @@ def checkpoint_time(folder: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def wait_for(condition, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+def wait_for(condition, process: subprocess.Popen[str], pause: float = 0.01) -> None:
+    deadline = time.monotonic() + 240
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def test_dropout_is_a_stream_of_its_own() -> None:

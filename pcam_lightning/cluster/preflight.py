@@ -45,6 +45,7 @@ def check(configs: Sequence[Any], resources: Mapping[str, Any], executor: Any, s
             problems.append(str(error))
     problems += _resource_problems(plain, resources)
     problems += _disk_problems(plain, sweep)
+    problems += _double_problems(configs, sweep)
     if "partition" in resources:
         problems += _slurm_problems(resources, executor, len(configs))
         problems += _path_problems(plain, resources["partition"], sweep)
@@ -144,6 +145,22 @@ def _disk_problems(configs: Sequence[dict[str, Any]], sweep: Path) -> Iterator[s
         yield (
             f"hydra.sweep.dir={sweep}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB "
             f"for the checkpoints of {len(configs)} runs"
+        )
+
+
+def _double_problems(configs: Sequence[Any], sweep: Path) -> Iterator[str]:
+    """Where jobs of an earlier start would write to the same runs."""
+    from pcam_lightning.collection.states import job_states
+
+    if not (sweep / "sweep.json").is_file():
+        return
+    folders = {run_folder(config) for config in configs}
+    going = [job for job in job_states(sweep) if job.folder in folders and not job.has_ended]
+    if going:
+        yield (
+            f"hydra.sweep.dir={sweep}: {len(going)} jobs of an earlier start have not ended, the "
+            f"first is {going[0].job_id} ({going[0].state}); wait for them, cancel them, or choose "
+            "another folder"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from pcam_lightning.cluster.queue import states
+from pcam_lightning.collection.states import last_line
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.record import RunFileError
 
@@ -122,9 +123,7 @@ def _error(sweep: Path, record: dict[str, Any]) -> str:
             return str(status["error"]["text"])
     except (RunFileError, OSError):
         pass
-    log = sweep / record["log"]
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no word of it")
+    return last_line(sweep / record["log"]) or "no word of it"
 
 
 def _stopping(jobs: Sequence[Any]) -> str:

@@ -116,7 +116,7 @@ def _of_job(
         else:
             state = state or "unknown"
     if state in FAILURES and error is None:
-        error = _last_line(log)
+        error = last_line(log)
     overrides = tuple(job["overrides"])
     return JobState(job["number"], overrides, state, error, log, folder, sweep, job_id)
 
@@ -182,7 +182,7 @@ def _inside(sweep: Path, name: Any, where: str) -> Path:
     raise RunFileError(f"{where}={name!r}: expected a path inside {sweep}")
 
 
-def _last_line(log: Path | None, size: int = 1 << 16) -> str | None:
+def last_line(log: Path | None, size: int = 1 << 16) -> str | None:
     """The last line of a log that says something, from its last `size` bytes."""
     try:
         with open(log or "", "rb") as file:

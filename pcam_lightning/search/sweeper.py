@@ -84,6 +84,7 @@ class OptunaSweeper(Sweeper):
             self.study: Study = study.open_study(
                 self.storage, settings["study"], metric, begun_with
             )
+            self._wait_for_jobs()
             for trials in self._left_behind():
                 self._run(trials)
             report.write_report(self.folder, self.study, metric)
@@ -98,6 +99,30 @@ class OptunaSweeper(Sweeper):
         print(f"study: {self.folder / 'study.json'}", flush=True)
         if failed == len(self.study.trials):
             sys.exit(1)
+
+    def _wait_for_jobs(self) -> None:
+        """Let jobs end that an earlier start submitted and that go on without it.
+
+        Launched again, two jobs would write to one run.
+        """
+        if not (self.folder / "sweep.json").is_file():
+            return
+        from optuna.trial import TrialState
+
+        from pcam_lightning.collection.states import job_states
+
+        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        numbers, said = {trial.number for trial in running}, None
+        while going := [
+            job.number
+            for job in job_states(self.folder)
+            if job.number in numbers and not job.has_ended
+        ]:
+            if going != said:
+                trials = ", ".join(map(str, going))
+                print(f"waiting for jobs of an earlier start: trials {trials}", flush=True)
+            said = going
+            time.sleep(1)
 
     def _left_behind(self) -> Iterator[list[FrozenTrial]]:
         """Trials of an earlier start whose runs can go on, in batches of consecutive numbers.

@@ -1,6 +1,5 @@
 """Sweeps on a real Slurm: they are submitted, requeued, fail and come back as a user sees it."""
 
-import json
 import os
 import re
 import shutil
@@ -10,26 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from slurm_sweeps import LIMIT, SMALL, jobs_of, start, wait_for
 
 from pcam_lightning.command import CONF
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.record import RunFileError
 
 pytestmark = pytest.mark.usefixtures("slurm")
-
-SMALL = ("model=mlp", "model.hidden=[8]", "data.batch_size=16", "logger=csv", "trainer=cpu")
-LIMIT = 480  # seconds, of a sweep
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-m", "pcam_lightning.train", *arguments],
-        stdout=-1,
-        stderr=-1,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    )
 
 
 def sweep(root: Path, folder: Path, *overrides: str, code: int = 0) -> tuple[str, str]:
@@ -58,10 +44,6 @@ def queue() -> str:
     """Job ids and where their logs go."""
     asked = ["squeue", "--noheader", "--array", "--Format=JobID,STDOUT:500"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-
-
-def jobs_of(folder: Path) -> list[dict]:
-    return json.loads((folder / "sweep.json").read_text())["jobs"]
 
 
 def test_three_seeds_are_three_jobs_however_the_launcher_is_spelled(
@@ -104,7 +86,7 @@ def undisturbed(root: Path, folder: Path, *overrides: str) -> Run:
 def test_a_time_limit_and_a_requeue_lose_nothing(pcam_root: Path, tmp_path: Path) -> None:
     long = ("trainer.max_epochs=25", "model.dropout=0.3", "scheduler=plateau")
     long += ("callbacks.early_stopping=null",)
-    slow = ("+callbacks.slow._target_=slow_steps.SlowSteps", "+callbacks.slow.seconds=0.6")
+    slow = ("+callbacks.slow._target_=job_callbacks.SlowSteps", "+callbacks.slow.seconds=0.6")
     whole = undisturbed(pcam_root, tmp_path / "whole", *long)
     folder = tmp_path / "sweep"
     process = start(
@@ -164,7 +146,7 @@ def test_a_bug_leaves_its_traceback_in_its_log(pcam_root: Path, tmp_path: Path) 
         folder,
         "seed=1",
         "hydra/launcher=submitit_slurm",
-        "+callbacks.bug._target_=slow_steps.Failing",
+        "+callbacks.bug._target_=job_callbacks.Failing",
         code=1,
     )
     job = jobs_of(folder)[0]
@@ -213,6 +195,23 @@ def test_a_cancelled_job_does_not_hold_up_the_others(pcam_root: Path, tmp_path: 
     assert "#0 seed=1: finished" in out and "#1 seed=2: failed" in out
     with pytest.raises(RunFileError):
         Run(folder / "1")
+
+
+def test_a_sweep_does_not_start_again_while_its_jobs_wait(pcam_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    words = [*SMALL, f"data.root={pcam_root}", "--multirun", f"hydra.sweep.dir={folder}"]
+    words += ["seed=1,2", "hydra/launcher=submitit_slurm"]
+    killed = start(*words, "+hydra.launcher.additional_parameters={begin:now+1hour}")
+    wait_for((folder / "sweep.json").exists, killed)
+    killed.kill()
+    killed.communicate()
+    array = jobs_of(folder)[0]["job_id"].partition("_")[0]
+    try:
+        _, err = (again := start(*words)).communicate(timeout=LIMIT)
+    finally:
+        subprocess.run(["scancel", array], check=True)
+    assert again.returncode == 2 and err.count("\n") == 1, err
+    assert f"2 jobs of an earlier start have not ended, the first is {array}_0 (queued)" in err
 
 
 def test_a_sweep_from_inside_a_job(pcam_root: Path, tmp_path: Path) -> None:
@@ -306,11 +305,3 @@ def test_a_hundred_jobs_come_back(tmp_path: Path) -> None:
     written = [(tmp_path / "sweep" / str(n) / "number.txt").read_text() for n in range(100)]
     assert written == [str(n) for n in range(100)]
     assert len({job["job_id"].split("_")[0] for job in jobs_of(tmp_path / "sweep")}) == 1
-
-
-def wait_for(condition, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

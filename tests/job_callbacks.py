@@ -1,6 +1,7 @@
 """Callbacks that jobs of the tests name in their configs."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -21,3 +22,16 @@ class SlowSteps(Callback):
 class Failing(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         raise RuntimeError("planted")
+
+
+class Validating(Callback):
+    """Keeps a file there while a run validates."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.path.touch()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.path.unlink()

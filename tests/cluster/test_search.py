@@ -1,0 +1,51 @@
+"""A search whose runs are jobs of a real Slurm."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from slurm_sweeps import LIMIT, SMALL, jobs_of, start, wait_for
+
+from pcam_lightning.runs import Run
+
+pytest.importorskip("optuna")
+pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
+
+TRIALS = 6
+
+
+def test_killed_and_started_again_no_trial_is_lost_or_doubled(
+    pcam_root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "search"
+    words = [*SMALL, "sweep=optuna", f"data.root={pcam_root}", f"hydra.sweep.dir={folder}"]
+    words += ["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=1"]
+    words += [f"hydra.sweeper.trials={TRIALS}", "hydra.sweeper.parallel=2", "trainer.max_epochs=2"]
+    words += ["data.batch_size=choice(8,16)", "hydra.launcher.cpus_per_task=1"]
+    words += ["+callbacks.slow._target_=job_callbacks.SlowSteps", "+callbacks.slow.seconds=0.5"]
+    killed = start(*words)
+    wait_for((folder / "2" / "gradients.parquet").exists, killed)
+    killed.kill()
+    killed.communicate()
+    earlier = {job["number"]: job["job_id"] for job in jobs_of(folder)}
+    assert list(earlier) == [0, 1, 2, 3]
+    assert Run(folder / "2").state == "running" and not (folder / "3" / "status.json").exists()
+
+    out, err = (again := start(*words)).communicate(timeout=LIMIT)
+    assert again.returncode == 0, out + err
+    assert "waiting for jobs of an earlier start: trials 2, 3" in out
+    jobs = {job["number"]: job["job_id"] for job in jobs_of(folder)}
+    assert list(jobs) == list(range(TRIALS)) and jobs | earlier == jobs
+    trials = pd.read_csv(folder / "study.csv")
+    assert trials["trial"].tolist() == list(range(TRIALS))
+    assert set(trials["state"]) == {"complete"}
+    for trial, value in zip(trials["trial"], trials["value"], strict=True):
+        run = Run(folder / str(trial))
+        assert (run.state, run.status["attempt"]) == ("finished", 1)
+        assert run.summary["val"]["metrics"]["auroc"]["value"] == value
+    assert json.loads((folder / "study.json").read_text())["best"]["value"] == max(trials["value"])
+    listed = ["squeue", "--noheader", "--format=%i"]
+    left = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    assert not {job_id.partition("_")[0] for job_id in jobs.values()} & set(left)
