@@ -6,7 +6,7 @@ from pcam_lightning.models import CNN
 from pcam_lightning.runs import Run
 
 QUICK = ("benchmark.repeats=2", "benchmark.seconds=0.05")
-SMALL = ("data.batch_size=8", "model.channels=[4,4]", "trainer=cpu", *QUICK)
+SMALL = ("data.batch_size=8", "model.channels=[4,4]", "trainer=cpu", "trainer.precision=32", *QUICK)
 
 
 def test_the_loader_table_has_every_contender(command, pcam_root: Path) -> None:
