@@ -203,6 +203,7 @@ class BenchmarkSection(Section):
     batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] | None
     precisions: Annotated[list[Precision | Literal[16, 32, 64]], Field(min_length=1)] | None
     devices: Annotated[list[Accelerator], Field(min_length=1)] | None
+    contenders: Annotated[list[str], Field(min_length=1)] | None
     repeats: PositiveInt
     seconds: PositiveFloat
     against: str | None

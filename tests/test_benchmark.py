@@ -146,6 +146,7 @@ def test_callbacks_are_measured_beside_none(command, pcam_root: Path) -> None:
         ("benchmark.models=[cnn,vit]", "model=vit: no such choice, expected one of cnn, densenet"),
         ("benchmark.precisions=[8]", "benchmark.precisions.0=8: expected"),
         ("benchmark.against=nowhere", "nowhere is no run folder"),
+        ("benchmark.contenders=[ours]", "expected some of bare loop, bare loop, one batch, pcam_"),
         ("data.batch_size=49", "expected no more than the 48 training patches"),
     ],
 )

@@ -115,6 +115,7 @@ def test_benchmarks_are_one_table_with_where_they_ran(collect, tmp_path: Path) -
     for number, (partition, median) in enumerate((("cpu", 100.0), ("gpu", 900.0))):
         folder = write_run(tmp_path / "sweep" / str(number), ["mode=loader"], state="finished")
         rows = [{"contender": "this [b]", "median": median, "low": 1, "high": 2, "of_first": 1}]
+        rows[0] |= {"model": "cnn", "batch_size": 64, "precision": "32-true", "device": "cpu"}
         (folder / "summary.json").write_text(json.dumps({"mode": "loader", "rows": rows}))
         manifest = json.loads((folder / "manifest.json").read_text())
         slurm = {"job_id": 70 + number, "array_job_id": 70, "array_task_id": number}
@@ -127,7 +128,8 @@ def test_benchmarks_are_one_table_with_where_they_ran(collect, tmp_path: Path) -
         ["cpu", "n0", "70_0", "this [b]", 100.0, 1.0, 2.0],
         ["gpu", "n1", "70_1", "this [b]", 900.0, 1.0, 2.0],
     ]
-    assert "this [b]" in out and "70_1" in out
+    assert table["batch_size"].tolist() == [64, 64]
+    assert "this [b]" in out and "70_1" in out and "cnn 64 32-true cpu" in out
 
 
 def test_watching_to_the_end_and_leaving_early(collect, tmp_path: Path, monkeypatch) -> None:

@@ -131,8 +131,18 @@ def cases(config: Config, model: str, root: Any) -> Iterator[Case]:
 
 
 def contenders_of(mode: str, case: Case) -> dict[str, Contender]:
-    """Name to contender of a case; the first is what the others are held against."""
-    return MODES[mode](case)
+    """Name to contender of a case; the first is what the others are held against.
+
+    Raises:
+        InputError: the data does not suffice, or one is wanted that the mode does not have.
+    """
+    found = MODES[mode](case)
+    wanted = case.config["benchmark"]["contenders"] or list(found)
+    if unknown := [name for name in wanted if name not in found]:
+        raise InputError(
+            f"benchmark.contenders: {unknown[0]!r}; expected some of {', '.join(found)}"
+        )
+    return {name: found[name] for name in wanted}
 
 
 def cost_of_case(mode: str, case: Case, fits: bool) -> tuple[int, Cost | None]:

@@ -10,7 +10,7 @@ import torch
 from pcam_lightning.benchmarking.clock import measure, of_first, spread
 from pcam_lightning.benchmarking.cost import peak_of, synchronise
 from pcam_lightning.benchmarking.memory import no_more_than_available, peak_memory
-from pcam_lightning.benchmarking.modes import OURS, cases, contenders_of, cost_of_case
+from pcam_lightning.benchmarking.modes import BARE, OURS, cases, contenders_of, cost_of_case
 from pcam_lightning.runs.hardware import read_hardware
 
 
@@ -46,7 +46,7 @@ def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]
                 **memory,
                 **case.notes.get(name, {}),
             }
-            if config["mode"] == "train" and name == OURS and ratio is not None:
+            if config["mode"] == "train" and name == OURS and BARE in windows and ratio is not None:
                 row["overhead"] = 1 - ratio
             if cost and speed["milliseconds"]:
                 each, peak = speed["milliseconds"] / 1e3, peaks[device, case.dtype]

@@ -10,19 +10,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pcam_lightning.collection.table import Result, at, number, where_it_ran
+from pcam_lightning.collection.table import Result, at, number, text, where_it_ran
 from pcam_lightning.collection.text import one_line
 
-SPEEDS = ["median", "low", "high", "of_first"]
+CASE = ("model", "batch_size", "precision", "device")
+FIGURES = ("median", "low", "high", "of_first", "milliseconds", "waiting", "overhead")
+FIGURES += ("share_of_flops", "share_of_bandwidth", "peak_host_mib", "peak_device_mib")
 
 
 def speeds_table(results: Sequence[Result]) -> pd.DataFrame | None:
-    """One row a contender of a run, with patches per second; None where no run is a benchmark."""
+    """One row a contender of a case of a run, with its speed; None where no run is a benchmark."""
     rows = [
         {"folder": str(result.job.folder), "overrides": " ".join(result.job.overrides)}
         | where_it_ran(result)
-        | {"mode": str(at(result.summary, "mode")), "contender": str(at(row, "contender"))}
-        | {name: number(at(row, name)) for name in SPEEDS}
+        | {name: text(at(result.summary, name)) for name in ("mode", "unit")}
+        | {name: text(at(row, name)) for name in ("contender", *CASE, "device_name", "threads")}
+        | {name: number(at(row, name)) for name in FIGURES}
         for result in results
         if isinstance(measured := result.summary.get("rows"), list)
         for row in measured
@@ -32,12 +35,17 @@ def speeds_table(results: Sequence[Result]) -> pd.DataFrame | None:
 
 def print_speeds(console: Console, speeds: pd.DataFrame, dataset: str) -> None:
     table = Table(box=SIMPLE, title=f"dataset: {escape(dataset)}", title_justify="left")
-    for column in ("partition", "node", "job", "patches per second"):
+    for column in ("partition", "node", "job", "contender", "case"):
         table.add_column(column, overflow="fold")
     for column in ("median", "lowest", "highest"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in speeds.to_dict("records"):
         names = [row[key] or "-" for key in ("partition", "node", "job_id", "contender")]
-        figures = [f"{row[key]:,.0f}" for key in ("median", "low", "high")]
+        names.append(" ".join(row[key] for key in CASE if row[key]) or "-")
+        figures = ["-" if row[key] != row[key] else _count(row[key]) for key in FIGURES[:3]]
         table.add_row(*(escape(one_line(name)) for name in names), *figures)
     console.print(table)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

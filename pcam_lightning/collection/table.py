@@ -145,10 +145,10 @@ def runs_table(found: Sequence[Setting]) -> pd.DataFrame:
                 **where_it_ran(result),
                 **{f"{split}/{name}": result.score(split, name) for split, name in SCORES},
                 **dict(zip(SPEEDS, _speeds(result), strict=True)),
-                "weights_digest": _text(at(result.summary, "weights_digest")),
-                "commit": _text(at(result.manifest, "git", "commit")),
+                "weights_digest": text(at(result.summary, "weights_digest")),
+                "commit": text(at(result.manifest, "git", "commit")),
                 "error": result.job.error,
-                "log": _text(result.job.log),
+                "log": text(result.job.log),
             }
             for setting in found
             for result in setting.results
@@ -173,9 +173,9 @@ def where_it_ran(result: Result) -> dict[str, str | None]:
     job_id = at(slurm, "job_id") if array is None or task is None else f"{array}_{task}"
     host = at(result.manifest, "hardware", "host")
     return {
-        "partition": _text(at(slurm, "partition")),
-        "node": _text(at(slurm, "node") or host),
-        "job_id": result.job.job_id or _text(job_id),
+        "partition": text(at(slurm, "partition")),
+        "node": text(at(slurm, "node") or host),
+        "job_id": result.job.job_id or text(job_id),
     }
 
 
@@ -223,7 +223,7 @@ def _speeds(result: Result) -> tuple[float, float]:
 
 
 def _seed(result: Result) -> int | None:
-    given = _text(at(result.manifest, "seed")) or _values(result.job).get("seed", "")
+    given = text(at(result.manifest, "seed")) or _values(result.job).get("seed", "")
     return int(given) if given.isdecimal() else None
 
 
@@ -247,5 +247,6 @@ def _read(job: JobState, name: str) -> dict[str, Any]:
         return {}
 
 
-def _text(value: Any) -> str | None:
+def text(value: Any) -> str | None:
+    """None for none."""
     return None if value is None else str(value)
