@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
+from pcam_lightning.benchmarking.case import cases
 from pcam_lightning.benchmarking.clock import measure, of_first, spread
 from pcam_lightning.benchmarking.cost import peak_of, synchronise
 from pcam_lightning.benchmarking.memory import no_more_than_available, peak_memory
-from pcam_lightning.benchmarking.modes import BARE, OURS, cases, contenders_of, cost_of_case
+from pcam_lightning.benchmarking.modes import BARE, OURS, contenders_of, cost_of_case
 from pcam_lightning.runs.hardware import read_hardware
 
 
 def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]:
-    """A row for each contender of each case (see `modes.cases`, which tells the arguments)."""
+    """A row for each contender of each case (see `case.cases`, which tells the arguments)."""
     logging.getLogger("pcam_lightning.callbacks").setLevel(logging.WARNING)  # a line an epoch
     cpu, rows, peaks = read_hardware()["cpu"], [], {}
     repeats, seconds = config["benchmark"]["repeats"], config["benchmark"]["seconds"]
@@ -24,7 +25,7 @@ def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]
     for case, contenders in prepared:
         device = case.device
         on_gpu = device.type == "cuda"
-        with no_more_than_available(), peak_memory(device) as memory:
+        with no_more_than_available(device), peak_memory(device) as memory:
             windows = measure(contenders, repeats, seconds, partial(synchronise, device))
         parameters, cost = cost_of_case(config["mode"], case, any(windows.values()))
         if cost and (device, case.dtype) not in peaks:

@@ -24,7 +24,7 @@ def test_more_than_the_machine_has_is_an_error_and_no_kill() -> None:
 import torch
 from pcam_lightning.benchmarking.memory import is_out_of_memory, no_more_than_available
 available = next(int(l.split()[1]) for l in open("/proc/meminfo") if l.startswith("MemAvailable"))
-with no_more_than_available():
+with no_more_than_available(torch.device("cpu")):
     try:
         torch.empty(int(1.1 * 1024 * available), dtype=torch.uint8)
     except Exception as error:
