@@ -13,21 +13,27 @@ from pcam_lightning.evaluation.metrics import METRICS, compute_metrics
 ONE_SIDED = frozenset({"sensitivity", "specificity"})
 
 
-def constant_baselines(label: ArrayLike, train_prevalence: float) -> dict[str, dict[str, float]]:
-    """Metrics of two constant predictors on the given labels.
+def constant_baselines(
+    label: ArrayLike, train_prevalence: float, threshold: float = 0.5
+) -> dict[str, dict[str, float]]:
+    """Metrics of three constant predictors on the given labels.
 
     `majority` predicts the commoner class of the training labels (normal if they are equally
-    common, as in scikit-learn's DummyClassifier); `all_tumour` predicts tumour.
+    common, as in scikit-learn's DummyClassifier); `all_tumour` predicts tumour; `prevalence` is
+    put through the model's own threshold: it predicts tumour everywhere if the training prevalence
+    reaches it, and nowhere otherwise. That is what a model that learned nothing but how common
+    tumour is would do in the model's place.
 
-    Both give every patch the same probability, the training prevalence: ranking metrics see one
+    All give every patch the same probability, the training prevalence: ranking metrics see one
     great tie (auroc 0.5, average_precision the prevalence of `label`), and brier and log_loss see
     the best constant that can be known without looking at `label`. Probability 0 or 1 would make
     those two far worse than any constant has to be, and every model would seem to beat them. Only
-    the decision differs between the two predictors.
+    the decision differs between the predictors.
 
     Args:
         label: [N] of 0 or 1, the labels to score on.
         train_prevalence: share of tumour among the training labels, in [0, 1].
+        threshold: of the model, as in `compute_metrics`.
 
     Raises:
         ValueError: labels or prevalence are not as above.
@@ -39,6 +45,7 @@ def constant_baselines(label: ArrayLike, train_prevalence: float) -> dict[str, d
             label, probability, always if train_prevalence > 0.5 else never
         ),
         "all_tumour": compute_metrics(label, probability, always),
+        "prevalence": compute_metrics(label, probability, threshold),
     }
 
 

@@ -101,7 +101,9 @@ class Ranking:
         # Rows of one probability are predicted alike: the curves have a point after each such
         # group of ties, and none inside it.
         self._group_end = np.flatnonzero(np.append(p[1:] != p[:-1], True))
-        self._groups_predicted = int(np.sum(p[self._group_end] >= threshold))
+        self.probabilities = p[self._group_end]
+        """float64 [G]: the distinct ones, from high to low."""
+        self._groups_predicted = int(np.sum(self.probabilities >= threshold))
         self._squared_error = (p - self._label) ** 2
         given = np.where(self._label == 1, p, 1 - p)
         self._log_loss = -np.log(np.clip(given, np.finfo(np.float64).eps, None))
@@ -130,7 +132,8 @@ class Ranking:
         fp = float(false_positives[self._groups_predicted])
         fn, tn = tumours - tp, normals - fp
 
-        new_true, new_false = np.diff(true_positives), np.diff(false_positives)
+        new_true = true_positives[1:] - true_positives[:-1]
+        new_false = false_positives[1:] - false_positives[:-1]
         # Sums of products, not `@`: on a busy machine the threads of the linear algebra library
         # wait for each other many times longer than these short sums take.
         area = np.sum(new_false * (true_positives[1:] + true_positives[:-1])) / 2
@@ -160,9 +163,11 @@ class Ranking:
 
     def _counts(self, w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         tumour = w * self._label
-        true_positives = np.cumsum(tumour)[self._group_end]
-        false_positives = np.cumsum(w - tumour)[self._group_end]
-        return np.insert(true_positives, 0, 0.0), np.insert(false_positives, 0, 0.0)
+        true_positives = np.zeros(len(self._group_end) + 1)
+        false_positives = np.zeros(len(self._group_end) + 1)
+        true_positives[1:] = np.cumsum(tumour)[self._group_end]
+        false_positives[1:] = np.cumsum(w - tumour)[self._group_end]
+        return true_positives, false_positives
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -1,0 +1,294 @@
+"""Where is the model weak? Metrics of parts of a split, and which are worse beyond chance.
+
+Every property of `appearance` cuts the split in four: at the 10th, 50th and 90th percentile of the
+*validation* patches. Percentiles, since a fixed cut leaves one data set's slice empty and puts all
+of another's into it; of validation, so that nothing about the split that is reported on is chosen
+by looking at it, and two models are sliced alike. Equal cuts are made once, and slices may be
+empty. Slides and hospitals are slices where they are known, and so is what a config defines.
+
+Slices are judged by AUROC, sensitivity and specificity alone: accuracy, F2 or precision of a slice
+with few tumours differ from the whole's even for a model that is equally good on it. Each of the
+three is held against the whole split's, in the same bootstrap resamples, and the one-sided test
+
+    t = (whole - slice) / deviation,  units - 1 degrees of freedom
+
+takes as deviation the larger of the difference's over the resamples and of what chance alone would
+give the slice at the whole's value (binomial; for AUROC, Hanley & McNeil 1982). The first alone is
+0 where a slice has no error or nothing but errors, the second knows nothing of slides. Over all
+looks the p-values are corrected by Holm (1979), and a slice is flagged below 0.05.
+
+Resamples draw slides where the slice has patches of at least `MIN_SLIDES`; else they draw patches,
+which speaks of these slides and no others.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from pcam_lightning.errors import InputError
+from pcam_lightning.evaluation.appearance import PROPERTIES
+from pcam_lightning.evaluation.bootstrap import draws, percentile_interval
+from pcam_lightning.evaluation.metrics import METRICS, Ranking
+
+CUTS = 0.1, 0.5, 0.9
+GROUPS = "slide", "hospital"
+"""Columns whose every value is a slice."""
+
+MIN_CLASS = 20
+"""Patches of each class that a metric depends on, without which a slice is not tested."""
+MIN_SLIDES = 5
+SIGNIFICANCE = 0.05
+TESTED: dict[str, tuple[int, ...]] = {"auroc": (0, 1), "sensitivity": (1,), "specificity": (0,)}
+"""The metrics that slices are judged by, and the classes that each depends on."""
+
+WHOLE = "everything"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some rows of a table."""
+
+    property: str
+    """What it was cut by: a column, or "config"."""
+    name: str
+    rows: NDArray[np.int64]
+    """Their positions in the table."""
+
+
+def cut(table: pd.DataFrame, reference: pd.DataFrame, custom: Mapping[str, Any]) -> list[Slice]:
+    """Every slice of a predictions table, those that a config defines first.
+
+    Args:
+        table: as from `read_predictions`, with whichever of `PROPERTIES` and `GROUPS` are known.
+        reference: the table whose percentiles are the cut points.
+        custom: name to `column` with some of `from` (>=), `below` (<) and `among` (a list).
+
+    Raises:
+        InputError: a custom slice names a column that is not there, or bounds what has no order.
+    """
+    slices = [Slice("config", name, _where(table, name, rule)) for name, rule in custom.items()]
+    for name in PROPERTIES:
+        if name in table and name in reference:
+            slices += _quantile_slices(table, name, reference[name])
+    for name in GROUPS:
+        if name in table and table[name].nunique() > 1:
+            for value, rows in sorted(table.groupby(name, sort=False).indices.items()):
+                slices.append(Slice(name, str(value), np.asarray(rows)))
+    return slices
+
+
+def score_slices(
+    table: pd.DataFrame,
+    slices: Sequence[Slice],
+    threshold: float,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every slice's metrics with intervals and verdict, the flagged ones first.
+
+    Args:
+        table: as in `cut`.
+        threshold, resamples, level, seed: as in `bootstrap_intervals`.
+
+    Returns:
+        One row a slice, behind a first one of the whole table: `property`, `slice`, `rows`,
+        `tumours`, `unit` (what was resampled), for each of `METRICS` its value, `_low` and `_high`
+        (NaN where undefined), `p` (the smallest of its corrected p-values, NaN where nothing could
+        be tested), `worse` (the metrics at which it is worse beyond chance, joined by spaces) and
+        `note`, in words.
+    """
+    everything = Slice("", WHOLE, np.arange(len(table)))
+    slide = table["slide"].to_numpy() if "slide" in table else None
+    by_unit: dict[str, list[Slice]] = {"slide": [], "patch": []}
+    for each in slices:
+        known = 0 if slide is None else len(pd.unique(slide[each.rows]))
+        by_unit["slide" if known >= MIN_SLIDES else "patch"].append(each)
+    whole_unit = "slide" if slide is not None and len(pd.unique(slide)) >= 2 else "patch"
+    found: dict[int, dict[str, Any]] = {}
+    looks: list[tuple[int, str, float]] = []
+    for unit, members in by_unit.items():
+        if members or unit == whole_unit:
+            drawn = draws(len(table), slide if unit == "slide" else None, resamples, seed)
+            scored, values = _resampled(table, [everything, *members], threshold, drawn)
+            units = len(table) if unit == "patch" else len(pd.unique(slide))  # type: ignore[arg-type]
+            for place, each in enumerate([everything, *members]):
+                if each is everything and unit != whole_unit:
+                    continue
+                record = _record(table, each, scored[place], values[:, place], level) | {
+                    "unit": unit
+                }
+                found[id(each)] = record
+                for name, p in _p_values(record, scored[0], values, place, units).items():
+                    looks.append((id(each), name, p))
+    corrected = holm([p for _, _, p in looks])
+    for (key, name, _), p in zip(looks, corrected, strict=True):
+        record = found[key]
+        record["p"] = np.fmin(record["p"], p)
+        if p < SIGNIFICANCE:
+            record["worse"] = f"{record['worse']} {name}".strip()
+    whole = found[id(everything)]
+    records = [found[id(each)] for each in slices]
+    for record in records:
+        record["note"] = _note(record, whole, len(looks))
+    # Stable, so that what is not flagged keeps its order.
+    records.sort(key=lambda record: record["p"] if record["worse"] else np.inf)
+    return pd.DataFrame([whole, *records])
+
+
+def holm(p: Sequence[float]) -> NDArray[np.float64]:
+    """p-values corrected for being so many, in their order (Holm 1979)."""
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1) if len(values) else stepped
+    return corrected
+
+
+def _quantile_slices(table: pd.DataFrame, name: str, reference: pd.Series) -> Iterable[Slice]:
+    values = table[name].to_numpy(np.float64)
+    edges = np.unique(np.quantile(reference.to_numpy(np.float64), CUTS))
+    # A slice that nothing can be below, as where half of the patches have no blank pixel.
+    edges = edges[edges > min(values.min(), reference.min())]
+    place = np.searchsorted(edges, values, side="right")
+    texts = [f"{edge:.3g}" for edge in edges]
+    for i in range(len(edges) + 1) if len(edges) else ():
+        if i == 0:
+            words = f"below {texts[0]}"
+        elif i == len(edges):
+            words = f"from {texts[-1]}"
+        else:
+            words = f"{texts[i - 1]} to {texts[i]}"
+        yield Slice(name, words, np.flatnonzero(place == i))
+
+
+def _where(table: pd.DataFrame, name: str, rule: Mapping[str, Any]) -> NDArray[np.int64]:
+    column, key = rule["column"], f"evaluate.slices.{name}"
+    if column not in table:
+        found = ", ".join(map(str, table.columns))
+        raise InputError(f"{key}.column={column}: no such column, expected one of {found}")
+    values = table[column]
+    keep = np.ones(len(table), bool)
+    if rule.get("from") is not None or rule.get("below") is not None:
+        if values.dtype.kind not in "iufb":
+            raise InputError(f"{key}: {column} holds no numbers; expected among: [VALUE, ...]")
+        low, high = rule.get("from"), rule.get("below")
+        keep &= (values >= (-np.inf if low is None else low)).to_numpy()
+        keep &= (values < (np.inf if high is None else high)).to_numpy()
+    if rule.get("among") is not None:
+        keep &= values.isin(rule["among"]).to_numpy()
+    return np.flatnonzero(keep)
+
+
+def _resampled(
+    table: pd.DataFrame, slices: Sequence[Slice], threshold: float, drawn: Iterable[NDArray]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Metrics [slices, metrics], and in each resample [resamples, slices, metrics]."""
+    label, probability = table["label"].to_numpy(), table["probability"].to_numpy()
+    rankings = [
+        Ranking(label[each.rows], probability[each.rows], threshold) if len(each.rows) else None
+        for each in slices
+    ]
+    nothing = [np.nan] * len(METRICS)
+
+    def scores(weight: NDArray | None) -> list[list[float]]:
+        return [
+            nothing
+            if ranking is None
+            else list(ranking.metrics(None if weight is None else weight[each.rows]).values())
+            for each, ranking in zip(slices, rankings, strict=True)
+        ]
+
+    return np.array(scores(None)), np.array([scores(weight) for weight in drawn])
+
+
+def _record(
+    table: pd.DataFrame,
+    each: Slice,
+    scored: NDArray[np.float64],
+    values: NDArray[np.float64],
+    level: float,
+) -> dict[str, Any]:
+    label = table["label"].to_numpy()[each.rows]
+    record: dict[str, Any] = {
+        "property": each.property,
+        "slice": each.name,
+        "rows": len(label),
+        "tumours": int(label.sum()),
+        "worse": "",
+        "p": np.nan,
+        "note": "",
+    }
+    for i, name in enumerate(METRICS):
+        record[name] = scored[i]
+        low, high = percentile_interval(values[:, i], level)
+        defined = not np.isnan(scored[i])
+        record[f"{name}_low"], record[f"{name}_high"] = (low, high) if defined else (np.nan,) * 2
+    return record
+
+
+def _p_values(
+    record: Mapping[str, Any],
+    whole: NDArray[np.float64],
+    values: NDArray[np.float64],
+    place: int,
+    units: int,
+) -> dict[str, float]:
+    """Of each metric that the slice has enough patches for; empty for the whole itself."""
+    if place == 0 or record["rows"] == len(values):
+        return {}
+    counts = record["rows"] - record["tumours"], record["tumours"]
+    found = {}
+    for name, classes in TESTED.items():
+        i = list(METRICS).index(name)
+        difference = values[:, 0, i] - values[:, place, i]
+        if any(counts[c] < MIN_CLASS for c in classes) or np.isnan(difference).all():
+            continue
+        chance = _chance(name, float(whole[i]), *counts)
+        deviation = max(float(np.nanstd(difference)), chance)
+        worse_by = float(whole[i]) - record[name]
+        found[name] = 1.0 if worse_by <= 0 else float(student.sf(worse_by / deviation, units - 1))
+    return found
+
+
+def _chance(name: str, value: float, normals: int, tumours: int) -> float:
+    """Standard deviation of a metric whose true value this is, among independent patches."""
+    if name != "auroc":
+        rows = tumours if name == "sensitivity" else normals
+        return float(np.sqrt(value * (1 - value) / rows))
+    two_tumours, two_normals = value / (2 - value), 2 * value**2 / (1 + value)
+    variance = (
+        value * (1 - value)
+        + (tumours - 1) * (two_tumours - value**2)
+        + (normals - 1) * (two_normals - value**2)
+    ) / (tumours * normals)
+    return float(np.sqrt(max(variance, 0.0)))
+
+
+def _note(record: Mapping[str, Any], whole: Mapping[str, Any], looks: int) -> str:
+    """What a reader has to know about a slice, in words; empty for an ordinary one."""
+    rows, tumours = record["rows"], record["tumours"]
+    if rows == 0:
+        return "no patch in this slice"
+    if tumours == 0:
+        text = f"no tumour in this slice: {rows:,} patches, specificity {record['specificity']:.3f}"
+    elif tumours == rows:
+        text = f"only tumour in this slice: {rows:,} patches, sensitivity "
+        text += f"{record['sensitivity']:.3f}"
+    elif min(tumours, rows - tumours) < MIN_CLASS:
+        text = f"few of a class: {tumours:,} tumours, {rows - tumours:,} normal"
+    else:
+        text = ""
+    for name in record["worse"].split():
+        low, high = record[f"{name}_low"], record[f"{name}_high"]
+        told = f"{name} {record[name]:.3f} [{low:.3f}, {high:.3f}], whole {whole[name]:.3f}"
+        text += ("; " if text else "") + told
+    if record["worse"]:
+        text += f": worse beyond chance, p = {record['p']:.2g} after {looks} looks"
+    return text
