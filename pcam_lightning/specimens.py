@@ -1,5 +1,6 @@
 """The patches behind predictions tables, where their data is at hand."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import SplitFiles, missing_files, read_labels, read_slides
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.appearance import PROPERTIES, Patches, measure
+
+log = logging.getLogger(__name__)
 
 SPLIT_FILES = {"val": "valid", "test": "test"}
 """Which split's files a table's name stands for."""
@@ -29,9 +32,10 @@ class Specimens:
     """
 
     def __init__(
-        self, root: Path | None, data: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
+        self, root: str | None, data: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     ) -> None:
-        self.root, self._data, self._tables = root, data, tables
+        self.root = None if root is None else Path(root)
+        self._data, self._tables = data, tables
         self.missing = self._fault()
 
     def _fault(self) -> str | None:
@@ -45,12 +49,21 @@ class Specimens:
                 return f"{self.root}: other data than the {split} predictions are of"
         return None
 
-    def prevalence(self) -> float | None:
-        """Share of tumour among the training labels; None where they are not at hand."""
-        if self.missing:
-            return None
-        assert self.root is not None
-        return float(np.mean(read_labels(SplitFiles(self.root, "train"))))
+    def prevalence(self, recorded: float | None) -> tuple[float, str]:
+        """Share of tumour among the training labels, as far as it can be known, and from where.
+
+        Args:
+            recorded: what a run noted of it, for where the labels are not at hand.
+        """
+        if not self.missing:
+            assert self.root is not None
+            labels = read_labels(SplitFiles(self.root, "train"))
+            return float(np.mean(labels)), "training labels"
+        if recorded is not None:
+            return recorded, "training labels, as the run noted them"
+        split = "val" if "val" in self._tables else "test"
+        log.warning("training labels are not at hand: constants know the prevalence of %s", split)
+        return float(np.mean(self._tables[split]["label"].to_numpy())), f"labels of {split}"
 
     def patches(self, split: str) -> Patches:
         """All patches of a split, indexed by row or sliced; there must be no `missing`."""
@@ -58,7 +71,7 @@ class Specimens:
         files = self._files(split)
         return patch_file(files, cache_dir and Path(cache_dir), self._data["cache"]).map()
 
-    def described(self, hospitals: Path | None) -> dict[str, pd.DataFrame]:
+    def described(self, hospitals: str | None) -> dict[str, pd.DataFrame]:
         """The tables with slides, hospitals and appearance, where these are known or can be.
 
         Raises:
@@ -83,7 +96,7 @@ class Specimens:
         return SplitFiles(self.root, SPLIT_FILES[split])
 
 
-def _with_hospitals(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _with_hospitals(table: pd.DataFrame, path: str) -> pd.DataFrame:
     if "slide" not in table:
         raise InputError(f"evaluate.hospitals={path}: no slides are known, expected meta files")
     try:
@@ -93,8 +106,8 @@ def _with_hospitals(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         raise InputError(
             f"evaluate.hospitals={path}: {reason}; expected a CSV with the columns slide, hospital"
         ) from None
-    twice = known["slide"][known["slide"].duplicated()]
-    if len(twice):
-        raise InputError(f"evaluate.hospitals={path}: slide {twice.iloc[0]} is there twice")
-    hospital = table["slide"].map(known.set_index("slide")["hospital"]).fillna("unknown")
-    return table.assign(hospital=hospital)
+    slides = known["slide"].tolist()
+    if twice := sorted({slide for slide in slides if slides.count(slide) > 1}):
+        raise InputError(f"evaluate.hospitals={path}: slide {twice[0]} is there twice")
+    hospital = dict(zip(slides, known["hospital"].tolist(), strict=True))
+    return table.assign(hospital=[hospital.get(slide, "unknown") for slide in table["slide"]])

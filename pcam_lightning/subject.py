@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning import schema
+from pcam_lightning.data.files import missing_files
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.run import is_run_folder
@@ -30,6 +31,45 @@ class Subject:
     """What that run says of its data: `name`, `root`, `fingerprint`; may be empty."""
     root_is_named: bool = False
     """The data's folder was named on purpose (see `data.source`)."""
+
+    @property
+    def splits(self) -> list[str]:
+        """Those to predict: validation too where test is reported on."""
+        return ["val", "test"] if self.config["split"] == "test" else ["val"]
+
+    @property
+    def description(self) -> str:
+        """For a reader."""
+        if self.checkpoint is not None:
+            return f"Checkpoint {self.checkpoint}."
+        return f"From the predictions in {next(iter(self.predictions.values())).parent}."
+
+    def recorded_prevalence(self) -> float | None:
+        """The share of tumour among the training labels that the run noted, if it did."""
+        if self.run is None:
+            return None
+        try:
+            noted = self.run.summary[self.config["split"]]["train_prevalence"]
+        except (InputError, KeyError, TypeError):
+            return None
+        return noted if isinstance(noted, float) and 0 <= noted <= 1 else None
+
+    def saved_dataset(self) -> dict[str, Any]:
+        """What the run of saved predictions says of its data, whose folder may be named anew.
+
+        Raises:
+            InputError: the folder named lacks files.
+        """
+        known = {"name": "unknown", "root": None, "fingerprint": None} | dict(self.dataset)
+        if not self.root_is_named:
+            return known
+        root = Path(self.config["data"]["root"]).resolve()
+        if missing := missing_files(root):
+            raise InputError(
+                f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are not there, the "
+                f"first is {missing[0].name}; without data.root=, the predictions are enough"
+            )
+        return known | {"root": str(root)}
 
 
 def find_subject(config: Config, overrides: Iterable[str], root_is_named: bool) -> Subject:

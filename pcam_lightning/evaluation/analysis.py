@@ -22,6 +22,7 @@ from pcam_lightning.evaluation.calibration import (
 )
 from pcam_lightning.evaluation.exhibits import Exhibit, choose_exhibits, worst_slice
 from pcam_lightning.evaluation.metrics import compute_metrics
+from pcam_lightning.evaluation.predictions import save_table
 from pcam_lightning.evaluation.slices import cut, score_slices
 from pcam_lightning.evaluation.summary import summarise
 from pcam_lightning.evaluation.thresholds import choose_threshold, parse_rule
@@ -164,8 +165,7 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
     plots.plot_slices(slices, analysis.slices, heading)
     with atomic_path(folder / "slices.csv") as temporary:
         analysis.slices.to_csv(temporary, index=False)
-    with atomic_path(folder / "slices.parquet") as temporary:
-        analysis.slices.to_parquet(temporary, index=False)
+    save_table(folder / "slices.parquet", analysis.slices)
     return paths
 
 

@@ -19,7 +19,9 @@ A patch is predicted tumour where probability >= threshold. With TP, FP, FN, TN 
     log_loss           mean of -ln(probability given to the true class), in nats; probabilities are
                        clipped to [2.2e-16, 1 - 2.2e-16], so one patch costs 36 at most
 
-A metric whose denominator is zero is NaN: an undefined number is not a bad score.
+A metric whose denominator is zero is NaN: an undefined number is not a bad score. f1 and f2 are NaN
+wherever there is no tumour to be found, too: there, a single false alarm would make the formula, and
+scikit-learn, say 0.
 """
 
 from typing import Literal
@@ -142,13 +144,14 @@ class Ranking:
             true_positives[1:] + false_positives[1:], np.finfo(np.float64).tiny
         )
         sensitivity, specificity = _ratio(tp, tumours), _ratio(tn, normals)
+        f1, f2 = _ratio(2 * tp, 2 * tp + fn + fp), _ratio(5 * tp, 5 * tp + 4 * fn + fp)
         return {
             "auroc": _ratio(area, tumours * normals),
             "average_precision": _ratio(np.sum(new_true * precisions), tumours),
             "accuracy": _ratio(tp + tn, rows),
             "balanced_accuracy": (sensitivity + specificity) / 2,
-            "f1": _ratio(2 * tp, 2 * tp + fn + fp),
-            "f2": _ratio(5 * tp, 5 * tp + 4 * fn + fp),
+            "f1": f1 if tumours > 0 else float("nan"),
+            "f2": f2 if tumours > 0 else float("nan"),
             "sensitivity": sensitivity,
             "specificity": specificity,
             "precision": _ratio(tp, tp + fp),

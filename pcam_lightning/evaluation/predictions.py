@@ -61,6 +61,11 @@ def write_predictions(
     # From the stored logit, so that the two columns of the file agree to the last digit.
     columns["probability"] = sigmoid(columns["logit"])
     table = _valid(pd.DataFrame(columns | dict(others or {})), path)
+    save_table(path, table)
+
+
+def save_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
+    """Write a table as parquet as it is, atomically."""
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, engine="pyarrow", index=False)
 

@@ -56,7 +56,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         console.print(calibration["note"])
     if summary["tta"]:
         change = summary["tta"]["gain"]["auroc"]
-        cost = summary["tta"].get("cost")
+        cost = summary["inference"] and summary["inference"]["tta_cost"]
         console.print(
             f"tta: auroc {change['value']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
             + (f", {cost:.1f} times the time" if cost else ""),
@@ -64,9 +64,10 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         )
     worse = len(summary["slices"]["worse"])
     console.print(f"slices: {worse} of {summary['slices']['scored']} worse beyond chance")
-    noted = analysis.slices[analysis.slices["note"] != ""]
-    for each in noted.head(notes).itertuples():
-        console.print(f"  {each.property} {each.slice}: {each.note}", markup=False)
+    noted = [each for each in analysis.slices.to_dict("records") if each["note"]]
+    for each in noted[:notes]:
+        told = f"{each['property']} {each['slice']}: {each['note']}"
+        console.print(f"  {told}", markup=False)
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
 

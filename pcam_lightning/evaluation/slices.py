@@ -10,7 +10,7 @@ Slices are judged by AUROC, sensitivity and specificity alone: accuracy, F2 or p
 with few tumours differ from the whole's even for a model that is equally good on it. Each of the
 three is held against the whole split's, in the same bootstrap resamples, and the one-sided test
 
-    t = (whole - slice) / deviation,  units - 1 degrees of freedom
+    t = (whole - slice) / deviation,  units of the slice - 1 degrees of freedom
 
 takes as deviation the larger of the difference's over the resamples and of what chance alone would
 give the slice at the whole's value (binomial; for AUROC, Hanley & McNeil 1982). The first alone is
@@ -18,7 +18,8 @@ give the slice at the whole's value (binomial; for AUROC, Hanley & McNeil 1982).
 looks the p-values are corrected by Holm (1979), and a slice is flagged below 0.05.
 
 Resamples draw slides where the slice has patches of at least `MIN_SLIDES`; else they draw patches,
-which speaks of these slides and no others.
+which speaks of these slides and no others. A slice of fewer slides is not tested, unless it is a
+slide: that its two slides are hard says nothing of what it was cut by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ from scipy.stats import t as student
 
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.appearance import PROPERTIES
-from pcam_lightning.evaluation.bootstrap import draws, percentile_interval
+from pcam_lightning.evaluation.bootstrap import draws, percentile_interval, resampling_unit
 from pcam_lightning.evaluation.metrics import METRICS, Ranking
 
 CUTS = 0.1, 0.5, 0.9
@@ -74,9 +75,9 @@ def cut(table: pd.DataFrame, reference: pd.DataFrame, custom: Mapping[str, Any])
     slices = [Slice("config", name, _where(table, name, rule)) for name, rule in custom.items()]
     for name in PROPERTIES:
         if name in table and name in reference:
-            slices += _quantile_slices(table, name, reference[name])
+            slices += _quantile_slices(table, name, reference[name].to_numpy(np.float64))
     for name in GROUPS:
-        if name in table and table[name].nunique() > 1:
+        if name in table and len(table[name].unique()) > 1:
             for value, rows in sorted(table.groupby(name, sort=False).indices.items()):
                 slices.append(Slice(name, str(value), np.asarray(rows)))
     return slices
@@ -105,35 +106,41 @@ def score_slices(
     """
     everything = Slice("", WHOLE, np.arange(len(table)))
     slide = table["slide"].to_numpy() if "slide" in table else None
-    by_unit: dict[str, list[Slice]] = {"slide": [], "patch": []}
-    for each in slices:
-        known = 0 if slide is None else len(pd.unique(slide[each.rows]))
-        by_unit["slide" if known >= MIN_SLIDES else "patch"].append(each)
-    whole_unit = "slide" if slide is not None and len(pd.unique(slide)) >= 2 else "patch"
+    unit = resampling_unit(slide)
+    counts = [
+        len(pd.unique(slide[each.rows])) if unit == "slide" else len(each.rows)  # type: ignore[index]
+        for each in (everything, *slices)
+    ]
+    by_unit: dict[str, list[int]] = {unit: [0], "patch": [0]}  # places in `counts`
+    for place, count in enumerate(counts[1:], start=1):
+        by_unit["patch" if count < MIN_SLIDES else unit].append(place)
     found: dict[int, dict[str, Any]] = {}
     looks: list[tuple[int, str, float]] = []
-    for unit, members in by_unit.items():
-        if members or unit == whole_unit:
-            drawn = draws(len(table), slide if unit == "slide" else None, resamples, seed)
-            scored, values = _resampled(table, [everything, *members], threshold, drawn)
-            units = len(table) if unit == "patch" else len(pd.unique(slide))  # type: ignore[arg-type]
-            for place, each in enumerate([everything, *members]):
-                if each is everything and unit != whole_unit:
-                    continue
-                record = _record(table, each, scored[place], values[:, place], level) | {
-                    "unit": unit
-                }
-                found[id(each)] = record
-                for name, p in _p_values(record, scored[0], values, place, units).items():
-                    looks.append((id(each), name, p))
+    for drawn_unit, places in by_unit.items():
+        if len(places) == 1 and drawn_unit != unit:
+            continue
+        drawn = draws(len(table), slide if drawn_unit == "slide" else None, resamples, seed)
+        members = [everything if place == 0 else slices[place - 1] for place in places]
+        scored, values = _resampled(table, members, threshold, drawn)
+        for i, (place, each) in enumerate(zip(places, members, strict=True)):
+            if place == 0 and drawn_unit != unit:
+                continue
+            record = _record(table, each, scored[i], values[:, i], level) | {"unit": drawn_unit}
+            found[place] = record
+            few = drawn_unit != unit and each.property != "slide"
+            if few and len(each.rows):
+                record["note"] = f"{counts[place]} slides, too few to test"
+            elif place:
+                units = counts[place] if drawn_unit == unit else len(each.rows)
+                p_values = _p_values(record, scored[0], values[:, 0], values[:, i], units)
+                looks += [(place, name, p) for name, p in p_values.items()]
     corrected = holm([p for _, _, p in looks])
     for (key, name, _), p in zip(looks, corrected, strict=True):
         record = found[key]
         record["p"] = np.fmin(record["p"], p)
         if p < SIGNIFICANCE:
             record["worse"] = f"{record['worse']} {name}".strip()
-    whole = found[id(everything)]
-    records = [found[id(each)] for each in slices]
+    whole, *records = (found[place] for place in range(len(counts)))
     for record in records:
         record["note"] = _note(record, whole, len(looks))
     # Stable, so that what is not flagged keeps its order.
@@ -151,9 +158,11 @@ def holm(p: Sequence[float]) -> NDArray[np.float64]:
     return corrected
 
 
-def _quantile_slices(table: pd.DataFrame, name: str, reference: pd.Series) -> Iterable[Slice]:
+def _quantile_slices(
+    table: pd.DataFrame, name: str, reference: NDArray[np.float64]
+) -> Iterable[Slice]:
     values = table[name].to_numpy(np.float64)
-    edges = np.unique(np.quantile(reference.to_numpy(np.float64), CUTS))
+    edges = np.unique(np.quantile(reference, CUTS))
     # A slice that nothing can be below, as where half of the patches have no blank pixel.
     edges = edges[edges > min(values.min(), reference.min())]
     place = np.searchsorted(edges, values, side="right")
@@ -236,19 +245,22 @@ def _record(
 def _p_values(
     record: Mapping[str, Any],
     whole: NDArray[np.float64],
+    whole_values: NDArray[np.float64],
     values: NDArray[np.float64],
-    place: int,
     units: int,
 ) -> dict[str, float]:
-    """Of each metric that the slice has enough patches for; empty for the whole itself."""
-    if place == 0 or record["rows"] == len(values):
-        return {}
+    """Of each metric that the slice has enough patches for.
+
+    `whole` [metrics] is what the whole scores, `whole_values` and `values` [resamples, metrics] are
+    the whole and the slice in the resamples, `units` how many slides or patches the slice has.
+    """
     counts = record["rows"] - record["tumours"], record["tumours"]
     found = {}
-    for name, classes in TESTED.items():
-        i = list(METRICS).index(name)
-        difference = values[:, 0, i] - values[:, place, i]
-        if any(counts[c] < MIN_CLASS for c in classes) or np.isnan(difference).all():
+    for i, name in enumerate(METRICS):
+        classes = TESTED.get(name, ())
+        difference = whole_values[:, i] - values[:, i]
+        too_few = any(counts[c] < MIN_CLASS for c in classes)
+        if not classes or too_few or np.isnan(difference).all():
             continue
         chance = _chance(name, float(whole[i]), *counts)
         deviation = max(float(np.nanstd(difference)), chance)
@@ -284,7 +296,7 @@ def _note(record: Mapping[str, Any], whole: Mapping[str, Any], looks: int) -> st
     elif min(tumours, rows - tumours) < MIN_CLASS:
         text = f"few of a class: {tumours:,} tumours, {rows - tumours:,} normal"
     else:
-        text = ""
+        text = record["note"]
     for name in record["worse"].split():
         low, high = record[f"{name}_low"], record[f"{name}_high"]
         told = f"{name} {record[name]:.3f} [{low:.3f}, {high:.3f}], whole {whole[name]:.3f}"

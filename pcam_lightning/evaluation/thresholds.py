@@ -43,18 +43,13 @@ def parse_rule(text: str | float) -> Rule:
     Raises:
         InputError: it is none of the module's.
     """
-    try:
-        if text in ("max_fbeta", "youden", "cost"):
-            return Rule(text)  # type: ignore[arg-type]
-        if match := re.fullmatch(r"recall\s*>=\s*([\d.]+)", str(text)):
-            rule, valid = Rule("recall", float(match[1])), 0 < float(match[1]) <= 1
-        else:
-            rule, valid = Rule("fixed", float(text)), 0 <= float(text) <= 1
-    except ValueError:
-        valid = False
-    if not valid:
-        raise InputError(f"threshold {text!r}: expected one of {RULES}")
-    return rule
+    if text in ("max_fbeta", "youden", "cost"):
+        return Rule(text)  # type: ignore[arg-type]
+    if match := re.fullmatch(r"(recall\s*>=\s*)?(\d*\.?\d+(?:[eE]-\d+)?)", str(text)):
+        rule = Rule("recall" if match[1] else "fixed", float(match[2]))
+        if 0 <= rule.target <= 1 and (rule.kind == "fixed" or rule.target > 0):
+            return rule
+    raise InputError(f"threshold {text!r}: expected one of {RULES}")
 
 
 def choose_threshold(
