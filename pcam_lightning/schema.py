@@ -255,7 +255,7 @@ class EvaluateSection(Section):
     beta: PositiveFloat
     cost_ratio: PositiveFloat
     tta: Literal["none", "d4"]
-    slices: dict[Name, CustomSlice]
+    slices: dict[Name, CustomSlice] | None
     hospitals: str | None
     gallery: PositiveInt
     attribution: Literal["none", "grad_cam", "occlusion"]
