@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 SPLIT_FILES = {"val": "valid", "test": "test"}
 """Which split's files a table's name stands for."""
+SAMPLE = 32  # patches that are looked at to know their data again
 
 
 class Specimens:
@@ -45,9 +46,17 @@ class Specimens:
             return f"the data is no longer in {self.root}; name it with data.root=FOLDER"
         for split, table in self._tables.items():
             row, labels = table["row"].to_numpy(), read_labels(self._files(split))
-            if row.max() >= len(labels) or (labels[row] != table["label"].to_numpy()).any():
+            other = row.max() >= len(labels) or (labels[row] != table["label"].to_numpy()).any()
+            if other or not self._look_alike(split, table.head(SAMPLE)):
                 return f"{self.root}: other data than the {split} predictions are of"
         return None
+
+    def _look_alike(self, split: str, table: pd.DataFrame) -> bool:
+        """Whether patches are as bright as their table says, if it does."""
+        if "brightness" not in table:
+            return True
+        found = measure(self.patches(split)[table["row"].to_numpy()])["brightness"]
+        return bool(np.allclose(found, table["brightness"].to_numpy(np.float64), atol=1e-5))
 
     def prevalence(self, recorded: float | None) -> tuple[float, str]:
         """Share of tumour among the training labels, as far as it can be known, and from where.

@@ -77,7 +77,7 @@ def test_grad_cam_is_the_gradient_weighted_map() -> None:
 
 
 def test_a_network_without_a_map_has_no_grad_cam() -> None:
-    with pytest.raises(InputError, match="MLP has no feature map to weigh; expected .*occlusion"):
+    with pytest.raises(InputError, match="MLP has no feature map to weigh"):
         check_attribution(MLP(hidden=[4]).eval(), "grad_cam")
     check_attribution(MLP(hidden=[4]).eval(), "occlusion")
 

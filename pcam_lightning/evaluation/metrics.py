@@ -19,8 +19,8 @@ A patch is predicted tumour where probability >= threshold. With TP, FP, FN, TN 
     log_loss           mean of -ln(probability given to the true class), in nats; probabilities are
                        clipped to [2.2e-16, 1 - 2.2e-16], so one patch costs 36 at most
 
-A metric whose denominator is zero is NaN: an undefined number is not a bad score. f1 and f2 are NaN
-wherever there is no tumour to be found, too: there, a single false alarm would make the formula, and
+A metric whose denominator is zero is NaN: an undefined number is not a bad score. So are f1 and f2
+wherever there is no tumour to be found: there, a single false alarm would make the formula, and
 scikit-learn, say 0.
 """
 

@@ -1,4 +1,5 @@
 import colorsys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,6 @@ def test_sharpness_is_the_deviation_of_the_laplacian_and_falls_with_blur():
     grey = patches.mean(3)
     expected = [laplace(each)[1:-1, 1:-1].std() for each in grey]
     np.testing.assert_allclose(measure(patches)["sharpness"], expected, rtol=1e-5)
-    blurred = [gaussian_filter(patches[0], (s, s, 0)) for s in (0.5, 1, 2)]
+    blurred: Any = [gaussian_filter(patches[0], (s, s, 0)) for s in (0.5, 1, 2)]
     assert (np.diff(measure(np.stack(blurred))["sharpness"]) < 0).all()
     assert measure(flat((3, 200, 7)))["sharpness"] == 0

@@ -44,8 +44,9 @@ def test_the_bins_agree_with_scikit_learn():
     share, said = calibration_curve(label, sigmoid(logit), n_bins=BINS)
     np.testing.assert_allclose(bins["tumours"], share)
     np.testing.assert_allclose(bins["probability"], said)
-    assert bins["rows"].sum() == 2000
-    assert (bins["low"] <= bins["tumours"]).all() and (bins["tumours"] <= bins["high"]).all()
+    assert bins["rows"].to_numpy().sum() == 2000
+    low, high = bins["low"].to_numpy(), bins["high"].to_numpy()
+    assert (low <= share).all() and (share <= high).all()
 
 
 def test_by_hand():
@@ -64,6 +65,7 @@ def test_wilsons_interval_by_hand():
 def test_a_temperature_is_found_again(temperature):
     label, logit = logits(20_000, temperature)
     found = fit_temperature(label, logit)
+    assert found is not None
     # Logistic regression on the logit alone, without intercept, is the same model.
     regression = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-8)
     slope = regression.fit(logit[:, None], label).coef_[0, 0]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from pcam_lightning.evaluation.predictions import sigmoid
 from pcam_lightning.evaluation.slices import MIN_CLASS, WHOLE, cut, holm, score_slices
 
 
-def random_table(rows=800, slides=0, seed=0):
+def random_table(rows=800, slides=0, seed=0) -> Any:
     generator = np.random.default_rng(seed)
     label = generator.integers(2, size=rows)
     logit = generator.normal(2.0 * label - 1, 1.0)
@@ -24,7 +26,7 @@ def random_table(rows=800, slides=0, seed=0):
     return table
 
 
-def named(scored, name, of="slice"):
+def named(scored: Any, name, of="slice") -> Any:
     return scored.loc[scored[of] == name].iloc[0]
 
 
@@ -130,7 +132,7 @@ def test_a_slice_without_tumours_says_so_and_has_no_invented_zero():
 def test_a_one_class_table_is_sliced_too():
     table = random_table(200)
     table["label"] = 0
-    scored = score_slices(table, cut(table, table, {}), 0.5, resamples=50)
+    scored: Any = score_slices(table, cut(table, table, {}), 0.5, resamples=50)
     assert scored["auroc"].isna().all() and scored["specificity"].notna().all()
     assert (scored["note"].iloc[1:] != "").all()
 
@@ -142,7 +144,7 @@ def test_a_slice_that_is_worse_comes_first_and_says_where(slides):
     generator = np.random.default_rng(3)
     table.loc[dark, "logit"] = generator.normal(-1, 1, dark.sum())
     table["probability"] = sigmoid(table["logit"])
-    scored = score_slices(table, cut(table, table, {}), 0.5, resamples=200)
+    scored: Any = score_slices(table, cut(table, table, {}), 0.5, resamples=200)
     first = scored.iloc[1]
     assert first["property"] == "brightness" and first["slice"].startswith("below")
     assert set(first["worse"].split()) == {"auroc", "sensitivity"}
@@ -156,7 +158,7 @@ def test_of_slices_that_are_not_worse_few_are_flagged():
     flagged = 0
     for seed in range(40):
         table = random_table(1000, seed=seed)
-        scored = score_slices(table, cut(table, table, {}), 0.5, resamples=100, seed=seed)
+        scored: Any = score_slices(table, cut(table, table, {}), 0.5, resamples=100, seed=seed)
         flagged += (scored["worse"] != "").any()
     assert flagged <= 6  # a binomial of 40 and 0.05 is above that once in 70 times
 
@@ -175,7 +177,7 @@ def test_where_patches_of_a_slide_err_together_slides_are_what_counts():
         parts = [each for each in cut(table, table, {}) if each.property == "brightness"]
         for known in (True, False):
             given = table if known else table.drop(columns="slide")
-            scored = score_slices(given, parts, 0.5, resamples=100)
+            scored: Any = score_slices(given, parts, 0.5, resamples=100)
             flagged[known] += (scored["worse"] != "").any()
     assert flagged[True] <= 3 < 8 <= flagged[False]
 
@@ -186,7 +188,8 @@ def test_few_patches_and_few_errors_prove_nothing():
     label = np.array([0] * 1000 + [1] * 1000)
     probability = np.where(label == 1, 0.1, 0.2)
     probability[:10] = probability[1000:1050] = 0.9
-    table = pd.DataFrame({"row": np.arange(2000), "label": label, "probability": probability})
+    columns = {"row": np.arange(2000), "label": label, "probability": probability}
+    table: Any = pd.DataFrame(columns)
     table["part"] = 0
     table.loc[[0, 1, *range(500, 518), *range(1980, 2000)], "part"] = 1
     parts = cut(table, table, {"part": {"column": "part", "among": [1]}})
@@ -206,7 +209,7 @@ def test_a_slice_below_the_least_size_is_not_tested():
 
 def test_a_slice_of_few_slides_resamples_patches():
     table = random_table(slides=20)
-    scored = score_slices(table, cut(table, table, {}), 0.5, resamples=50)
+    scored: Any = score_slices(table, cut(table, table, {}), 0.5, resamples=50)
     assert set(scored.loc[scored["property"] == "slide", "unit"]) == {"patch"}
     assert set(scored.loc[scored["property"] == "hue", "unit"]) == {"slide"}
     one = named(scored, "slide_00")
@@ -222,9 +225,10 @@ def test_a_slice_of_few_slides_is_not_tested_unless_it_is_a_slide():
     assert named(scored, "two")["note"] == "2 slides, too few to test"
     assert np.isnan(named(scored, "two")["p"])
     alone = table[table["slide"] == "slide_00"]
-    assert min(alone["label"].sum(), (1 - alone["label"]).sum()) < MIN_CLASS or named(
-        scored, "slide_00"
-    )["worse"]
+    assert (
+        min(alone["label"].sum(), (1 - alone["label"]).sum()) < MIN_CLASS
+        or named(scored, "slide_00")["worse"]
+    )
     # Where there is one slide in all, its patches are all there is.
     table["slide"] = "slide_00"
     table["probability"] = np.where(table["hue"] < 0.1, 0.1, table["probability"])
@@ -236,4 +240,4 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]).tolist() == [1, 1]
     assert holm([]).size == 0
-    assert holm([norm.sf(3)])[0] == norm.sf(3)
+    assert holm([float(norm.sf(3))])[0] == norm.sf(3)

@@ -26,7 +26,7 @@ def test_no_threshold_has_a_higher_f_beta(seed, beta):
     chosen = choose_threshold(label, probability, Rule("max_fbeta"), beta=beta)
 
     def f_beta(y, predicted):
-        return fbeta_score(y, predicted, beta=beta, zero_division=0)
+        return fbeta_score(y, predicted, beta=beta, zero_division=0)  # type: ignore[arg-type]
 
     assert f_beta(label, probability >= chosen) == pytest.approx(scores(label, probability, f_beta))
 

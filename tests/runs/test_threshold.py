@@ -43,7 +43,7 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_what_is_no_threshold_is_refused(tmp_path: Path, change: dict, said: str) -> None:
     (tmp_path / "threshold.json").write_text(json.dumps(asdict(THRESHOLD) | change))
-    with pytest.raises(RunFileError, match="threshold.json") as caught:
+    with pytest.raises(RunFileError, match=r"threshold\.json") as caught:
         read_threshold(tmp_path)
     assert said in str(caught.value)
 
