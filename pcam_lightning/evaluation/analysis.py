@@ -11,7 +11,7 @@ import pandas as pd
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation import plots
 from pcam_lightning.evaluation.atomic import atomic_path
-from pcam_lightning.evaluation.bootstrap import bootstrap_differences
+from pcam_lightning.evaluation.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.evaluation.calibration import (
     BINS,
     calibrated,
@@ -21,7 +21,7 @@ from pcam_lightning.evaluation.calibration import (
     fit_temperature,
 )
 from pcam_lightning.evaluation.exhibits import Exhibit, choose_exhibits, worst_slice
-from pcam_lightning.evaluation.metrics import compute_metrics
+from pcam_lightning.evaluation.metrics import compute_metrics, row_costs
 from pcam_lightning.evaluation.predictions import save_table
 from pcam_lightning.evaluation.slices import cut, score_slices
 from pcam_lightning.evaluation.summary import summarise
@@ -195,8 +195,13 @@ def _calibration(
     if temperature is not None:
         after = calibrated(table["logit"], temperature)
         found["after"] = describe(after)
-        change = _differences(table, before, after, 0.5, resamples, seed)
-        found["change"] = {name: change[name] for name in ("brier", "log_loss")}
+        # Of proper scores, which are means over patches.
+        costs = [row_costs(label, probability) for probability in (before, after)]
+        intervals = bootstrap_means(costs[1] - costs[0], slide, resamples, seed=seed)
+        found["change"] = {
+            name: {"value": found["after"][name] - found["before"][name], "low": low, "high": high}
+            for name, (low, high) in zip(("brier", "log_loss"), intervals, strict=True)
+        }
     return found
 
 

@@ -90,6 +90,20 @@ def bootstrap_differences(
     return _intervals(values, level)
 
 
+def bootstrap_means(
+    values: NDArray[np.float64],
+    slide: ArrayLike | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """Percentile bootstrap interval of the mean of each column of `values` [N, K]; the others as in
+    `bootstrap_intervals`."""
+    drawn = draws(len(values), slide, resamples, seed)
+    means = np.array([weight @ values / weight.sum() for weight in drawn])
+    return [percentile_interval(means[:, i], level) for i in range(values.shape[1])]
+
+
 def draws(
     rows: int, slide: ArrayLike | None, resamples: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:

@@ -106,9 +106,7 @@ class Ranking:
         self.probabilities = p[self._group_end]
         """float64 [G]: the distinct ones, from high to low."""
         self._groups_predicted = int(np.sum(self.probabilities >= threshold))
-        self._squared_error = (p - self._label) ** 2
-        given = np.where(self._label == 1, p, 1 - p)
-        self._log_loss = -np.log(np.clip(given, np.finfo(np.float64).eps, None))
+        self._squared_error, self._log_loss = row_costs(self._label, p).T
 
     def counts(
         self, weight: NDArray[np.number] | None = None
@@ -171,6 +169,14 @@ class Ranking:
         true_positives[1:] = np.cumsum(tumour)[self._group_end]
         false_positives[1:] = np.cumsum(w - tumour)[self._group_end]
         return true_positives, false_positives
+
+
+def row_costs(label: ArrayLike, probability: ArrayLike) -> NDArray[np.float64]:
+    """What each row adds to brier and log_loss, which are means of it: float64 [N, 2]."""
+    y, p = np.asarray(label), np.asarray(probability, dtype=np.float64)
+    given = np.where(y == 1, p, 1 - p)
+    log_loss = -np.log(np.clip(given, np.finfo(np.float64).eps, None))
+    return np.stack([(p - y) ** 2, log_loss], axis=1)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -95,7 +95,7 @@ def test_slides_and_hospitals_are_slices_where_they_are_known():
 def test_values_are_those_of_the_rows_and_intervals_those_of_a_bootstrap():
     table = random_table()
     slices = cut(table, table, {})[:2]
-    scored = score_slices(table, slices, 0.4, resamples=400)
+    scored: Any = score_slices(table, slices, 0.4, resamples=400)
     assert scored["slice"][0] == WHOLE and len(scored) == 3
     for each, record in zip(slices, scored.iloc[1:].to_dict("records"), strict=True):
         part = table.iloc[each.rows]
