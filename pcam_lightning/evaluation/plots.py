@@ -215,7 +215,8 @@ def plot_reliability(
         axes.errorbar(
             said, share, around, fmt="o-", color=colour, capsize=2, linewidth=1.5, label=name
         )
-        height = 0.12 * bins["rows"].to_numpy() / np.size(label)
+        rows = bins["rows"].to_numpy()
+        height = 0.1 * rows / rows.max()
         axes.bar(said, height, width=0.012, color=colour, alpha=0.5, zorder=0)
     axes.legend(loc="upper left")
     axes.text(0.99, 0.14, "bars: patches in a bin", ha="right", fontsize=9, color=GREY)

@@ -8,14 +8,17 @@ empty. Slides and hospitals are slices where they are known, and so is what a co
 
 Slices are judged by AUROC, sensitivity and specificity alone: accuracy, F2 or precision of a slice
 with few tumours differ from the whole's even for a model that is equally good on it. Each of the
-three is held against the whole split's, in the same bootstrap resamples, and the one-sided test
+three is held against the whole split's by a one-sided test:
 
-    t = (whole - slice) / deviation,  units of the slice - 1 degrees of freedom
+- sensitivity and specificity, where patches are independent: the exact binomial probability of no
+  more hits than the slice has, at the whole's rate
+- AUROC, and all three where slides are known: t = (whole - slice) / deviation with as many degrees
+  of freedom as the slice has units, less one. The deviation is the larger of that of the difference
+  over resamples of the whole, and of what chance alone would give the slice at the whole's value
+  (binomial; for AUROC, Hanley & McNeil 1982): the first is 0 where a slice has nothing but errors,
+  the second knows nothing of slides
 
-takes as deviation the larger of the difference's over the resamples and of what chance alone would
-give the slice at the whole's value (binomial; for AUROC, Hanley & McNeil 1982). The first alone is
-0 where a slice has no error or nothing but errors, the second knows nothing of slides. Over all
-looks the p-values are corrected by Holm (1979), and a slice is flagged below 0.05.
+Over all looks the p-values are corrected by Holm (1979), and a slice is flagged below 0.05.
 
 Resamples draw slides where the slice has patches of at least `MIN_SLIDES`; else they draw patches,
 which speaks of these slides and no others. A slice of fewer slides is not tested, unless it is a
@@ -29,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import binom
 from scipy.stats import t as student
 
 from pcam_lightning.errors import InputError
@@ -40,8 +44,9 @@ CUTS = 0.1, 0.5, 0.9
 GROUPS = "slide", "hospital"
 """Columns whose every value is a slice."""
 
-MIN_CLASS = 20
-"""Patches of each class that a metric depends on, without which a slice is not tested."""
+MIN_CLASS, MIN_EXACT = 20, 5
+"""Patches of each class that a metric depends on, without which it is not tested; the latter where
+the test is exact."""
 MIN_SLIDES = 5
 SIGNIFICANCE = 0.05
 TESTED: dict[str, tuple[int, ...]] = {"auroc": (0, 1), "sensitivity": (1,), "specificity": (0,)}
@@ -257,10 +262,16 @@ def _p_values(
     counts = record["rows"] - record["tumours"], record["tumours"]
     found = {}
     for i, name in enumerate(METRICS):
-        classes = TESTED.get(name, ())
+        if name not in TESTED:
+            continue
+        smallest = min(counts[c] for c in TESTED[name])
+        if name != "auroc" and record["unit"] == "patch":
+            if smallest >= MIN_EXACT:
+                hits = round(record[name] * smallest)
+                found[name] = float(binom.cdf(hits, smallest, whole[i]))
+            continue
         difference = whole_values[:, i] - values[:, i]
-        too_few = any(counts[c] < MIN_CLASS for c in classes)
-        if not classes or too_few or np.isnan(difference).all():
+        if smallest < MIN_CLASS or np.isnan(difference).all():
             continue
         chance = _chance(name, float(whole[i]), *counts)
         deviation = max(float(np.nanstd(difference)), chance)

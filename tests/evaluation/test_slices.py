@@ -182,9 +182,8 @@ def test_where_patches_of_a_slide_err_together_slides_are_what_counts():
     assert flagged[True] <= 3 < 8 <= flagged[False]
 
 
-def test_few_patches_and_few_errors_prove_nothing():
-    # 2 false alarms of 20 where the whole has 1 %: a binomial gives that once in 60 times, and
-    # 0 of 20 tumours found where the whole finds 5 %, once in three.
+def test_rates_of_independent_patches_are_held_against_a_binomial():
+    # 2 false alarms of 20 where the whole has 1 %, and none of 20 tumours where it finds 5 %.
     label = np.array([0] * 1000 + [1] * 1000)
     probability = np.where(label == 1, 0.1, 0.2)
     probability[:10] = probability[1000:1050] = 0.9
@@ -195,16 +194,27 @@ def test_few_patches_and_few_errors_prove_nothing():
     parts = cut(table, table, {"part": {"column": "part", "among": [1]}})
     record = score_slices(table, parts, 0.5, resamples=200).iloc[1]
     assert (record["specificity"], record["sensitivity"]) == (0.9, 0.0)
-    assert record["worse"] == "" and record["p"] > 0.1
+    once = 1 - 0.99**20 - 20 * 0.01 * 0.99**19
+    assert record["p"] == pytest.approx(3 * once)  # the smallest of three looks
+    assert 0.04 < record["p"] < 0.06
 
 
 def test_a_slice_below_the_least_size_is_not_tested():
     table = random_table()
-    table["part"] = (np.arange(800) < 2 * MIN_CLASS - 5).astype(int)
-    parts = cut(table, table, {"part": {"column": "part", "among": [1]}})
+    tumour, normal = (np.flatnonzero(table["label"] == label) for label in (1, 0))
+    table["part"] = 0
+    table.loc[[*tumour[:4], *normal[:4]], "part"] = 1
+    parts = cut(table, table, {"part": {"column": "part", "among": [1]}})[:1]
     record = score_slices(table, parts, 0.5, resamples=50).iloc[1]
-    assert "few of a class" in record["note"]
-    assert np.isnan(record["p"]) or min(record["tumours"], record["rows"] - record["tumours"]) < 20
+    assert record["note"] == "few of a class: 4 tumours, 4 normal"
+    assert np.isnan(record["p"])
+    # Of five, all missed where most are found, an exact test can speak.
+    table.loc[tumour[:5], ["part", "probability"]] = 1, 0.1
+    parts = cut(table, table, {"part": {"column": "part", "among": [1]}})[:1]
+    record = score_slices(table, parts, 0.5, resamples=50).iloc[1]
+    assert record["worse"] == "sensitivity"
+    found = (table.loc[tumour, "probability"] >= 0.5).mean()
+    assert record["p"] == pytest.approx((1 - found) ** 5)
 
 
 def test_a_slice_of_few_slides_resamples_patches():
