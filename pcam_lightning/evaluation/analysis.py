@@ -11,6 +11,7 @@ import pandas as pd
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation import plots
 from pcam_lightning.evaluation.atomic import atomic_path
+from pcam_lightning.evaluation.baselines import not_beyond_constant
 from pcam_lightning.evaluation.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.evaluation.calibration import (
     BINS,
@@ -74,7 +75,7 @@ def analyse(
 
     Returns:
         Its `summary` is ready for JSON but for NaN: `threshold`, `temperature`, the split's name to
-        what `summarise` says, `calibration`, `slices`, `tta`.
+        what `summarise` says, `not_beyond_constant`, `calibration`, `slices`, `tta`.
 
     Raises:
         InputError: the rule cannot choose, or a slice cannot be cut.
@@ -88,9 +89,8 @@ def analyse(
         )
     chosen, temperature, note = float(rule.target), None, "no temperature: no validation"
     if val is not None:
-        label, probability = val["label"], val["probability"]
-        chosen = choose_threshold(label, probability, rule, beta, cost_ratio)
-        temperature = fit_temperature(label, val["logit"])
+        chosen = choose_threshold(val["label"], val["probability"], rule, beta, cost_ratio)
+        temperature = fit_temperature(val["label"], val["logit"])
         note = describe_fit(temperature)
     summary: dict[str, Any] = {
         "split": split,
@@ -108,6 +108,10 @@ def analyse(
             summary[name] = summarise(
                 tables[name], chosen, train_prevalence, resamples=resamples, seed=seed
             )
+    label, probability, slide = _columns(table)
+    summary["not_beyond_constant"] = not_beyond_constant(
+        label, probability, chosen, train_prevalence, slide, resamples, seed=seed
+    )
     summary["calibration"] = {
         "note": note,
         **_calibration(table, temperature, train_prevalence, resamples, seed),
@@ -176,8 +180,7 @@ def _calibration(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    label, before = table["label"].to_numpy(), table["probability"].to_numpy()
-    slide = table["slide"].to_numpy() if "slide" in table else None
+    label, before, slide = _columns(table)
 
     def describe(probability: np.ndarray) -> dict[str, Any]:
         scores = compute_metrics(label, probability)
@@ -205,6 +208,11 @@ def _calibration(
     return found
 
 
+def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    slide = table["slide"].to_numpy() if "slide" in table else None
+    return table["label"].to_numpy(), table["probability"].to_numpy(), slide
+
+
 def _gain(
     table: pd.DataFrame, threshold: float, resamples: int, seed: int
 ) -> dict[str, Any] | None:
@@ -224,8 +232,7 @@ def _differences(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    label = table["label"].to_numpy()
-    slide = table["slide"].to_numpy() if "slide" in table else None
+    label, _, slide = _columns(table)
     first, second = (compute_metrics(label, each, threshold) for each in (before, after))
     intervals = bootstrap_differences(
         label, (before, after), (threshold, threshold), slide, resamples, seed=seed

@@ -6,6 +6,7 @@ F2 is the warning example: at balanced classes, calling every patch tumour score
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pcam_lightning.evaluation.bootstrap import bootstrap_differences
 from pcam_lightning.evaluation.metrics import METRICS, compute_metrics
 
 # One constant scores 1 at either of these and 0 at the other whatever the data, so that a constant
@@ -70,3 +71,34 @@ def beaten_by_constant(
         if name not in ONE_SIDED
         and any(ties_or_wins(constant[name], value, name) for constant in baselines.values())
     ]
+
+
+def not_beyond_constant(
+    label: ArrayLike,
+    probability: ArrayLike,
+    threshold: float,
+    train_prevalence: float,
+    slide: ArrayLike | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[str]:
+    """Names of the metrics at which the model beats some constant no more than chance allows.
+
+    The model and the constant are scored on the same resamples, since what is hard for one may be
+    for the other: both have more F2 where there are more tumours. Those that `beaten_by_constant`
+    names are among them; metrics in `ONE_SIDED` are left out, and so is what is undefined.
+
+    Args: as in `bootstrap_intervals` and `constant_baselines`.
+    """
+    constant = np.full(np.shape(label), train_prevalence, dtype=np.float64)
+    found: set[str] = set()
+    for decision in (-np.inf, np.inf):
+        differences = bootstrap_differences(
+            label, (constant, probability), (decision, threshold), slide, resamples, level, seed
+        )
+        for name, (low, high) in differences.items():
+            gain = low if METRICS[name] == "higher" else -high
+            if gain <= 0:
+                found.add(name)
+    return [name for name in METRICS if name in found - ONE_SIDED]

@@ -22,7 +22,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         notes: slices at most, those that are worse first.
     """
     split, console = analysis.split, Console(highlight=False, soft_wrap=True)
-    scores, chosen = summary[split], summary["threshold"]
+    scores, chosen, unproven = summary[split], summary["threshold"], _unproven(summary)
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     table.add_column("", no_wrap=True)
     others = [] if split == "val" or "val" not in summary else ["val"]
@@ -30,7 +30,8 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
     for column in (*others, split, "95% interval", *(each.replace("_", " ") for each in constants)):
         table.add_column(column, justify="right", no_wrap=True)
     for name in SHOWN:
-        score, mark = scores["metrics"][name], "!" if name in scores["beaten_by_constant"] else ""
+        score, mark = scores["metrics"][name], "~" if name in unproven else ""
+        mark = "!" if name in scores["beaten_by_constant"] else mark
         table.add_row(
             name,
             *(_number(summary[other]["metrics"][name]["value"]) for other in others),
@@ -44,6 +45,8 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
     how = f"{chosen['rule']}, chosen on val" if chosen["chosen_on"] else "as given"
     if chosen["chosen_on"] == split:
         how += ", the split reported here: what it decides looks better than it will be"
+    if unproven:
+        console.print(f"~ better than a constant by no more than chance: {', '.join(unproven)}")
     console.print(f"threshold: {chosen['value']:.4g} ({how})", markup=False)
     calibration = summary["calibration"]
     error = calibration["before"]["ece"]
@@ -70,6 +73,11 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         console.print(f"  {told}", markup=False)
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
+
+
+def _unproven(summary: Mapping[str, Any]) -> list[str]:
+    beaten = summary[summary["split"]]["beaten_by_constant"]
+    return [name for name in summary["not_beyond_constant"] if name not in beaten]
 
 
 def _number(value: float | None) -> str:
