@@ -121,8 +121,12 @@ def keep_threshold(
     )
     write_threshold(folder, threshold)
     if subject.run is not None and (subject.run.path / "checkpoints").is_dir():
-        path = write_threshold(subject.run.path, threshold)
-        log.info("threshold: %s", os.path.relpath(path))
+        try:
+            path = write_threshold(subject.run.path, threshold)
+            log.info("threshold: %s", os.path.relpath(path))
+        except OSError as error:  # a run of somebody else's, say
+            reason = error.strerror or error
+            log.warning("the threshold is kept here alone: %s (%s)", subject.run.path, reason)
 
 
 if __name__ == "__main__":

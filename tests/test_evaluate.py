@@ -250,6 +250,8 @@ def test_constant_predictions_are_no_better_than_constants(evaluate, tmp_path: P
         ("val", lambda t: t.iloc[:0], "the table has no rows"),
         ("val", lambda t: t.assign(label=0), "no tumour among the 300 patches"),
         ("val", lambda t: t.assign(label=1), "no normal patch among the 300 patches"),
+        ("val", lambda t: t.assign(hue=np.nan), "val predictions: column hue: expected finite num"),
+        ("test", lambda t: t.assign(blank="x"), "test predictions: column blank: expected finite"),
         ("val", None, "is chosen on validation, of which there are no predictions"),
         ("test", None, "no test.parquet there, expected a folder with it"),
     ],

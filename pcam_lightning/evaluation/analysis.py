@@ -10,6 +10,7 @@ import pandas as pd
 
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation import plots
+from pcam_lightning.evaluation.appearance import PROPERTIES
 from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.evaluation.baselines import not_beyond_constant
 from pcam_lightning.evaluation.bootstrap import bootstrap_differences, bootstrap_means
@@ -78,9 +79,12 @@ def analyse(
         what `summarise` says, `not_beyond_constant`, `calibration`, `slices`, `tta`.
 
     Raises:
-        InputError: the rule cannot choose, or a slice cannot be cut.
+        InputError: the rule cannot choose, a slice cannot be cut, or a column that describes
+            patches holds anything but finite numbers.
     """
     rule, val, table = parse_rule(threshold), tables.get("val"), tables[split]
+    for name, each in tables.items():
+        _check_numbers(name, each)
     if val is None and rule.kind != "fixed":
         raise InputError(
             f"evaluate.threshold={threshold}: is chosen on validation, of which there are no "
@@ -206,6 +210,13 @@ def _calibration(
             for name, (low, high) in zip(("brier", "log_loss"), intervals, strict=True)
         }
     return found
+
+
+def _check_numbers(split: str, table: pd.DataFrame) -> None:
+    for name in table.columns.intersection([*PROPERTIES, PLAIN_LOGIT]):
+        values = table[name].to_numpy()
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise InputError(f"{split} predictions: column {name}: expected finite numbers")
 
 
 def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

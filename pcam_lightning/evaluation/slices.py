@@ -83,8 +83,9 @@ def cut(table: pd.DataFrame, reference: pd.DataFrame, custom: Mapping[str, Any])
             slices += _quantile_slices(table, name, reference[name].to_numpy(np.float64))
     for name in GROUPS:
         if name in table and len(table[name].unique()) > 1:
-            for value, rows in sorted(table.groupby(name, sort=False).indices.items()):
-                slices.append(Slice(name, str(value), np.asarray(rows)))
+            groups = table.groupby(name, sort=False).indices
+            for value in sorted(groups, key=str):
+                slices.append(Slice(name, str(value), np.asarray(groups[value])))
     return slices
 
 
