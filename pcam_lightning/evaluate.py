@@ -102,7 +102,7 @@ def keep_threshold(
     from pcam_lightning.evaluation.analysis import PLAIN_LOGIT
 
     facts, val = analysis.summary["threshold"], analysis.summary.get("val")
-    digest = inference and inference.facts["weights_digest"]
+    digest = inference.facts["weights_digest"] if inference else subject.recorded_digest()
     threshold = Threshold(
         value=facts["value"],
         rule=facts["rule"],

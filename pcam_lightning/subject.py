@@ -46,13 +46,23 @@ class Subject:
 
     def recorded_prevalence(self) -> float | None:
         """The share of tumour among the training labels that the run noted, if it did."""
-        if self.run is None:
-            return None
+        noted = self._noted(self.config["split"], "train_prevalence")
+        return noted if isinstance(noted, float) and 0 <= noted <= 1 else None
+
+    def recorded_digest(self) -> str | None:
+        """The digest of the weights that the run's own predictions are of, if it noted one."""
+        noted = self._noted("weights_digest")
+        return noted if isinstance(noted, str) else None
+
+    def _noted(self, *keys: str) -> Any:
+        """What stands at these keys of the run's summary, None where nothing does."""
         try:
-            noted = self.run.summary[self.config["split"]]["train_prevalence"]
+            found: Any = None if self.run is None else self.run.summary
+            for key in keys:
+                found = found[key]
         except (InputError, KeyError, TypeError):
             return None
-        return noted if isinstance(noted, float) and 0 <= noted <= 1 else None
+        return found
 
     def saved_dataset(self) -> dict[str, Any]:
         """What the run of saved predictions says of its data, whose folder may be named anew.

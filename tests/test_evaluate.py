@@ -40,7 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         lines = "".join(f"{row},0,0,True,True,slide_{row % 6}\n" for row in range(rows))
         SplitFiles(top / "pcam", split).meta.write_text(header + lines)
     arguments = [f"data.root={top / 'pcam'}", *NETWORK, "data.batch_size=16", *PLAIN[:2]]
-    arguments += ["trainer.max_epochs=3", f"hydra.run.dir={top / 'run'}"]
+    arguments += [
+        "trainer.max_epochs=3",
+        "trainer.log_every_n_steps=1",
+        f"hydra.run.dir={top / 'run'}",
+    ]
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     with pytest.MonkeyPatch.context() as patch:
@@ -154,6 +158,7 @@ def test_a_training_runs_own_predictions_are_enough(run: Run, evaluate, tmp_path
     assert set(PROPERTIES) < set(Run(tmp_path / "ev").predictions("test"))
     assert summary_of(tmp_path / "ev")["galleries"]["least_certain"] == 24
     assert run.threshold is not None and run.threshold.rule == "youden"
+    assert run.threshold.weights_digest == run.summary["weights_digest"]
 
 
 def test_without_the_data_galleries_are_left_out_and_that_is_said(
