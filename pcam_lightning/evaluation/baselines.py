@@ -6,8 +6,8 @@ F2 is the warning example: at balanced classes, calling every patch tumour score
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pcam_lightning.evaluation.bootstrap import bootstrap_differences
-from pcam_lightning.evaluation.metrics import METRICS, compute_metrics
+from pcam_lightning.evaluation.bootstrap import draws, percentile_interval
+from pcam_lightning.evaluation.metrics import METRICS, Ranking, compute_metrics
 
 # One constant scores 1 at either of these and 0 at the other whatever the data, so that a constant
 # wins one of them says nothing about the model; `balanced_accuracy` compares the two together.
@@ -92,13 +92,17 @@ def not_beyond_constant(
     Args: as in `bootstrap_intervals` and `constant_baselines`.
     """
     constant = np.full(np.shape(label), train_prevalence, dtype=np.float64)
-    found: set[str] = set()
-    for decision in (-np.inf, np.inf):
-        differences = bootstrap_differences(
-            label, (constant, probability), (decision, threshold), slide, resamples, level, seed
-        )
-        for name, (low, high) in differences.items():
-            gain = low if METRICS[name] == "higher" else -high
-            if gain <= 0:
-                found.add(name)
-    return [name for name in METRICS if name in found - ONE_SIDED]
+    model = Ranking(label, probability, threshold)
+    constants = [Ranking(label, constant, decision) for decision in (-np.inf, np.inf)]
+    gains = []  # [resamples, constants, metrics]
+    for weight in draws(np.size(label), slide, resamples, seed):
+        scores = np.array(list(model.metrics(weight).values()))
+        others = [list(each.metrics(weight).values()) for each in constants]
+        gains.append(scores - np.array(others))
+    found = []
+    for i, (name, better) in enumerate(METRICS.items()):
+        towards = np.array(gains)[:, :, i] * (1 if better == "higher" else -1)
+        low = [percentile_interval(each, level)[0] for each in towards.T]
+        if name not in ONE_SIDED and any(edge <= 0 for edge in low):
+            found.append(name)
+    return found
