@@ -52,12 +52,7 @@ def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
         return None
     if not Path(path).is_file():
         raise InputError(f"ckpt_path={path}: no such file, expected a checkpoint such as last.ckpt")
-    checkpoint = _read_sound(path)
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
-        raise InputError(f"{path}: no checkpoint of Lightning, found {found[:200] or 'nothing'}")
-    if fault := _other_network(checkpoint["state_dict"], module):
-        raise InputError(f"{path}: of another network: {fault}")
+    checkpoint = _read_of(path, module)
     if not checkpoint.get("optimizer_states"):
         raise InputError(
             f"{path}: holds weights and no optimizer states, so that nothing can go on from it; "
@@ -66,6 +61,33 @@ def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
     if fault := _other_optimizer(checkpoint["optimizer_states"][0], module):
         raise InputError(f"{path}: of another optimizer: {fault}")
     return path
+
+
+def load_weights(path: Path, module: PCamClassifier) -> None:
+    """Put a checkpoint's weights, the normalisation among them, into a module.
+
+    Reads the whole file and runs no code that is in it.
+
+    Raises:
+        InputError: there is no file, it is damaged, holds more than tensors and plain containers,
+            or is of another network.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint={path}: no such file, expected one such as best.ckpt")
+    _read_of(str(path), module)
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
+    """What is in a checkpoint of this module, its tensors without their values, else InputError."""
+    checkpoint = _read_sound(path)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
+        raise InputError(f"{path}: no checkpoint of Lightning, found {found[:200] or 'nothing'}")
+    if fault := _other_network(checkpoint["state_dict"], module):
+        raise InputError(f"{path}: of another network: {fault}")
+    return checkpoint
 
 
 def _read_sound(path: str) -> Any:

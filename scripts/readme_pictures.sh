@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the README's pictures and figures anew: the main job on the demo set, with cnn and with mlp,
-# a comparison of two learning rates, and an audit of a damaged demo set.
+# a comparison of two learning rates, an evaluation of the mlp, and an audit of a damaged demo set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +16,11 @@ python -m pcam_lightning.compare 'runs=[outputs/readme/mlp,outputs/readme/mlp_sl
   hydra.run.dir=outputs/readme/compare
 mkdir -p docs
 cp outputs/readme/compare/plots/curves.png docs/compare_curves.png
+rm -rf outputs/readme/evaluate
+python -m pcam_lightning.evaluate run=outputs/readme/mlp evaluate.threshold="'recall>=0.95'" \
+  evaluate.attribution=occlusion evaluate.gallery=8 hydra.run.dir=outputs/readme/evaluate
+cp outputs/readme/evaluate/plots/threshold_val.png docs/evaluate_threshold.png
+cp outputs/readme/evaluate/plots/least_certain_attribution.png docs/evaluate_attribution.png
 rm -rf outputs/readme/audit
 python -m pcam_lightning.audit data=demo data.demo.damage=true data.demo.dtype=float32 \
   'audit.fail_on=[]' hydra.run.dir=outputs/readme/audit

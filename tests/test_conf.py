@@ -14,7 +14,12 @@ from pcam_lightning.runs import find_runs
 
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 GROUPS += ("cluster",)
-MANDATORY = {"compare": ["runs=[a,b]"], "reproduce": ["run=a"], "collect": ["sweep=a"]}
+MANDATORY = {
+    "compare": ["runs=[a,b]"],
+    "reproduce": ["run=a"],
+    "collect": ["sweep=a"],
+    "evaluate": ["run=a"],
+}
 OPTIONAL_GROUPS = ("experiment", "sweep", "debug")
 
 

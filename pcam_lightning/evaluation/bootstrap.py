@@ -58,8 +58,8 @@ def bootstrap_intervals(
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"need resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
     ranking = Ranking(label, probability, threshold)
-    draws = _resamples(np.size(label), slide, resamples, seed)
-    values = np.array([list(ranking.metrics(weight).values()) for weight in draws])
+    drawn = draws(np.size(label), slide, resamples, seed)
+    values = np.array([list(ranking.metrics(weight).values()) for weight in drawn])
     return _intervals(values, level)
 
 
@@ -84,16 +84,34 @@ def bootstrap_differences(
     values = np.array(
         [
             np.subtract(list(second.metrics(w).values()), list(first.metrics(w).values()))
-            for w in _resamples(np.size(label), slide, resamples, seed)
+            for w in draws(np.size(label), slide, resamples, seed)
         ]
     )
     return _intervals(values, level)
 
 
-def _resamples(
+def bootstrap_means(
+    values: NDArray[np.float64],
+    slide: ArrayLike | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """Percentile bootstrap interval of the mean of each column of `values` [N, K]; the others as in
+    `bootstrap_intervals`."""
+    drawn = draws(len(values), slide, resamples, seed)
+    means = np.array([weight @ values / weight.sum() for weight in drawn])
+    return [percentile_interval(means[:, i], level) for i in range(values.shape[1])]
+
+
+def draws(
     rows: int, slide: ArrayLike | None, resamples: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:
-    """How often each row was drawn, [rows], for each resample."""
+    """How often each row was drawn, [rows], for each resample; arguments as above.
+
+    Raises:
+        ValueError: missing or miscounted slide names.
+    """
     if slide is not None and resampling_unit(slide) == "slide":
         unit, names = pd.factorize(_flat(slide))
         if unit.size != rows or (unit < 0).any():
@@ -109,17 +127,21 @@ def _resamples(
         yield drawn if unit is None else drawn[unit]
 
 
-def _intervals(values: NDArray[np.float64], level: float) -> dict[str, tuple[float, float]]:
+def percentile_interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """The middle `level` of what a metric was in each resample, [resamples], NaN where undefined.
+
+    (NaN, NaN) where it was undefined in more than half of them.
+    """
     tail = (1 - level) / 2
-    return {name: _interval(values[:, i], tail) for i, name in enumerate(METRICS)}
-
-
-def _interval(values: NDArray[np.float64], tail: float) -> tuple[float, float]:
     defined = values[~np.isnan(values)]
     if defined.size < MINIMUM_DEFINED * values.size:
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _intervals(values: NDArray[np.float64], level: float) -> dict[str, tuple[float, float]]:
+    return {name: percentile_interval(values[:, i], level) for i, name in enumerate(METRICS)}
 
 
 def _flat(slide: ArrayLike) -> NDArray[np.object_]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -91,6 +92,18 @@ def plot_gallery(
     figure.figimage(canvas, zorder=-1)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def heat(patches: NDArray[np.uint8], maps: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Patches in grey with their maps [N, 96, 96] >= 0 in colour over them, uint8 [N, 96, 96, 3].
+
+    Each map is scaled to its own largest value, which is shown in yellow; what is 0 stays grey.
+    """
+    highest = maps.max((1, 2), keepdims=True)
+    share = np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)[..., None]
+    grey = patches.mean(3, keepdims=True).repeat(3, axis=3)
+    colour = colormaps["inferno"](share[..., 0])[..., :3] * 255
+    return np.clip(grey + 0.75 * share**0.5 * (colour - grey), 0, 255).round().astype(np.uint8)
 
 
 def _enlarged(patch: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

@@ -19,7 +19,9 @@ A patch is predicted tumour where probability >= threshold. With TP, FP, FN, TN 
     log_loss           mean of -ln(probability given to the true class), in nats; probabilities are
                        clipped to [2.2e-16, 1 - 2.2e-16], so one patch costs 36 at most
 
-A metric whose denominator is zero is NaN: an undefined number is not a bad score.
+A metric whose denominator is zero is NaN: an undefined number is not a bad score. So are f1 and f2
+wherever there is no tumour to be found: there, a single false alarm would make the formula, and
+scikit-learn, say 0.
 """
 
 from typing import Literal
@@ -101,10 +103,10 @@ class Ranking:
         # Rows of one probability are predicted alike: the curves have a point after each such
         # group of ties, and none inside it.
         self._group_end = np.flatnonzero(np.append(p[1:] != p[:-1], True))
-        self._groups_predicted = int(np.sum(p[self._group_end] >= threshold))
-        self._squared_error = (p - self._label) ** 2
-        given = np.where(self._label == 1, p, 1 - p)
-        self._log_loss = -np.log(np.clip(given, np.finfo(np.float64).eps, None))
+        self.probabilities = p[self._group_end]
+        """float64 [G]: the distinct ones, from high to low."""
+        self._groups_predicted = int(np.sum(self.probabilities >= threshold))
+        self._squared_error, self._log_loss = row_costs(self._label, p).T
 
     def counts(
         self, weight: NDArray[np.number] | None = None
@@ -130,7 +132,8 @@ class Ranking:
         fp = float(false_positives[self._groups_predicted])
         fn, tn = tumours - tp, normals - fp
 
-        new_true, new_false = np.diff(true_positives), np.diff(false_positives)
+        new_true = true_positives[1:] - true_positives[:-1]
+        new_false = false_positives[1:] - false_positives[:-1]
         # Sums of products, not `@`: on a busy machine the threads of the linear algebra library
         # wait for each other many times longer than these short sums take.
         area = np.sum(new_false * (true_positives[1:] + true_positives[:-1])) / 2
@@ -139,13 +142,14 @@ class Ranking:
             true_positives[1:] + false_positives[1:], np.finfo(np.float64).tiny
         )
         sensitivity, specificity = _ratio(tp, tumours), _ratio(tn, normals)
+        f1, f2 = _ratio(2 * tp, 2 * tp + fn + fp), _ratio(5 * tp, 5 * tp + 4 * fn + fp)
         return {
             "auroc": _ratio(area, tumours * normals),
             "average_precision": _ratio(np.sum(new_true * precisions), tumours),
             "accuracy": _ratio(tp + tn, rows),
             "balanced_accuracy": (sensitivity + specificity) / 2,
-            "f1": _ratio(2 * tp, 2 * tp + fn + fp),
-            "f2": _ratio(5 * tp, 5 * tp + 4 * fn + fp),
+            "f1": f1 if tumours > 0 else float("nan"),
+            "f2": f2 if tumours > 0 else float("nan"),
             "sensitivity": sensitivity,
             "specificity": specificity,
             "precision": _ratio(tp, tp + fp),
@@ -160,9 +164,19 @@ class Ranking:
 
     def _counts(self, w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         tumour = w * self._label
-        true_positives = np.cumsum(tumour)[self._group_end]
-        false_positives = np.cumsum(w - tumour)[self._group_end]
-        return np.insert(true_positives, 0, 0.0), np.insert(false_positives, 0, 0.0)
+        true_positives = np.zeros(len(self._group_end) + 1)
+        false_positives = np.zeros(len(self._group_end) + 1)
+        true_positives[1:] = np.cumsum(tumour)[self._group_end]
+        false_positives[1:] = np.cumsum(w - tumour)[self._group_end]
+        return true_positives, false_positives
+
+
+def row_costs(label: ArrayLike, probability: ArrayLike) -> NDArray[np.float64]:
+    """What each row adds to brier and log_loss, which are means of it: float64 [N, 2]."""
+    y, p = np.asarray(label), np.asarray(probability, dtype=np.float64)
+    given = np.where(y == 1, p, 1 - p)
+    log_loss = -np.log(np.clip(given, np.finfo(np.float64).eps, None))
+    return np.stack([(p - y) ** 2, log_loss], axis=1)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -1,22 +1,26 @@
-"""The curves and the confusion matrix of one split, as PNG files.
+"""Curves, confusion matrix, threshold, calibration and slices of one split, as PNG files.
 
 Figures are made without pyplot: no global state, no display, safe in any thread. Colours are those
 of Okabe & Ito, told apart by colour-blind readers.
 """
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
 from pcam_lightning.evaluation.atomic import atomic_path
+from pcam_lightning.evaluation.calibration import reliability
 from pcam_lightning.evaluation.metrics import Ranking
+from pcam_lightning.evaluation.thresholds import f_beta
 
 CLASS_NAMES = ("normal", "tumour")
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
+BLUE, VERMILION, GREY, GREEN = "#0072B2", "#D55E00", "#767676", "#009E73"
 
 
 def plot_roc(
@@ -146,6 +150,126 @@ def plot_confusion(
     axes.axhline(0.5, color="white", linewidth=3)
     axes.axvline(0.5, color="white", linewidth=3)
     _save(figure, path)
+
+
+def plot_thresholds(
+    path: str | os.PathLike[str],
+    label: ArrayLike,
+    probability: ArrayLike,
+    threshold: float,
+    title: str = "",
+    beta: float = 2.0,
+) -> None:
+    """Precision, recall and F-beta over the threshold, the chosen one marked.
+
+    Arguments, the case without tumours and errors are as in `plot_roc`.
+    """
+    ranking = Ranking(label, probability)
+    true_positives, false_positives = ranking.counts()
+    figure, axes = _unit_square("Threshold", title, "threshold (tumour from here on)", "")
+    if not true_positives[-1]:
+        _undefined(axes, "undefined: no tumour among the labels")
+    else:
+        # From the right: at a probability, it and all above it are predicted tumour.
+        at = np.append(ranking.probabilities, 0.0)
+        tp, fp = (np.append(counts[1:], counts[-1]) for counts in (true_positives, false_positives))
+        curves = {
+            "precision": (tp / (tp + fp), GREEN),
+            "recall (sensitivity)": (tp / tp[-1], BLUE),
+            f"F{beta:g}": (f_beta(tp, fp, beta), VERMILION),
+        }
+        for name, (values, colour) in curves.items():
+            axes.plot(at, values, color=colour, linewidth=2, drawstyle="steps-post", label=name)
+        axes.axvline(
+            threshold, color="black", linestyle="--", linewidth=1.2, label=f"chosen {threshold:.4g}"
+        )
+        axes.legend(loc="lower center")
+    _save(figure, path)
+
+
+def plot_reliability(
+    path: str | os.PathLike[str],
+    label: ArrayLike,
+    probabilities: Mapping[str, ArrayLike],
+    title: str = "",
+) -> None:
+    """Share of tumours against what was said, in bins, and how many patches said so.
+
+    Args:
+        path: PNG to write, atomically.
+        label: [N] of 0 or 1.
+        probabilities: what to call it in the legend, to [N] of tumour; such as before and after
+            a temperature.
+        title: what was scored.
+    """
+    figure, axes = _unit_square(
+        "Reliability", title, "probability of tumour, mean of a bin", "share of tumours in the bin"
+    )
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.5, label="perfectly calibrated")
+    for (name, probability), colour in zip(
+        probabilities.items(), (VERMILION, BLUE, GREEN), strict=False
+    ):
+        bins = reliability(label, probability)
+        share, said = bins["tumours"].to_numpy(), bins["probability"].to_numpy()
+        around = np.abs(np.stack([share - bins["low"], bins["high"] - share]))
+        axes.errorbar(
+            said, share, around, fmt="o-", color=colour, capsize=2, linewidth=1.5, label=name
+        )
+        rows = bins["rows"].to_numpy()
+        height = 0.1 * rows / rows.max()
+        axes.bar(said, height, width=0.012, color=colour, alpha=0.5, zorder=0)
+    axes.legend(loc="upper left")
+    axes.text(0.99, 0.14, "bars: patches in a bin", ha="right", fontsize=9, color=GREY)
+    _save(figure, path)
+
+
+def plot_slices(
+    path: str | os.PathLike[str], table: pd.DataFrame, title: str = "", limit: int = 40
+) -> None:
+    """AUROC, sensitivity and specificity of each slice with its interval, beside the whole's.
+
+    Args:
+        path: PNG to write, atomically.
+        table: as from `score_slices`; slices beyond the first `limit` are left out, and counted in
+            the title.
+        title: what was scored.
+    """
+    whole, slices = table.iloc[0], table.iloc[1 : limit + 1]
+    more = len(table) - 1 - len(slices)
+    names = ("auroc", "sensitivity", "specificity")
+    figure = Figure(figsize=(10.5, 1.6 + 0.24 * max(1, len(slices))), dpi=120, layout="constrained")
+    left = figure.subplots(1, 3, sharey=True)
+    y = np.arange(len(slices))
+    for axes, name in zip(left, names, strict=True):
+        values = slices[name].to_numpy(np.float64)
+        worse = np.array([name in words.split() for words in slices["worse"]], bool)
+        axes.axvline(whole[name], color=GREY, linewidth=1.2)
+        for which, colour in ((~worse, BLUE), (worse, VERMILION)):
+            ends = [slices[f"{name}_{end}"].to_numpy(np.float64)[which] for end in ("low", "high")]
+            axes.hlines(y[which], *ends, color=colour, linewidth=2, alpha=0.6)
+            axes.plot(values[which], y[which], "o", color=colour, markersize=5)
+        for place in np.flatnonzero(np.isnan(values)):
+            axes.text(0.5, place, "undefined", color=GREY, fontsize=7, va="center", ha="center",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
+        axes.set_xlabel(name, fontsize=10)
+        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+    labels = [
+        f"{_shortened(f'{each.property}: {each.slice}')} ({each.rows:,})"
+        for each in slices.itertuples()
+    ]
+    left[0].set_yticks(y, labels, fontsize=8, parse_math=False)
+    left[0].set_ylim(len(slices) - 0.4, -0.6)
+    heading = f"Slices: {title}" if title else "Slices"
+    heading += f" (and {more} more)" if more else ""
+    told = "line: the whole; orange: worse beyond chance"
+    figure.suptitle(f"{heading}\n{told}", fontsize=11, x=0.01, ha="left", parse_math=False)
+    _save(figure, path)
+
+
+def _shortened(text: str, limit: int = 44) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _square(name: str, title: str) -> tuple[Figure, Axes]:

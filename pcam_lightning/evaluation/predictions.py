@@ -8,6 +8,7 @@ probability  float64           sigmoid(logit), in [0, 1]
 """
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ def write_predictions(
     label: ArrayLike,
     logit: ArrayLike,
     slide: ArrayLike | None = None,
+    others: Mapping[str, ArrayLike] | None = None,
 ) -> None:
     """Write a predictions table as parquet, sorted by row, atomically.
 
@@ -42,6 +44,7 @@ def write_predictions(
         label: [N] of 0 or 1.
         logit: [N] finite floats; stored as float64 if they come so, otherwise as float32.
         slide: [N] strings, or None where slides are not known.
+        others: further columns [N], which follow as they are.
 
     Raises:
         InputError: (a ValueError) the arrays do not make a valid table; nothing is written.
@@ -57,7 +60,12 @@ def write_predictions(
         columns["logit"] = logit.astype(np.float32)
     # From the stored logit, so that the two columns of the file agree to the last digit.
     columns["probability"] = sigmoid(columns["logit"])
-    table = _valid(pd.DataFrame(columns), path)
+    table = _valid(pd.DataFrame(columns | dict(others or {})), path)
+    save_table(path, table)
+
+
+def save_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
+    """Write a table as parquet as it is, atomically."""
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, engine="pyarrow", index=False)
 

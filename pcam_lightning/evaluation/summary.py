@@ -34,7 +34,8 @@ def summarise(
 
             {"rows": 32768, "tumours": 16377, "threshold": 0.5,
              "metrics": {"auroc": {"value": 0.95, "low": 0.94, "high": 0.96}, ...},
-             "baselines": {"majority": {"auroc": 0.5, ...}, "all_tumour": {...}},
+             "baselines": {"majority": {"auroc": 0.5, ...}, "all_tumour": {...}, ...},
+             "train_prevalence": 0.5,
              "beaten_by_constant": ["f2"],
              "interval": {"method": "bootstrap by slide", "level": 0.95, "resamples": 1000}}
 
@@ -45,7 +46,7 @@ def summarise(
     slide = predictions["slide"].to_numpy() if "slide" in predictions else None
     metrics = compute_metrics(label, probability, threshold)
     intervals = bootstrap_intervals(label, probability, threshold, slide, resamples, level, seed)
-    baselines = constant_baselines(label, train_prevalence)
+    baselines = constant_baselines(label, train_prevalence, threshold)
     return {
         "rows": len(label),
         "tumours": int(label.sum()),
@@ -62,6 +63,7 @@ def summarise(
             constant: {name: _jsonable(value) for name, value in scores.items()}
             for constant, scores in baselines.items()
         },
+        "train_prevalence": float(train_prevalence),
         "beaten_by_constant": beaten_by_constant(metrics, baselines),
         "interval": {
             "method": f"bootstrap by {resampling_unit(slide)}",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.runs.record import RunFileError, is_alive, read_json
+from pcam_lightning.runs.threshold import Threshold, read_threshold
 
 if TYPE_CHECKING:
     import pandas
@@ -119,6 +120,11 @@ class Run:
     def last_checkpoint(self) -> Path:
         """The newest checkpoint, to resume from."""
         return self._file("checkpoints/last.ckpt")
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """From which probability on its model's patches are tumour; None if never chosen."""
+        return read_threshold(self.path)
 
     def read(self, name: str) -> bytes:
         """A file of the run as it is, such as "code.patch"."""

@@ -5,7 +5,12 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
-from pcam_lightning.evaluation.baselines import beaten_by_constant, constant_baselines
+from pcam_lightning.evaluation.baselines import (
+    beaten_by_constant,
+    constant_baselines,
+    not_beyond_constant,
+)
+from pcam_lightning.evaluation.bootstrap import bootstrap_intervals
 from pcam_lightning.evaluation.metrics import compute_metrics
 
 LABEL = np.array([0] * 60 + [1] * 40)
@@ -30,6 +35,36 @@ def test_agrees_with_dummy_classifiers(prevalence):
         assert metrics["log_loss"] == pytest.approx(log_loss(LABEL, probability))
         assert metrics["auroc"] == 0.5
         assert metrics["average_precision"] == pytest.approx(0.4)
+
+
+def test_the_prevalence_is_put_through_the_models_threshold():
+    for threshold, twin in ((0.3, "all_tumour"), (0.4, "all_tumour"), (0.5, "majority")):
+        baselines = constant_baselines(LABEL, 0.4, threshold)
+        assert baselines["prevalence"] == pytest.approx(baselines[twin], nan_ok=True)
+
+
+def test_better_by_chance_is_not_better():
+    generator = np.random.default_rng(1)
+    noise = generator.random(100)
+    weak = not_beyond_constant(LABEL, noise, 0.5, 0.4, resamples=200)
+    assert {"auroc", "f2", "balanced_accuracy", "brier"} <= set(weak)
+    assert not {"sensitivity", "specificity"} & set(weak)
+    assert set(
+        beaten_by_constant(compute_metrics(LABEL, noise), constant_baselines(LABEL, 0.4))
+    ) <= set(weak)
+    strong = np.clip(0.2 + 0.6 * LABEL + generator.normal(0, 0.1, 100), 0, 1)
+    assert not_beyond_constant(LABEL, strong, 0.5, 0.4, resamples=200) == []
+
+
+def test_a_constant_is_scored_on_the_same_resamples():
+    # Prevalence differs so much from slide to slide that F2 itself can be anything; that the model
+    # beats "all tumour" on every slide is certain nevertheless.
+    slide = np.arange(12).repeat(50)
+    label = (np.arange(600) % 50 < np.linspace(5, 45, 12)[slide]).astype(int)
+    probability = np.where(label == 1, 0.9, np.where(np.arange(600) % 5 > 0, 0.8, 0.1))
+    low, _ = bootstrap_intervals(label, probability, slide=slide, resamples=200)["f2"]
+    assert low < constant_baselines(label, 0.5)["all_tumour"]["f2"]
+    assert "f2" not in not_beyond_constant(label, probability, 0.5, 0.5, slide, resamples=200)
 
 
 @pytest.mark.parametrize("prevalence", [-0.1, 1.1, math.nan])

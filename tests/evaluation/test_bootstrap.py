@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, recall_score, roc_auc_score
 
-from pcam_lightning.evaluation.bootstrap import bootstrap_intervals, resampling_unit
-from pcam_lightning.evaluation.metrics import METRICS, compute_metrics
+from pcam_lightning.evaluation.bootstrap import (
+    bootstrap_intervals,
+    bootstrap_means,
+    resampling_unit,
+)
+from pcam_lightning.evaluation.metrics import METRICS, compute_metrics, row_costs
 
 
 def random_table(rows, slides=12, seed=0):
@@ -106,6 +110,16 @@ def test_only_whole_slides_cover_the_truth_where_patches_of_a_slide_err_together
             by_patch += unit is None and low <= 0.75 <= high
     assert 0.87 <= by_slide / 60 <= 0.99
     assert by_patch / 60 < 0.75
+
+
+def test_means_are_those_of_the_metrics_that_are_means():
+    label, probability, slide = random_table(200)
+    for unit in (None, slide):
+        expected = bootstrap_intervals(label, probability, slide=unit, resamples=80, seed=2)
+        costs = row_costs(label, probability)
+        brier, loss = bootstrap_means(costs, slide=unit, resamples=80, seed=2)
+        assert brier == pytest.approx(expected["brier"])
+        assert loss == pytest.approx(expected["log_loss"])
 
 
 def test_seeds_and_levels():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pcam_lightning.evaluation.gallery import plot_gallery
+from pcam_lightning.evaluation.gallery import heat, plot_gallery
 
 
 def random_patches(count):
@@ -93,3 +93,16 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, patches, captions
     with pytest.raises(ValueError, match="patches"):
         plot_gallery(tmp_path / "gallery.png", patches, captions, "t", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_heat_leaves_what_is_0_grey_and_scales_each_map_to_itself():
+    patches = random_patches(2)
+    maps = np.zeros((2, 96, 96), np.float32)
+    maps[0, 10, 10], maps[0, 20, 20] = 4.0, 2.0
+    hot = heat(patches, maps)
+    assert hot.dtype == np.uint8 and hot.shape == patches.shape
+    grey = np.rint(patches.mean(3, keepdims=True)).repeat(3, axis=3)
+    np.testing.assert_array_equal(hot[1], grey[1])
+    differs = np.argwhere((hot[0] != grey[0]).any(2)).tolist()
+    assert differs == [[10, 10], [20, 20]]
+    np.testing.assert_array_equal(heat(patches, maps * 7), hot)

@@ -90,6 +90,8 @@ def test_undefined_is_nan_and_defined_is_not():
         *("f1", "f2", "sensitivity", "precision"),
     }
     assert normals["accuracy"] == normals["specificity"] == 1
+    # A false alarm makes F2 no more defined: that would be 0 for a lack of tumours.
+    assert undefined(compute_metrics([0, 0], [0.1, 0.9])) == undefined(normals) - {"precision"}
     tumours = compute_metrics([1, 1], [0.1, 0.9])
     assert undefined(tumours) == {"auroc", "balanced_accuracy", "specificity"}
     none_predicted = compute_metrics([0, 1], [0.1, 0.2])

@@ -1,11 +1,30 @@
 import sys
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from sklearn.metrics import auc, average_precision_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    confusion_matrix,
+    fbeta_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from pcam_lightning.evaluation.plots import plot_confusion, plot_precision_recall, plot_roc
+from pcam_lightning.evaluation.calibration import reliability
+from pcam_lightning.evaluation.metrics import METRICS
+from pcam_lightning.evaluation.plots import (
+    plot_confusion,
+    plot_precision_recall,
+    plot_reliability,
+    plot_roc,
+    plot_slices,
+    plot_thresholds,
+)
 
 
 @pytest.fixture
@@ -79,9 +98,60 @@ def test_confusion(tmp_path, figure, table):
     assert "0.3" in axes.get_xlabel()
 
 
+def test_thresholds(tmp_path, figure, table):
+    label, probability = table
+    plot_thresholds(tmp_path / "threshold.png", label, probability, 0.35, "val, demo", beta=2.0)
+    assert is_png(tmp_path / "threshold.png")
+    axes = figure().axes[0]
+    assert legend(axes) == ["precision", "recall (sensitivity)", "F2", "chosen 0.35"]
+    assert axes.lines[3].get_xdata() == [0.35, 0.35]
+    scores = (precision_score, recall_score, lambda y, p: fbeta_score(y, p, beta=2))
+    for line, score in zip(axes.lines, scores, strict=False):
+        assert line.get_drawstyle() == "steps-post"
+        at, values = line.get_data()
+        assert (np.diff(at) < 0).all() and at[-1] == 0
+        # From one probability down to the next, the patches from the former on are tumour.
+        for place in (0, len(at) // 2, len(at) - 2):
+            between = (at[place] + at[place + 1]) / 2
+            assert values[place] == pytest.approx(score(label, probability >= between))
+
+
+def test_reliability(tmp_path, figure, table):
+    label, probability = table
+    both = {"before": probability, "after": probability**2}
+    plot_reliability(tmp_path / "reliability.png", label, both, "test, demo")
+    assert is_png(tmp_path / "reliability.png")
+    axes = figure().axes[0]
+    assert {"before", "after"} < set(legend(axes))
+    drawn = np.asarray(axes.containers[0].lines[0].get_xydata())
+    expected = reliability(label, probability)
+    np.testing.assert_allclose(drawn, expected[["probability", "tumours"]])
+
+
+def test_slices(tmp_path, figure):
+    columns = {f"{name}{end}": [0.9, 0.8, 0.7] for name in METRICS for end in ("", "_low", "_high")}
+    scored = pd.DataFrame(columns).assign(
+        property=["", "hue", "slide"],
+        slice=["everything", "below 1", "$x$"],
+        rows=[3000, 2000, 1000],
+        worse=["", "auroc", ""],
+    )
+    scored.loc[2, ["sensitivity", "sensitivity_low", "sensitivity_high"]] = np.nan
+    plot_slices(tmp_path / "slices.png", scored, "test, demo")
+    assert is_png(tmp_path / "slices.png")
+    axes = figure().axes
+    names = [text.get_text() for text in axes[0].get_yticklabels()]
+    assert names == ["hue: below 1 (2,000)", "slide: $x$ (1,000)"]
+    assert [text.get_text() for text in axes[1].texts] == ["undefined"]
+    assert not axes[0].texts
+    plot_slices(tmp_path / "slices.png", scored, limit=1)
+    assert "and 1 more" in figure().get_suptitle()
+    plot_slices(tmp_path / "slices.png", scored.iloc[:1])  # of a table that has no slices
+
+
 def test_one_class_only_says_so(tmp_path, figure):
     label, probability = np.zeros(5, int), np.linspace(0, 1, 5)
-    for plot in (plot_roc, plot_precision_recall):
+    for plot in (plot_roc, plot_precision_recall, partial(plot_thresholds, threshold=0.5)):
         plot(tmp_path / "plot.png", label, probability)
         assert "undefined" in figure().axes[0].texts[0].get_text()
     plot_confusion(tmp_path / "plot.png", label, probability)

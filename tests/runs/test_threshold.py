@@ -1,0 +1,54 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.record import RunFileError
+from pcam_lightning.runs.threshold import Threshold, read_threshold, write_threshold
+
+THRESHOLD = Threshold(
+    value=0.25,
+    rule="recall>=0.95",
+    temperature=1.5,
+    tta="none",
+    checkpoint="best.ckpt",
+    weights_digest="0a",
+    dataset={"name": "demo", "fingerprint": None},
+    validation={"rows": 3, "tumours": 1, "metrics": {"f2": 0.5}},
+)
+
+
+def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text("{}")
+    assert read_threshold(tmp_path) is None and Run(tmp_path).threshold is None
+    path = write_threshold(tmp_path, THRESHOLD)
+    assert path == tmp_path / "threshold.json"
+    assert Run(tmp_path).threshold == THRESHOLD
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["status.json", "threshold.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": None}, "value=None, expected a probability"),
+        ({"value": "0.5"}, "value='0.5', expected a probability"),
+        ({"value": True}, "value=True"),
+        ({"value": -0.1}, "value=-0.1"),
+        ({"value": 1.5}, "value=1.5"),
+        ({"temperature": 0}, "temperature=0, expected a number above 0"),
+        ({"tta": "d8"}, "tta='d8', expected 'none' or 'd4'"),
+    ],
+)
+def test_what_is_no_threshold_is_refused(tmp_path: Path, change: dict, said: str) -> None:
+    (tmp_path / "threshold.json").write_text(json.dumps(asdict(THRESHOLD) | change))
+    with pytest.raises(RunFileError, match=r"threshold\.json") as caught:
+        read_threshold(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "threshold.json").write_text('{"value": 0.5}')
+    with pytest.raises(RunFileError, match="no rule, expected what evaluate writes"):
+        read_threshold(tmp_path)
