@@ -140,7 +140,7 @@ def test_what_is_no_checkpoint(refused, content: bytes) -> None:
 def test_one_of_another_network(refused, saved) -> None:
     line = refused(saved(MLP((4,))).read_bytes())
     assert line.startswith(
-        "of another network: no model.stages.0.0.weight, it has model.layers.1.weight instead, "
+        "of another network: no model.stages.0.0.weight, it has model.layers.0.weight instead, "
         "expected the weights of CNN"
     )
 
@@ -154,11 +154,11 @@ def test_one_with_other_channels(refused, saved) -> None:
 
 def test_one_for_another_input_size(refused, saved) -> None:
     def shrink(checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"]["model.layers.1.weight"] = torch.zeros(4, 64 * 64 * 3)
+        checkpoint["state_dict"]["model.layers.0.weight"] = torch.zeros(4, 64 * 64 * 3)
 
     content = changed(saved(MLP((4,))), shrink)
     assert refused(content, chosen=["model=mlp", "model.hidden=[4]"]).startswith(
-        "of another network: model.layers.1.weight is [4, 12288], expected [4, 27648] as in MLP"
+        "of another network: model.layers.0.weight is [4, 12288], expected [4, 27648] as in MLP"
     )
 
 

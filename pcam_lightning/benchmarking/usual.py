@@ -73,7 +73,6 @@ def _train(loop: UsualLoop) -> Generator[tuple[int, float, int]]:
             shuffle=split == "train",
             drop_last=split == "train",
             num_workers=WORKERS,
-            persistent_workers=True,
         )
         for split, files in (("train", loop.train), ("valid", loop.valid))
     }

@@ -101,6 +101,7 @@ class PCamDataModule(LightningDataModule):
         self.dropped = {"blank": 0, "excluded": 0}
         """How many training patches were left out, by reason; a patch may count for both."""
         self._resident: dict[str, ResidentDataset] = {}
+        self._loaders: list[BatchLoader] = []
 
     def files(self, split: str) -> SplitFiles:
         """The files of "train", "valid" or "test"."""
@@ -140,6 +141,12 @@ class PCamDataModule(LightningDataModule):
             rows = np.flatnonzero(keep)
             labels = read_labels(self.files("train"))
             self.datasets["train"] = PatchDataset(train.patches, labels, rows)
+
+    def teardown(self, stage: str) -> None:
+        """Stop the processes of all loaders."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
 
     def cleaning(self) -> dict[str, Cleaning]:
         """What was changed on the way to uint8, by split."""
@@ -199,7 +206,9 @@ class PCamDataModule(LightningDataModule):
                 self._resident[split] = ResidentDataset(self.datasets[split], device)
             return BatchLoader(self._resident[split], batches)
         on_gpu = device.type == "cuda"
-        return BatchLoader(self.datasets[split], batches, self.num_workers, pin_memory=on_gpu)
+        loader = BatchLoader(self.datasets[split], batches, self.num_workers, pin_memory=on_gpu)
+        self._loaders.append(loader)
+        return loader
 
     def _keeps_on(self, device: torch.device) -> bool:
         """Whether the splits are to live in this device's memory."""

@@ -1,6 +1,7 @@
 """The same batches, byte for byte, however they are stored, read, or broken off."""
 
 import itertools
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import Batch, PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
 from pcam_lightning.data.loader import BatchLoader
 from pcam_lightning.data.sampler import EpochBatches
+from pcam_lightning.models import MLP
+from pcam_lightning.module import PCamClassifier
 
 STORED = {
     "contiguous": {},
@@ -164,3 +168,24 @@ def test_a_gpu_sees_the_same_batches(roots, device_resident: bool) -> None:
     expected = PCamDataModule(roots["contiguous"], batch_size=8)
     expected.setup()
     assert_equal(seen, list(expected.train_dataloader()))
+
+
+def test_after_a_fit_no_worker_is_left_and_nobody_waits_for_one(pcam_root: Path) -> None:
+    datamodule = PCamDataModule(pcam_root, batch_size=8, num_workers=2)
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=2,  # in mid-epoch, where workers still have something to do
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    module = PCamClassifier(MLP((4,)), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    trainer.fit(module, datamodule=datamodule)
+    assert multiprocessing.active_children() == []
+    # It can be iterated again.
+    loader = datamodule.train_dataloader()
+    assert len(next(iter(loader)).row) == 8
+    loader.close()
+    assert multiprocessing.active_children() == []
