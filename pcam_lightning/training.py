@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _train(
         facts = {"dataset": dataset, "determinism": assembly.determinism(trainer)}
         write_json(folder / "manifest.json", manifest | facts)
 
-    with assembly.ranks_end_together(trainer):
+    with assembly.ranks_end_together(trainer), closing(datamodule):
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = assembly.score_best(trainer, module, datamodule)
 

@@ -73,6 +73,7 @@ def _train(loop: UsualLoop) -> Generator[tuple[int, float, int]]:
             shuffle=split == "train",
             drop_last=split == "train",
             num_workers=WORKERS,
+            multiprocessing_context="fork",  # as in a process that was not spawned
         )
         for split, files in (("train", loop.train), ("valid", loop.valid))
     }

@@ -142,11 +142,14 @@ class PCamDataModule(LightningDataModule):
             labels = read_labels(self.files("train"))
             self.datasets["train"] = PatchDataset(train.patches, labels, rows)
 
-    def teardown(self, stage: str) -> None:
+    def close(self) -> None:
         """Stop the processes of all loaders."""
         for loader in self._loaders:
             loader.close()
         self._loaders.clear()
+
+    def teardown(self, stage: str) -> None:
+        self.close()
 
     def cleaning(self) -> dict[str, Cleaning]:
         """What was changed on the way to uint8, by split."""
