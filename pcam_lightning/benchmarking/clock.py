@@ -19,7 +19,7 @@ class Work(NamedTuple):
 
     patches: int
     waiting: float = 0.0
-    """Seconds of it that were spent waiting for data."""
+    """Seconds of it that were spent waiting for data, NaN where that is not known."""
     steps: int = 1
     """How many steps it was."""
     aside: float = 0.0
@@ -38,7 +38,7 @@ class Window(NamedTuple):
     milliseconds: float
     """Of one step."""
     waiting: float
-    """Share of the time that was spent waiting for data, in [0, 1]."""
+    """Share of the time that was spent waiting for data, in [0, 1], or NaN."""
 
 
 def measure(
@@ -99,7 +99,7 @@ def spread(windows: list[Window]) -> dict[str, float | None]:
         "low": float(speed.min()),
         "high": float(speed.max()),
         "milliseconds": float(np.median(milliseconds)),
-        "waiting": float(np.median(waiting)),
+        "waiting": None if np.isnan(waiting).any() else float(np.median(waiting)),
     }
 
 

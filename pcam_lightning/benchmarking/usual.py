@@ -5,6 +5,7 @@ It runs in a process of its own, so that it has the memory allocator that it wou
 """
 
 from collections.abc import Generator
+from math import nan
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ def _train(loop: UsualLoop) -> Generator[tuple[int, float, int]]:
                 labels += label.tolist()
                 patches += len(label)
         roc_auc_score(labels, probabilities)
-        yield patches, 0.0, len(losses)  # how long it waited for data, it does not say
+        yield patches, nan, len(losses)  # how long it waited for data, it does not say
 
 
 def _of_floats(model: nn.Module) -> nn.Module:

@@ -84,3 +84,4 @@ def test_spread_and_ratios_within_a_round() -> None:
     assert spread(second) == pytest.approx(
         {"median": 36, "low": 5, "high": 80, "milliseconds": 3, "waiting": 0.5}
     )
+    assert spread([Window(1.0, 1.0, float("nan"))])["waiting"] is None
