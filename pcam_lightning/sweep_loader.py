@@ -1,5 +1,6 @@
 """How Hydra composes the jobs of a sweep, without doing the same work for each of them."""
 
+import os
 import pickle
 from functools import cache
 
@@ -22,7 +23,10 @@ class SweepLoader(ConfigLoaderImpl):
     ) -> DictConfig:
         """Equal to what Hydra's own returns; errors as from there."""
         parsed = OverridesParser.create().parse_overrides(sweep_overrides)
-        if any(override.is_hydra_override() for override in parsed):
+        # A job has one config to compose, and Hydra has read its plugins anew there, so that not
+        # all of its classes can be pickled.
+        in_job = "SUBMITIT_EXECUTOR" in os.environ
+        if in_job or any(override.is_hydra_override() for override in parsed):
             return super().load_sweep_config(master_config, sweep_overrides)
         self.validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=True)
         of_all = master_config.hydra.job.config_name, tuple(master_config.hydra.overrides.hydra)
