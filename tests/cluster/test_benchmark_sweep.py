@@ -25,4 +25,5 @@ def test_rows_of_all_jobs_come_into_one_table(pcam_root: Path, tmp_path: Path) -
     table = pd.read_csv(tmp_path / "collected" / "table.csv")
     assert table["batch_size"].tolist() == [4, 8]
     assert set(table["partition"]) == {"thin_course"}
-    assert table["job_id"].nunique() == 2 and table["median"].min() > 0
+    assert len(set(table["job_id"])) == 2
+    assert all(speed > 0 for speed in table["median"].tolist())
