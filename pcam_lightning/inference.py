@@ -15,7 +15,7 @@ from pcam_lightning import assembly
 from pcam_lightning.attribution import check_attribution
 from pcam_lightning.checkpoint_io import load_weights
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.data.files import read_slides
+from pcam_lightning.data.files import SPLIT_FILES, read_slides
 from pcam_lightning.data.source import find_source
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.analysis import PLAIN_LOGIT
@@ -23,7 +23,6 @@ from pcam_lightning.evaluation.predictions import write_predictions
 from pcam_lightning.models.orientations import EveryOrientation
 from pcam_lightning.module import PCamClassifier, Predictions
 from pcam_lightning.result import weights_digest
-from pcam_lightning.specimens import SPLIT_FILES
 from pcam_lightning.subject import Subject
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
-from pcam_lightning.data.files import read_labels, read_slides
+from pcam_lightning.data.files import SPLIT_FILES, read_labels, read_slides
 from pcam_lightning.evaluation import plots
 from pcam_lightning.evaluation.gallery import plot_gallery
 from pcam_lightning.evaluation.predictions import read_predictions, write_predictions
@@ -25,9 +25,6 @@ from pcam_lightning.runs import Run
 from pcam_lightning.runs.curves import plot_curves
 from pcam_lightning.runs.record import write_json
 from pcam_lightning.runs.run import MissingRunFileError
-
-SPLIT_FILES = {"val": "valid", "test": "test"}
-"""Which split's files a metric prefix stands for."""
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
 

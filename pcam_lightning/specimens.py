@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 
 from pcam_lightning.data.cache import patch_file
-from pcam_lightning.data.files import SplitFiles, missing_files, read_labels, read_slides
+from pcam_lightning.data.files import (
+    SPLIT_FILES,
+    SplitFiles,
+    missing_files,
+    read_labels,
+    read_slides,
+)
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.appearance import PROPERTIES, Patches, measure
 
 log = logging.getLogger(__name__)
 
-SPLIT_FILES = {"val": "valid", "test": "test"}
-"""Which split's files a table's name stands for."""
 SAMPLE = 32  # patches that are looked at to know their data again
 
 

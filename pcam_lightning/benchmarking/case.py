@@ -26,7 +26,6 @@ class Case:
     """Of the command, with the values of this combination in their places."""
     datamodule: PCamDataModule
     """Not yet set up."""
-    run_dir: str
     notes: dict[str, dict[str, float]] = field(default_factory=dict)
     """What else is to be known of a contender, by its name."""
 
@@ -110,6 +109,6 @@ def cases(config: Config, model: str, root: Path) -> Iterator[Case]:
             "trainer": chosen,
         }
         datamodule = assembly.build_datamodule(combination, root)
-        case = Case(name or model, combination, datamodule, config["run_dir"])
+        case = Case(name or model, combination, datamodule)
         case.trainer()  # refuses devices that are not there
         yield case

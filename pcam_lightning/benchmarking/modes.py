@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain, repeat
+from itertools import repeat
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -82,10 +82,10 @@ def _steps(
 ) -> Iterator[Work]:
     """Steps in plain PyTorch; compiled if a name is given, with a note of how long that took."""
     run = case.step(kind, compiled=bool(name))
-    for first, (batch, waited) in zip(chain([True], repeat(False)), batches(), strict=False):
+    for number, (batch, waited) in enumerate(batches()):
         start = time.perf_counter()
         run(batch)
-        if first and name:
+        if name and number == 0:
             case.notes[name] = {"compile_seconds": time.perf_counter() - start}
         yield Work(len(batch.row), waited)
 
@@ -161,13 +161,13 @@ def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") 
 
     def fit(gate: Gate, folder: str) -> None:
         parts = {"callbacks": callbacks, "logger": case.config["logger"], "trainer": trainer}
-        runner = assembly.build_trainer(_moved(parts, case.run_dir, folder))
+        runner = assembly.build_trainer(_moved(parts, case.config["run_dir"], folder))
         runner.callbacks.append(gate)  # type: ignore[attr-defined]
         module = assembly.build_module(case.config)
         assembly.normalise(module, case.datamodule)
         runner.fit(module, datamodule=case.datamodule)
 
-    with TemporaryDirectory(dir=case.run_dir) as folder:
+    with TemporaryDirectory(dir=case.config["run_dir"]) as folder:
         yield from pieces(lambda gate: fit(gate, folder), Gate(per))
 
 

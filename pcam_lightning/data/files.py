@@ -16,6 +16,8 @@ from pcam_lightning.errors import InputError
 Result = TypeVar("Result")
 
 SPLITS = ("train", "valid", "test")
+SPLIT_FILES = {"val": "valid", "test": "test"}
+"""Which split's files the name of a predictions table or the prefix of a metric stands for."""
 PATCH_SHAPE = (96, 96, 3)
 """Height, width and RGB channels of a patch."""
 PATCH_BYTES = 96 * 96 * 3
