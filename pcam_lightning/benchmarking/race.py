@@ -1,6 +1,7 @@
 """Every contender of every case of a benchmark, measured."""
 
 import logging
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]
     for case, contenders in prepared:
         device = case.device
         on_gpu = device.type == "cuda"
-        with no_more_than_available(device), peak_memory(device) as memory:
+        limits = no_more_than_available(device)
+        with limits, closing(case.datamodule), peak_memory(device) as memory:
             windows = measure(contenders, repeats, seconds, partial(synchronise, device))
         parameters, cost = cost_of_case(config["mode"], case, any(windows.values()))
         if cost and (device, case.dtype) not in peaks:
