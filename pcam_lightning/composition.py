@@ -1,7 +1,5 @@
 """From what Hydra composed to the plain, checked config that a command is given."""
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,9 +65,3 @@ def choice(group: str, name: str) -> Config:
 def run_folder(cfg: DictConfig) -> Path:
     """Where a job of a sweep will have its run."""
     return Path(cfg.hydra.sweep.dir).absolute() / str(cfg.hydra.sweep.subdir)
-
-
-def names_data_root(overrides: Iterable[str]) -> bool:
-    """Whether the user named the data's folder, by overrides or PCAM_ROOT, and left no default."""
-    named = any(override.lstrip("+").startswith("data.root=") for override in overrides)
-    return named or "PCAM_ROOT" in os.environ

@@ -18,12 +18,11 @@ from pcam_lightning.runs.resume import choose_checkpoint, take_up
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, root_is_named: bool, fingerprint: str | None = None) -> Path:
+def train(config: Config, fingerprint: str | None = None) -> Path:
     """Fit, score the best checkpoint, write the run folder, and return its `summary.json`.
 
     Args:
         config: of the command `train`, checked against its schema; `auto` in it is settled.
-        root_is_named: whether the data's folder was named on purpose (see `data.source`).
         fingerprint: what the data must be; None takes any data, or, where the folder's run goes
             on, the data it was begun with.
 
@@ -34,19 +33,18 @@ def train(config: Config, root_is_named: bool, fingerprint: str | None = None) -
     folder = Path(config["run_dir"])
     fingerprint = take_up(config, folder) or fingerprint
     if not is_first_rank():
-        return _train(config, folder, {}, root_is_named, None)
+        return _train(config, folder, {}, None)
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
     with recording(folder, manifest, resume=config["ckpt_path"] is not None):
-        return _train(config, folder, manifest, root_is_named, fingerprint)
+        return _train(config, folder, manifest, fingerprint)
 
 
 def _train(
     config: Config,
     folder: Path,
     manifest: dict[str, Any],
-    root_is_named: bool,
     fingerprint: str | None,
 ) -> Path:
     # Heavy imports wait until the config is known to be sound.
@@ -62,8 +60,7 @@ def _train(
     trainer = assembly.build_trainer(config)
     module = assembly.build_module(config)
     checkpoint = check_checkpoint(choose_checkpoint(config, folder), module)
-    data = config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], root_is_named)
+    source = find_source(config["data"])
     datamodule = assembly.build_datamodule(config, source.root)
     datamodule.setup()
     if fingerprint not in (None, datamodule.fingerprint):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pcam_lightning.cluster.queue import ask
 from pcam_lightning.cluster.ranks import ranks_per_node
-from pcam_lightning.composition import names_data_root, run_folder, validated_in
+from pcam_lightning.composition import run_folder, validated_in
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.record import check_free
 
@@ -62,25 +62,18 @@ def _checked(config: Any) -> dict[str, Any]:
     check_free(folder, resume=plain.get("ckpt_path") is not None)
     if "data" in plain:
         assembly.check_targets(plain)
-        _check_data(plain, names_data_root(config.hydra.overrides.task))
+        _check_data(plain["data"])
     if (checkpoint := plain.get("ckpt_path")) and not Path(checkpoint).is_file():
         raise InputError(f"ckpt_path={checkpoint}: no such file, expected a checkpoint")
     return plain
 
 
-def _check_data(config: dict[str, Any], named: bool) -> None:
-    from pcam_lightning.data.files import missing_files
+def _check_data(data: dict[str, Any]) -> None:
+    from pcam_lightning.data.source import find_root
 
-    data = config["data"]
-    if data["root"] is None:
-        return
-    root = Path(data["root"])
-    if missing := missing_files(root):
-        if named or data["on_missing"] != "demo":
-            raise InputError(
-                f"data.root={root}: {len(missing)} of 6 files are not there, the first is "
-                f"{missing[0].name}; python -m pcam_lightning.download root={root} fetches them"
-            )
+    # Jobs that start together must not download or wait for a download.
+    root = find_root(data | {"on_missing": data["on_missing"].replace("download", "error")})
+    if root is None:
         return
     rows = _rows(root)
     if data["batch_size"] > rows:
@@ -234,9 +227,10 @@ def _path_problems(
         return
     paths = {"the Python of the jobs": Path(sys.executable), "hydra.sweep.dir": sweep}
     for config in configs:
-        root = config.get("data", {}).get("root")
-        if root and Path(root).exists():
-            paths["data.root"] = Path(root).absolute()
+        data = config.get("data", {})
+        for key in ("root", "default_root"):
+            if data.get(key) and Path(data[key]).exists():
+                paths[f"data.{key}"] = Path(data[key]).absolute()
     for what, path in paths.items():
         kind = _file_system(path)
         if kind and not kind.startswith(SHARED):

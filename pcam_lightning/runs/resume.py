@@ -15,6 +15,7 @@ FREE = (
     "run_dir",
     "experiment_name",
     "data.root",
+    "data.default_root",
     "data.on_missing",
     "data.num_workers",
     "data.cache",
