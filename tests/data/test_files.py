@@ -8,12 +8,11 @@ from pcam_files import invert_patch, random_split, write_split
 from pcam_lightning.data.files import (
     SplitFiles,
     check_split,
-    file_digests,
-    fingerprint,
     missing_files,
     read_labels,
     read_slides,
 )
+from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.errors import InputError
 
 
