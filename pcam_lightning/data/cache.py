@@ -104,7 +104,7 @@ def patch_file(
             for user in dict.fromkeys((os.getuid(), files.images.stat().st_uid, 0))
         ]
         for copy in copies:
-            if found := copy.find():
+            if found := copy.find(quietly=copy is copies[0]):
                 return found
         with exclusive(copies[0].target.with_suffix(".lock"), f"convert {files.images.name}"):
             found = copies[0].find() or copies[0].make()
@@ -134,8 +134,11 @@ class _Copy:
     def record(self) -> Path:
         return self.target.with_suffix(".json")
 
-    def find(self) -> PatchFile | None:
-        """The copy, where there is one that is sound and from somebody we trust."""
+    def find(self, quietly: bool = False) -> PatchFile | None:
+        """The copy, where there is one that is sound and from somebody we trust.
+
+        An unsound one is logged, but not `quietly`, before it is looked for again under the lock.
+        """
         if not os.path.lexists(self.record):
             return None
         try:
@@ -144,8 +147,9 @@ class _Copy:
                 raise ValueError("it is from another user, or no plain file")
             return self._checked(read_json(self.record, owner))
         except (OSError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            log.warning("%s: not used, it is no sound copy (%s)", self.target, reason)
+            if not quietly:
+                reason = " ".join(str(error).split())
+                log.warning("%s: not used, it is no sound copy (%s)", self.target, reason)
             return None
 
     def make(self) -> PatchFile:

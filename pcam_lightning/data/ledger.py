@@ -104,7 +104,7 @@ class Ledger:
 
 def _check(known: Any) -> str:
     """A digest of an entry, by which damage shows."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(known, sort_keys=True))
+    return xxhash.xxh3_64_hexdigest(json.dumps(known, sort_keys=True).encode())
 
 
 def _stamp(file: Path) -> list[int] | None:
