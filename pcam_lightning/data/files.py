@@ -11,7 +11,7 @@ import numpy as np
 
 from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.data.ledger import Ledger
-from pcam_lightning.data.storage import MAX_ROWS, located, source_files, stored_rows
+from pcam_lightning.data.storage import MAX_ROWS, located, reason, source_files, stored_rows
 from pcam_lightning.errors import InputError
 
 Result = TypeVar("Result")
@@ -205,9 +205,9 @@ def _check_stored(dataset: h5py.Dataset, path: Path, rows: str) -> None:
 
     if missing := recall(dataset, path, "rows without data", count):
         absent = [file.name for file in source_files(dataset, path) if not file.is_file()]
-        reason = f"{absent[0]} is missing" if absent else "they were never written"
+        why = f"{absent[0]} is missing" if absent else "they were never written"
         raise InputError(
-            f"{path}: {missing} of {dataset.shape[0]} {rows} have no data ({reason}), expected all"
+            f"{path}: {missing} of {dataset.shape[0]} {rows} have no data ({why}), expected all"
         )
 
 
@@ -233,7 +233,7 @@ def read_rows(
         return np.asarray(dataset[start:stop])
     except OSError as error:
         raise InputError(
-            f"{path}: rows {start} and up cannot be read ({_reason(error)}), "
+            f"{path}: rows {start} and up cannot be read ({reason(error)}), "
             "expected a sound HDF5 file; is it damaged?"
         ) from None
 
@@ -252,5 +252,3 @@ def computed_over(
         return function(start, read_rows(source, path, start, start + step))
 
     return computed_ahead(compute, range(0, dataset.shape[0], step))
-
-

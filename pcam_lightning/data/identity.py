@@ -13,7 +13,7 @@ from pcam_lightning.data.ledger import Ledger
 
 
 def content_digest(path: Path) -> str:
-    """Return the XXH3 digest (hex, 32 digits) of the rows of an official H5 file as h5py reads them.
+    """Return the XXH3 digest (hex, 32 digits) of an official H5 file's rows as h5py reads them.
 
     It is the same for every layout, compression, link and virtual dataset; dtype and shape count.
     The file is read once and then only when it, or a file that it takes rows from, has changed.

@@ -74,14 +74,12 @@ class Ledger:
     def _read(self, entry: str, owner: int, state: dict[str, Any]) -> dict[str, Any] | None:
         for place in (self.folder / NAME, *self._places(owner)):
             known = read_json(place, owner).get(entry)
-            if isinstance(known, dict) and known.pop("check", None) == _check(known):
-                if known["files"] == state:
-                    return known
+            sound = isinstance(known, dict) and known.pop("check", None) == _check(known)
+            if sound and known["files"] == state:
+                return known
         return None
 
-    def _write(
-        self, places: Sequence[Path], entry: str, known: dict[str, Any], owner: int
-    ) -> None:
+    def _write(self, places: Sequence[Path], entry: str, known: dict[str, Any], owner: int) -> None:
         for place in places:
             with suppress(OSError):
                 write_json(place, read_json(place, owner) | {entry: known})

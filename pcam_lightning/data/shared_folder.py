@@ -21,16 +21,13 @@ JSON_BYTES = 16 * 2**20
 
 
 @contextmanager
-def draft(target: Path, name: str | None = None) -> Iterator[BinaryIO]:
-    """Yield a new file beside `target`, open for writing; it replaces `target` if the block succeeds.
+def draft(target: Path) -> Iterator[BinaryIO]:
+    """Yield a new file beside `target`, open for writing, that becomes `target` in the end.
 
     Nobody can foresee the draft's name, so nobody can have put a link there. If the block raises,
     the draft is removed and `target` is left as it was.
-
-    Args:
-        name: what the draft's name begins with, instead of the target's name.
     """
-    path = target.with_name(f"{name or target.name}.{os.urandom(8).hex()}.partial")
+    path = target.with_name(f"{target.name}.{os.urandom(8).hex()}.partial")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o644)
     try:

@@ -261,14 +261,14 @@ def _find(path: Path, name: str, folder: Path) -> h5py.Dataset:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{path}: {name!r} cannot be read ({_reason(error)}), expected a sound HDF5 file"
+                f"{path}: {name!r} cannot be read ({reason(error)}), expected a sound HDF5 file"
             ) from None
         file.close()
     raise InputError(f"{origin}: more than {MAX_LINKS} links, expected a dataset at their end")
 
 
 def _follow(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str] | None:
-    """Return a dataset of a file, the name of a file and a dataset that a link leads to, or None."""
+    """Return a dataset of a file, or the file and dataset that a link leads to, or None."""
     group: h5py.Group = file
     parts = deque(part for part in name.split("/") if part not in ("", "."))
     for _ in range(MAX_LINKS):
@@ -305,10 +305,11 @@ def _open_file(path: Path, name: str) -> h5py.File:
         return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
     except OSError as error:
         raise InputError(
-            f"{path}: not a sound HDF5 file ({_reason(error)}), expected one with {name!r}; "
+            f"{path}: not a sound HDF5 file ({reason(error)}), expected one with {name!r}; "
             "is it truncated?"
         ) from None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what an error of HDF5 says, as one line."""
     return " ".join(str(error).split())

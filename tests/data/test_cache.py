@@ -137,18 +137,18 @@ def _symbolic_link(path: Path, record: Path) -> None:
     path.symlink_to(path.with_name("elsewhere"))
 
 
-def _record(text: str) -> Callable[[Path, Path], None]:
-    return lambda path, record: None if record.write_text(text) else None
+def _record(text: str) -> Callable[[Path, Path], object]:
+    return lambda path, record: record.write_text(text)
 
 
-UNSOUND: dict[str, Callable[[Path, Path], None]] = {
+UNSOUND: dict[str, Callable[[Path, Path], object]] = {
     "black": _black,
     "one bit": _one_bit,
     "dtype": _other_array(np.float32, 8),
     "rows": _other_array(np.uint8, 7),
     "cut off": lambda path, record: os.truncate(path, 1000),
     "empty": lambda path, record: os.truncate(path, 0),
-    "no array": lambda path, record: None if path.write_bytes(b"PK" * 500) else None,
+    "no array": lambda path, record: path.write_bytes(b"PK" * 500),
     "no file": lambda path, record: path.unlink(),
     "symbolic link": _symbolic_link,
     "record is no JSON": _record("{"),
