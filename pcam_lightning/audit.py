@@ -35,13 +35,8 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     from pcam_lightning.auditing.pictures import draw_audit
     from pcam_lightning.auditing.report import describe, print_report
     from pcam_lightning.auditing.scan import scan_split
-    from pcam_lightning.data.files import (
-        SPLITS,
-        SplitFiles,
-        check_images,
-        file_digests,
-        fingerprint,
-    )
+    from pcam_lightning.data.files import SPLITS, SplitFiles, check_images
+    from pcam_lightning.data.identity import file_digests, fingerprint
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()

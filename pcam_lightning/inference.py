@@ -16,6 +16,7 @@ from pcam_lightning.attribution import check_attribution
 from pcam_lightning.checkpoint_io import load_weights
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.files import SPLIT_FILES, read_slides
+from pcam_lightning.data.identity import is_fingerprint
 from pcam_lightning.data.source import find_source
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.analysis import PLAIN_LOGIT
@@ -69,7 +70,8 @@ def infer(subject: Subject, folder: Path) -> Inference:
         "fingerprint": datamodule.fingerprint,
         "files": datamodule.digests,
     }
-    if subject.dataset.get("fingerprint") not in (None, datamodule.fingerprint):
+    recorded = subject.dataset.get("fingerprint")
+    if recorded is not None and not is_fingerprint(datamodule.root, recorded):
         log.warning("other data than the run was made with: %s", datamodule.root)
 
     precision = assembly.choose_precision(config["trainer"])
@@ -105,7 +107,8 @@ def _data(subject: Subject) -> tuple[str, PCamDataModule]:
     source = find_source(subject.config["data"])
     log.info("dataset: %s, in %s", source.name, source.root)
     datamodule = assembly.build_datamodule(subject.config, source.root)
-    datamodule.setup()
+    for split in subject.splits:
+        datamodule.setup({"val": "validate", "test": "test"}[split])
     return source.name, datamodule
 
 

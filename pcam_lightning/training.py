@@ -50,6 +50,7 @@ def _train(
     # Heavy imports wait until the config is known to be sound.
     from pcam_lightning import assembly, result
     from pcam_lightning.checkpoint_io import check_checkpoint
+    from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()
@@ -63,7 +64,7 @@ def _train(
     source = find_source(config["data"])
     datamodule = assembly.build_datamodule(config, source.root)
     datamodule.setup()
-    if fingerprint not in (None, datamodule.fingerprint):
+    if fingerprint is not None and not is_fingerprint(source.root, fingerprint):
         raise InputError(
             f"{source.root}: other data than the run was made with (fingerprint "
             f"{datamodule.fingerprint}), expected files with fingerprint {fingerprint}"

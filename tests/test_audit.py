@@ -8,7 +8,7 @@ from pcam_files import random_split, write_split
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from pcam_lightning.data.files import file_digests, fingerprint
+from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.findings import KINDS, read_findings
 from pcam_lightning.runs import Run
 

@@ -13,13 +13,11 @@ from pcam_lightning.data.clean import Changes, check_scale, to_uint8
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     SplitFiles,
-    check_images,
     computed_over,
     open_dataset,
     read_raw_labels,
 )
 from pcam_lightning.data.statistics import ChannelStatistics, channel_sums
-from pcam_lightning.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,7 @@ def scan_split(files: SplitFiles, bar: tqdm) -> SplitScan:
         InputError: the files are damaged beyond reading, do not belong together, or hold pixels
             scaled to 0..1.
     """
-    rows = check_images(files)
     labels = read_raw_labels(files)
-    if len(labels) != rows:
-        raise InputError(f"{files.labels}: y has {len(labels)} labels, expected {rows}")
     with open_dataset(files.images, "x") as dataset:
         parts = []
         for part in computed_over(dataset, files.images, lambda _, raw: _scan(raw)):

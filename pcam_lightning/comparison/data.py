@@ -4,22 +4,24 @@ from pathlib import Path
 
 import numpy as np
 
-from pcam_lightning.data.files import chunk_rows, file_digest, open_dataset, read_rows
+from pcam_lightning.data.files import chunk_rows, open_dataset, read_rows
+from pcam_lightning.data.identity import is_content
 from pcam_lightning.errors import InputError
 
 SHOWN_ROWS = 5
 
 
 def changed_rows(one: tuple[Path, str], other: tuple[Path, str]) -> list[str]:
-    """In words, what differs between two H5 files of the same name.
+    """In words, what differs between two H5 files of the same name; empty where nothing does.
 
     Args:
-        one, other: a path, and the digest that the file had when it was used.
+        one, other: a path, and the digest that the file had when it was used. Runs that recorded
+            digests by different rules may have used the same data.
     """
-    for path, digest in (one, other):
-        if not path.is_file() or file_digest(path) != digest:
-            return [f"{path} is no longer the file that was used"]
     try:
+        for path, digest in (one, other):
+            if not path.is_file() or not is_content(path, digest):
+                return [f"{path} is no longer the file that was used"]
         return _changed_rows(one[0], other[0])
     except InputError as error:
         return [str(error)]
@@ -45,6 +47,8 @@ def _changed_rows(one: Path, other: Path) -> list[str]:
                 what = "1 value" if count == 1 else f"{count:,} values"
                 said.append(f"row {start + row}: {what}, first {list(place)}: {values}")
             found += len(rows)
+        if not found:
+            return said
         verb = "differs" if found == 1 else "differ"
         said.append(f"{found:,} of {first.shape[0]:,} rows {verb}")
     return said

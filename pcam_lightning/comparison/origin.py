@@ -100,6 +100,8 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
         elif kind == "data":
             other = next(i for i, value in enumerate(values) if value != values[0])
             detail = _changed_rows(origins[0].manifest, origins[other].manifest, name)
+            if detail is None:
+                continue
         found.append(Difference(kind, name, values, matters, detail))
     return sorted(found, key=lambda each: not each.matters)
 
@@ -124,14 +126,15 @@ def _changed_lines(origins: Sequence[Origin]) -> dict[str, list[str]]:
     }
 
 
-def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str]:
+def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str] | None:
+    """What differs between two files as far as that is known; None where nothing does."""
     paths = []
     for manifest in (one, other):
         dataset = manifest["dataset"]
         if name not in dataset.get("files", {}):
             return []
         paths.append((Path(dataset["root"]) / name, dataset["files"][name]))
-    return changed_rows(*paths)
+    return changed_rows(*paths) or None
 
 
 def _without_folder(config: Mapping[str, Any]) -> dict[str, Any]:

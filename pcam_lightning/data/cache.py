@@ -4,19 +4,19 @@ A contiguous uint8 dataset is mapped where it lies. Anything else (float, chunke
 cleaned and converted once into a `.npy` file, which is mapped from then on.
 """
 
-import hashlib
-import json
+import glob
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
+import xxhash
 from tqdm import tqdm
 
 from pcam_lightning.data.clean import Cleaning, check_scale, to_uint8
@@ -25,13 +25,18 @@ from pcam_lightning.data.files import (
     PATCH_BYTES,
     PATCH_SHAPE,
     SplitFiles,
+    check_images,
     computed_over,
     mapped,
     open_dataset,
+    recall,
 )
+from pcam_lightning.data.identity import content_digest
+from pcam_lightning.data.ledger import Ledger
+from pcam_lightning.data.shared_folder import draft, exclusive, is_trusted, read_json, write_json
 from pcam_lightning.errors import InputError
 
-VERSION = 2  # in the name of every copy; raise when the same source would give other bytes
+VERSION = 3  # in the name of every copy; raise when the same source would give other bytes
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +59,12 @@ class PatchFile:
 
 
 def mapped_in_place(files: SplitFiles) -> PatchFile | None:
-    """The H5 file itself, if its patches lie in it as contiguous uint8."""
+    """The H5 file that holds the patches, if they lie in it as contiguous uint8."""
     with open_dataset(files.images, "x") as dataset:
-        if dataset.dtype != np.uint8 or mapped(dataset, files.images) is None:
+        if dataset.dtype != np.uint8 or mapped(dataset) is None:
             return None
-        offset = dataset.id.get_offset()
-        return PatchFile(files.images, offset, dataset.shape[0], Cleaning())
+        path, offset = Path(dataset.file.filename), dataset.id.get_offset()
+        return PatchFile(path, offset, dataset.shape[0], Cleaning())
 
 
 def patch_file(
@@ -78,84 +83,145 @@ def patch_file(
     Raises:
         InputError: the file is damaged, is scaled to 0..1, or the cache cannot be written.
     """
+    rows = check_images(files)
     if in_place := mapped_in_place(files):
         return in_place
     if cache == "off":
         with open_dataset(files.images, "x") as dataset:
-            cleaning = _clean(dataset, files.images, "checking", lambda start, pixels: None)
-            return DirectFile(files.images, dataset.shape[0], cleaning)
 
-    folder = cache_dir or files.root / ".uint8"
-    target = folder / f"{files.images.stem}_v{VERSION}_{_identity(files.images)}.npy"
-    record = target.with_suffix(".json")
+            def count() -> dict[str, int]:
+                return asdict(_clean(dataset, files.images, "checking", lambda start, pixels: None))
+
+            cleaning = recall(dataset, files.images, f"cleaning v{VERSION}", count)
+            return DirectFile(files.images, rows, Cleaning(**cleaning))
+
+    folder, digest = cache_dir or files.root / ".uint8", content_digest(files.images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The record is written last, so its presence says that the array is whole.
-        if not record.is_file():
-            with _alone(target):
-                if not record.is_file():
-                    _convert(files.images, target, record)
+        # Each user has copies of their own, but for those of whom the data is from.
+        copies = [
+            _Copy(files, folder / f"{files.images.stem}_v{VERSION}_{digest}_u{user}.npy", rows)
+            for user in dict.fromkeys((os.getuid(), files.images.stat().st_uid, 0))
+        ]
+        for copy in copies:
+            if found := copy.find(quietly=copy is copies[0]):
+                return found
+        with exclusive(copies[0].target.with_suffix(".lock"), f"convert {files.images.name}"):
+            found = copies[0].find() or copies[0].make()
+            _remove_outdated(files, folder, digest)
+            return found
     except OSError as error:
         raise InputError(
             f"{folder}: the uint8 copy of {files.images.name} cannot be written "
             f"({error.strerror or error}); expected a writable folder with room in data.cache_dir, "
             "or data.cache=off"
         ) from None
-    cleaning = Cleaning(**json.loads(record.read_text()))
-    with target.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        return PatchFile(target, file.tell(), shape[0], cleaning)
 
 
-def _identity(source: Path) -> str:
-    """A digest of the file's size, time of change and a sample of its bytes, wherever it lies."""
-    stat = source.stat()
-    digest = hashlib.blake2b(f"{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=8)
-    with source.open("rb") as file:
-        for position in np.linspace(0, max(0, stat.st_size - 4096), 64, dtype=np.int64):
-            file.seek(int(position))
-            digest.update(file.read(4096))
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Copy:
+    """A uint8 copy of a split's patches: an array and its record, `.npy` and `.json`.
 
+    The record holds the path of the source, relative to the copy, the digest of the copy, and what
+    was cleaned. It is written last, so its presence says that the array is whole.
+    """
 
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Let one process at a time convert to `target`."""
-    lock = FileLock(target.with_suffix(".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting for another process to convert %s", target.stem)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    files: SplitFiles
+    target: Path
+    rows: int
 
+    @property
+    def record(self) -> Path:
+        return self.target.with_suffix(".json")
 
-def _convert(source: Path, target: Path, record: Path) -> None:
-    partial = target.with_suffix(".partial")  # whoever holds the lock may replace an old one
-    try:
-        with open_dataset(source, "x") as dataset, partial.open("wb") as file:
-            rows = dataset.shape[0]
-            _check_room(source, target.parent, rows * PATCH_BYTES)
-            header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *PATCH_SHAPE)}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
+    def find(self, quietly: bool = False) -> PatchFile | None:
+        """The copy, where there is one that is sound and from somebody we trust.
+
+        An unsound one is logged, but not `quietly`, before it is looked for again under the lock.
+        """
+        if not os.path.lexists(self.record):
+            return None
+        try:
+            owner = self.files.images.stat().st_uid
+            if not is_trusted(self.target, owner) or not is_trusted(self.record, owner):
+                raise ValueError("it is from another user, or no plain file")
+            return self._checked(read_json(self.record, owner))
+        except (OSError, TypeError, ValueError) as error:
+            if not quietly:
+                reason = " ".join(str(error).split())
+                log.warning("%s: not used, it is no sound copy (%s)", self.target, reason)
+            return None
+
+    def make(self) -> PatchFile:
+        """Convert the patches; whoever calls holds the lock."""
+        for left in self.target.parent.glob(f"{glob.escape(self.target.name)}.*.partial"):
+            left.unlink()
+        source = self.files.images
+        with open_dataset(source, "x") as dataset:
+            _check_room(source, self.target.parent, self.rows * PATCH_BYTES)
+            with draft(self.target) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.flush()
+                offset = file.tell()
+
+                def store(start: int, pixels: np.ndarray) -> None:
+                    # Not through a memory map: there, a full disk would kill the process.
+                    _write_at(file.fileno(), pixels, offset + start * PATCH_BYTES)
+
+                cleaning = _clean(dataset, source, "converting", store)
+        facts = {"source": self._source, "digest": self._digest(), "cleaning": asdict(cleaning)}
+        write_json(self.record, facts)
+        return PatchFile(self.target, offset, self.rows, cleaning)
+
+    def _checked(self, record: dict[str, Any]) -> PatchFile:
+        """Raises ValueError, TypeError or OSError for a copy that is not sound."""
+        if not isinstance(record.get("cleaning"), dict):
+            raise ValueError("its record is damaged")
+        cleaning = Cleaning(**{key: int(value) for key, value in record["cleaning"].items()})
+        with self.target.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("it is of another format")
+            header = np.lib.format.read_array_header_1_0(file)
             offset = file.tell()
+        if header != (self._shape, False, np.dtype(np.uint8)):
+            raise ValueError(f"it holds {header[2]} {header[0]}, expected uint8 {self._shape}")
+        if self.target.stat().st_size != offset + self.rows * PATCH_BYTES:
+            raise ValueError("it is of another size")
+        if self._digest() != record.get("digest"):
+            raise ValueError("its bytes are not those that were written")
+        return PatchFile(self.target, offset, self.rows, cleaning)
 
-            def store(start: int, pixels: np.ndarray) -> None:
-                # Not through a memory map: there, a full disk would kill the process.
-                _write_at(file.fileno(), pixels, offset + start * PATCH_BYTES)
+    def _digest(self) -> str:
+        def read() -> str:
+            return xxhash.xxh3_128_hexdigest(np.memmap(self.target, np.uint8, "r"))
 
-            cleaning = _clean(dataset, source, "converting", store)
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        partial.write_text(json.dumps(asdict(cleaning)))
-        os.replace(partial, record)
-    finally:
-        partial.unlink(missing_ok=True)
+        return Ledger(self.target.parent).recall([self.target], "xxh3_128", read)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.rows, *PATCH_SHAPE
+
+    @property
+    def _source(self) -> str:
+        return os.path.relpath(self.files.images, self.target.parent)
+
+
+def _remove_outdated(files: SplitFiles, folder: Path, digest: str) -> None:
+    """Remove this user's copies of what a source held before it changed; holds the lock."""
+    stem = rf"({re.escape(files.images.stem)}_v\d+_([0-9a-f]+)(?:_[^.]*)?)"
+    ours = re.compile(stem + r"\.(npy|json|lock|npy\.[0-9a-f]+\.partial|partial)")
+    source = os.path.relpath(files.images, folder)
+    found = [(path, match) for path in folder.iterdir() if (match := ours.fullmatch(path.name))]
+    for path, match in sorted(found, key=lambda each: each[0].suffix == ".json"):
+        if match[2] == digest or path.lstat().st_uid != os.getuid():
+            continue
+        record = read_json(folder / f"{match[1]}.json", os.getuid())
+        # A folder of the user's choice may hold copies of other files with the same name.
+        if folder == files.root / ".uint8" or record.get("source") == source:
+            path.unlink(missing_ok=True)
+            if path.suffix == ".npy":
+                log.info("removed %s, a copy of what %s held before", path, files.images.name)
 
 
 def _clean(

@@ -1,32 +1,37 @@
 """The H5 splits as a LightningDataModule."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from lightning import LightningDataModule
 from torch.utils.data import Sampler
 
-from pcam_lightning.data.cache import patch_file
+from pcam_lightning.data.cache import VERSION, patch_file
 from pcam_lightning.data.clean import Cleaning
 from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     SPLITS,
     SplitFiles,
-    check_split,
-    file_digests,
-    fingerprint,
+    open_dataset,
     read_labels,
+    recall,
 )
+from pcam_lightning.data.identity import file_digests, fingerprint, is_fingerprint
 from pcam_lightning.data.loader import BatchLoader
 from pcam_lightning.data.sampler import ORDERS, EpochBatches, SequentialBatches
 from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
 from pcam_lightning.findings import FAULTS, KINDS, read_findings
+
+STAGES = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
+"""Splits that a stage of Lightning's reads; every other stage reads all."""
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +114,7 @@ class PCamDataModule(LightningDataModule):
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Name and digest of each of the six files, which are read for it."""
+        """Name and digest of each of the six files."""
         return file_digests(self.root)
 
     @property
@@ -118,29 +123,35 @@ class PCamDataModule(LightningDataModule):
         return fingerprint(self.digests)
 
     def setup(self, stage: str | None = None) -> None:
-        """Map all splits, converting them first where their layout needs it. Same on every rank."""
-        if self.datasets:
-            return
-        for split in SPLITS:
-            check_split(self.files(split))
-        excluded = self._excluded_rows()
-        for split in SPLITS:
+        """Map the splits of a stage, converting them first where their layout needs it.
+
+        Same on every rank.
+
+        Args:
+            stage: "fit" prepares train and valid, "validate" valid, "test" test, None all.
+        """
+        wanted = [split for split in STAGES.get(stage or "", SPLITS) if split not in self.datasets]
+        labels = {split: read_labels(self.files(split)) for split in wanted}
+        excluded = self._excluded_rows() if "train" in wanted else np.empty(0, np.int64)
+        for split in wanted:
             patches = patch_file(self.files(split), self.cache_dir, self.cache)
-            self.datasets[split] = PatchDataset(patches, read_labels(self.files(split)))
+            self.datasets[split] = PatchDataset(patches, labels[split])
+        if "train" in wanted:
+            self._select_training_rows(labels["train"], excluded)
+
+    def _select_training_rows(self, labels: np.ndarray, excluded: np.ndarray) -> None:
         train = self.datasets["train"]
         keep = np.ones(len(train), bool)
         if self.filter == "blank":
-            blank = blank_rows(train)
-            self.dropped["blank"] = int(blank.sum())
-            keep &= ~blank
+            blank = self._of_training_pixels("blank rows", lambda: blank_rows(train).tolist())
+            self.dropped["blank"] = len(blank)
+            keep[blank] = False
         self.dropped["excluded"] = len(excluded)
         keep[excluded] = False
         if not keep.any():
             raise InputError("data.filter, data.exclude: no training patch is left, expected some")
         if not keep.all():
-            rows = np.flatnonzero(keep)
-            labels = read_labels(self.files("train"))
-            self.datasets["train"] = PatchDataset(train.patches, labels, rows)
+            self.datasets["train"] = PatchDataset(train.patches, labels, np.flatnonzero(keep))
 
     def close(self) -> None:
         """Stop the processes of all loaders."""
@@ -160,7 +171,13 @@ class PCamDataModule(LightningDataModule):
         """Mean and standard deviation to normalise by, of each channel, on the 0..1 scale."""
         if self.normalize == "half":
             return [0.5] * 3, [0.5] * 3
-        mean, std = statistics_of(chunks(self.datasets["train"])).mean_and_std()
+        train = self.datasets["train"]
+        rows = xxhash.xxh3_128_hexdigest(train.rows)
+        found = self._of_training_pixels(
+            f"mean and deviation of rows {rows}",
+            lambda: list(statistics_of(chunks(train)).mean_and_std()),
+        )
+        mean, std = found
         if min(std) == 0:
             raise InputError("data.normalize=train: the training patches are all of one colour")
         return mean, std
@@ -183,11 +200,17 @@ class PCamDataModule(LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         return self._evaluation_loader("test")
 
+    def _of_training_pixels(self, fact: str, find_out: Callable[[], Any]) -> Any:
+        """A fact that takes a pass over the training patches, which is made once."""
+        path = self.files("train").images
+        with open_dataset(path, "x") as dataset:
+            return recall(dataset, path, f"{fact}, cleaned v{VERSION}", find_out)
+
     def _excluded_rows(self) -> np.ndarray:
         if self.exclude is None:
             return np.empty(0, np.int64)
         table, made_on = read_findings(Path(self.exclude))
-        if made_on != self.fingerprint:
+        if not is_fingerprint(self.root, made_on):
             raise InputError(
                 f"data.exclude={self.exclude}: made on other files than those in {self.root}, "
                 f"expected the findings of python -m pcam_lightning.audit data.root={self.root}"
@@ -228,9 +251,10 @@ class PCamDataModule(LightningDataModule):
 
 
 def blank_rows(dataset: PatchDataset) -> np.ndarray:
-    """Which patches of a data set are black or white. bool [N]."""
+    """Which rows of a data set hold black or white patches. int64 [n]."""
     sums = np.concatenate([channel_sums(chunk).sum(axis=1) for chunk in chunks(dataset)])
-    return (sums <= BLACK * PATCH_BYTES) | (sums >= WHITE * PATCH_BYTES)
+    blank = (sums <= BLACK * PATCH_BYTES) | (sums >= WHITE * PATCH_BYTES)
+    return dataset.rows[blank]
 
 
 def chunks(dataset: PatchDataset, size: int = 256) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """Patches read from their H5 file whenever they are asked for, without a copy on disk."""
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class DirectPatches:
     def __init__(self, path: Path, rows: int) -> None:
         self.path, self.rows = path, rows
         self._dataset: h5py.Dataset | None = None
+        self._context: AbstractContextManager[h5py.Dataset] | None = None
         self._process = 0
 
     def __len__(self) -> int:
@@ -49,6 +51,7 @@ class DirectPatches:
     def _opened(self) -> h5py.Dataset:
         # HDF5's state does not survive a fork: a loader's worker opens the file for itself.
         if self._dataset is None or self._process != os.getpid():
-            self._dataset = open_dataset(self.path, "x").__enter__()
+            self._context = open_dataset(self.path, "x")  # kept, since its end closes the file
+            self._dataset = self._context.__enter__()
             self._process = os.getpid()
         return self._dataset

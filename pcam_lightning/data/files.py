@@ -1,8 +1,7 @@
 """The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,8 @@ import h5py
 import numpy as np
 
 from pcam_lightning.data.ahead import computed_ahead
+from pcam_lightning.data.ledger import Ledger
+from pcam_lightning.data.storage import MAX_ROWS, located, reason, source_files, stored_rows
 from pcam_lightning.errors import InputError
 
 Result = TypeVar("Result")
@@ -22,8 +23,8 @@ PATCH_SHAPE = (96, 96, 3)
 """Height, width and RGB channels of a patch."""
 PATCH_BYTES = 96 * 96 * 3
 """Of a patch in uint8."""
-CHUNK_CACHE = 16 * 2**20
-"""Bytes of decoded HDF5 chunks to keep; the default, 1 MiB, holds no chunk of 38 patches."""
+SPARE_BYTES = 64 * 2**20
+"""By how much an HDF5 chunk, which is decoded whole, may be larger than its dataset."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,15 @@ def missing_files(root: Path) -> list[Path]:
 
 
 def check_split(files: SplitFiles) -> int:
-    """Open both files of a split, check shapes, lengths and labels, and return the row count.
+    """Open both files of a split, check that they are sound, and return the row count.
+
+    No pixel is read.
 
     Raises:
-        InputError: a file is absent, is no sound HDF5 file, lacks its dataset, or its contents
-            are not patches of 96 x 96 x 3 with one label of 0 or 1 each.
+        InputError: a file is absent, is no sound HDF5 file, lacks its dataset, its contents are not
+            patches of 96 x 96 x 3 with one label of 0 or 1 each, or rows were never written.
     """
-    rows = check_images(files)
-    labels = read_labels(files)
-    if len(labels) != rows:
-        raise InputError(
-            f"{files.labels}: y has {len(labels)} labels, expected {rows}, "
-            f"one for each patch of {files.images.name}"
-        )
-    return rows
+    return len(read_labels(files))
 
 
 def check_images(files: SplitFiles) -> int:
@@ -91,6 +87,7 @@ def check_images(files: SplitFiles) -> int:
             raise InputError(f"{files.images}: x has dtype {images.dtype}, expected a number")
         if images.shape[0] == 0:
             raise InputError(f"{files.images}: x has no rows, expected at least one patch")
+        _check_stored(images, files.images, "patches")
         return images.shape[0]
 
 
@@ -98,10 +95,10 @@ def read_labels(files: SplitFiles) -> np.ndarray:
     """The labels of a split, int64 [N], 0 or 1.
 
     Raises:
-        InputError: the file cannot be read, is not N labels, or holds anything but 0 and 1.
+        InputError: as in `read_raw_labels`, or where one is neither 0 nor 1.
     """
     labels = read_raw_labels(files)
-    wrong = ~np.isin(labels, (0, 1))
+    wrong = (labels != 0) & (labels != 1)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(f"{files.labels}: label {labels[row]} in row {row}, expected 0 or 1")
@@ -112,14 +109,22 @@ def read_raw_labels(files: SplitFiles) -> np.ndarray:
     """Whatever stands in a split's labels file, of any numeric dtype, [N].
 
     Raises:
-        InputError: the file cannot be read, or is not N numbers.
+        InputError: a file cannot be read, or is not N numbers for N patches.
     """
+    rows = check_images(files)
     with open_dataset(files.labels, "y") as dataset:
-        if int(np.prod(dataset.shape[1:])) != 1 or dataset.dtype.kind not in "buif":
+        shape = dataset.shape
+        if int(np.prod(shape[1:])) != 1 or dataset.dtype.kind not in "buif":
             raise InputError(
-                f"{files.labels}: y has shape {dataset.shape} and dtype {dataset.dtype}, "
+                f"{files.labels}: y has shape {shape} and dtype {dataset.dtype}, "
                 "expected (N, 1, 1, 1) and a number"
             )
+        if shape[0] != rows:
+            raise InputError(
+                f"{files.labels}: y has {shape[0]} labels, expected {rows}, "
+                f"one for each patch of {files.images.name}"
+            )
+        _check_stored(dataset, files.labels, "labels")
         return read_rows(dataset, files.labels).reshape(-1)
 
 
@@ -142,39 +147,68 @@ def read_slides(files: SplitFiles) -> np.ndarray | None:
     return slides
 
 
-class open_dataset:
-    """Context manager: dataset `name` of an H5 file, with damage reported as `InputError`."""
+@contextmanager
+def open_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
+    """Open dataset `name` of an H5 file, whose values may lie in other files of its folder.
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-
-    def __enter__(self) -> h5py.Dataset:
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file, expected an HDF5 file with {self.name!r}")
-        try:
-            self.file = h5py.File(self.path, "r", rdcc_nbytes=CHUNK_CACHE)
-        except OSError as error:
+    Raises:
+        InputError: there is none, it is no array of rows, it is larger than anything that can be
+            read, or its values lie elsewhere (see `data.storage`).
+    """
+    with located(path, name) as dataset:
+        if not dataset.shape and dataset.shape != (0,):
+            raise InputError(f"{path}: {name} has shape {dataset.shape}, expected rows")
+        if dataset.shape[0] > MAX_ROWS:
             raise InputError(
-                f"{self.path}: not a sound HDF5 file ({_reason(error)}), expected one with "
-                f"{self.name!r}; is it truncated?"
-            ) from None
-        dataset = self.file.get(self.name)
-        if not isinstance(dataset, h5py.Dataset):
-            found = ", ".join(self.file) or "nothing"
-            self.file.close()
-            raise InputError(f"{self.path}: no dataset {self.name!r} in it, found {found}")
-        return dataset
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+                f"{path}: {name} has {dataset.shape[0]} rows, expected at most {MAX_ROWS}"
+            )
+        if dataset.chunks:
+            chunk = dataset.dtype.itemsize * int(np.prod(dataset.chunks))
+            if chunk > dataset.nbytes + SPARE_BYTES:
+                raise InputError(
+                    f"{path}: {name} lies in chunks of {chunk} bytes, expected no more than its "
+                    f"{dataset.nbytes} bytes"
+                )
+        yield dataset
 
 
-def mapped(dataset: h5py.Dataset, path: Path) -> np.ndarray | None:
-    """A dataset of any dtype, read-only where it lies, or None where it is not contiguous."""
+def mapped(dataset: h5py.Dataset) -> np.ndarray | None:
+    """A dataset of any dtype, read-only where it lies, or None where it is not contiguous.
+
+    Raises:
+        InputError: the file ends before it.
+    """
     offset = dataset.id.get_offset()
-    if dataset.external or offset is None:
+    if dataset.is_virtual or dataset.chunks or offset is None:
         return None
+    path = Path(dataset.file.filename)
+    if offset + dataset.nbytes > path.stat().st_size:
+        raise InputError(f"{path}: it ends within {dataset.name}, expected it whole")
     return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+
+
+def recall(dataset: h5py.Dataset, path: Path, fact: str, find_out: Callable[[], Any]) -> Any:
+    """Return a fact about an open dataset of an H5 file, found out when the file is new or changed.
+
+    Args:
+        fact: its name (see `data.ledger`).
+        find_out: returns its value, of plain JSON.
+    """
+    return Ledger(path.parent).recall(source_files(dataset, path), fact, find_out)
+
+
+def _check_stored(dataset: h5py.Dataset, path: Path, rows: str) -> None:
+    """Raise `InputError` where rows were never written, which HDF5 reads as zeros."""
+
+    def count() -> int:
+        return int(np.count_nonzero(~stored_rows(dataset, path)))
+
+    if missing := recall(dataset, path, "rows without data", count):
+        absent = [file.name for file in source_files(dataset, path) if not file.is_file()]
+        why = f"{absent[0]} is missing" if absent else "they were never written"
+        raise InputError(
+            f"{path}: {missing} of {dataset.shape[0]} {rows} have no data ({why}), expected all"
+        )
 
 
 def chunk_rows(dataset: h5py.Dataset, size: int = 2 * 2**20) -> int:
@@ -199,7 +233,7 @@ def read_rows(
         return np.asarray(dataset[start:stop])
     except OSError as error:
         raise InputError(
-            f"{path}: rows {start} and up cannot be read ({_reason(error)}), "
+            f"{path}: rows {start} and up cannot be read ({reason(error)}), "
             "expected a sound HDF5 file; is it damaged?"
         ) from None
 
@@ -211,34 +245,10 @@ def computed_over(
 
     Threads overlap it with reading, which HDF5 does one call at a time. Raises as `read_rows`.
     """
-    in_place, step = mapped(dataset, path), chunk_rows(dataset)
+    in_place, step = mapped(dataset), chunk_rows(dataset)
     source = dataset if in_place is None else in_place  # mapped, there is a copy less to make
 
     def compute(start: int) -> Result:
         return function(start, read_rows(source, path, start, start + step))
 
     return computed_ahead(compute, range(0, dataset.shape[0], step))
-
-
-def file_digests(root: Path) -> dict[str, str]:
-    """Name and digest (hex) of each of the six H5 files."""
-    splits = [SplitFiles(root, split) for split in SPLITS]
-    paths = [path for files in splits for path in (files.images, files.labels)]
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter lock
-        digests = list(pool.map(file_digest, paths))
-    return {path.name: digest for path, digest in zip(paths, digests, strict=True)}
-
-
-def fingerprint(digests: Mapping[str, str]) -> str:
-    """One digest (hex) of all files of `file_digests`: the same for the same bytes anywhere."""
-    return hashlib.blake2b("".join(digests.values()).encode(), digest_size=16).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """BLAKE2b (hex, 32 digits) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from pcam_files import invert_patch, random_split, write_split
 
-from pcam_lightning.data import cache
+from pcam_lightning.data import cache, shared_folder
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.clean import to_uint8
 from pcam_lightning.data.files import SplitFiles
@@ -80,6 +81,148 @@ def test_a_copy_is_made_once_and_again_when_the_source_changes(tmp_path: Path) -
     assert patch_file(files, folder).path.stat().st_mtime_ns == made
     invert_patch(files.images, 0)
     np.testing.assert_array_equal(patch_file(files, folder).map()[:1], 255 - images[:1])
+
+
+def copies(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".npy", ".partial"))
+
+
+def test_what_a_source_held_before_is_not_kept(tmp_path: Path) -> None:
+    images, labels = random_split(8)
+    for split in ("train", "valid"):
+        write_split(tmp_path, split, images, labels, dtype=np.float32)
+    files, folder = SplitFiles(tmp_path, "train"), tmp_path / ".uint8"
+    other = patch_file(SplitFiles(tmp_path, "valid")).path.name
+    patch_file(files)
+    stem = files.images.stem
+    (folder / f"{stem}_v2_0123456789abcdef.npy").write_bytes(b"of an earlier version")
+    (folder / f"{stem}_v2_0123456789abcdef.json").write_text("{}")
+    strangers = [f"{stem}_v2.npy", f"my_{stem}_v2_0123456789abcdef.npy", "notes.npy"]
+    for name in strangers:
+        (folder / name).touch()
+    invert_patch(files.images, 0)
+    last = patch_file(files).path.name
+    assert copies(folder) == sorted([last, other, *strangers])
+
+
+def test_copies_of_other_files_in_the_same_folder_are_kept(tmp_path: Path) -> None:
+    paths = []
+    for name, seed in (("one", 1), ("two", 2)):
+        write_split(tmp_path / name, "train", *random_split(8, seed), dtype=np.float32)
+        files = SplitFiles(tmp_path / name, "train")
+        paths.append(patch_file(files, tmp_path / "cache").path)
+    invert_patch(files.images, 0)
+    new = patch_file(files, tmp_path / "cache").path
+    assert copies(tmp_path / "cache") == sorted([paths[0].name, new.name])
+
+
+def _black(path: Path, record: Path) -> None:
+    path.write_bytes(path.read_bytes()[:128].ljust(path.stat().st_size, b"\0"))
+
+
+def _one_bit(path: Path, record: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def _other_array(dtype: type, rows: int) -> Callable[[Path, Path], None]:
+    return lambda path, record: np.save(path, np.zeros((rows, 96, 96, 3), dtype))
+
+
+def _symbolic_link(path: Path, record: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _record(text: str) -> Callable[[Path, Path], object]:
+    return lambda path, record: record.write_text(text)
+
+
+UNSOUND: dict[str, Callable[[Path, Path], object]] = {
+    "black": _black,
+    "one bit": _one_bit,
+    "dtype": _other_array(np.float32, 8),
+    "rows": _other_array(np.uint8, 7),
+    "cut off": lambda path, record: os.truncate(path, 1000),
+    "empty": lambda path, record: os.truncate(path, 0),
+    "no array": lambda path, record: path.write_bytes(b"PK" * 500),
+    "no file": lambda path, record: path.unlink(),
+    "symbolic link": _symbolic_link,
+    "record is no JSON": _record("{"),
+    "record is deep": _record("[" * 100_000),
+    "record is a list": _record("[]"),
+    "record lacks keys": _record("{}"),
+    "record has other keys": _record('{"cleaning": {"__class__": 1}, "digest": "0"}'),
+    "record has texts": _record('{"cleaning": {"nan": "many"}, "digest": "0"}'),
+    "record has lists": _record('{"cleaning": {"nan": []}, "digest": []}'),
+}
+
+
+@pytest.mark.parametrize("case", UNSOUND)
+def test_an_unsound_copy_is_made_again_and_named(tmp_path: Path, caplog, case: str) -> None:
+    images, labels = random_split(8)
+    write_split(tmp_path, "train", images, labels, dtype=np.float32)
+    files = SplitFiles(tmp_path, "train")
+    path = patch_file(files).path
+    UNSOUND[case](path, path.with_suffix(".json"))
+    again = patch_file(files)
+    np.testing.assert_array_equal(again.map(), images)
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == 1 and path.name in warnings[0].getMessage()
+    caplog.clear()
+    assert patch_file(files) == again and not caplog.records
+
+
+def test_a_planted_copy_of_another_user_is_not_used(tmp_path: Path, monkeypatch) -> None:
+    images, labels = random_split(8)
+    write_split(tmp_path, "train", images, labels, dtype=np.float32)
+    files = SplitFiles(tmp_path, "train")
+    planted = patch_file(files).path
+    monkeypatch.setattr(shared_folder, "is_trusted", lambda path, owner: False)
+    monkeypatch.setattr(cache, "is_trusted", lambda path, owner: path.name != planted.name)
+    _black(planted, planted.with_suffix(".json"))
+    np.testing.assert_array_equal(patch_file(files).map(), images)
+
+
+def test_owners_decide_who_is_trusted(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr(shared_folder.os, "getuid", lambda: 1001)
+    for owner, source_owner, trusted in (
+        (1001, 1002, True), (0, 1002, True), (1002, 1002, True), (1003, 1002, False)
+    ):  # fmt: skip
+        facts = SimpleNamespace(st_uid=owner, st_mode=path.stat().st_mode)
+        monkeypatch.setattr(Path, "lstat", lambda self, facts=facts: facts)
+        assert shared_folder.is_trusted(path, source_owner) is trusted
+
+
+def test_links_that_are_planted_are_not_written_through(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", *random_split(8), dtype=np.float32)
+    files, victim = SplitFiles(tmp_path, "train"), tmp_path / "victim"
+    victim.write_text("mine")
+    path = patch_file(files).path
+    folder, name = tmp_path / ".uint8", path.stem
+    for planted in folder.iterdir():
+        planted.unlink()
+    for suffix in (".npy", ".json", ".partial", ".npy.partial"):
+        (folder / f"{name}{suffix}").symlink_to(victim)
+    (folder / ".pcam_lightning.json").symlink_to(victim)
+    (tmp_path / ".pcam_lightning.json").unlink()
+    (tmp_path / ".pcam_lightning.json").symlink_to(victim)
+    np.testing.assert_array_equal(patch_file(files).map(), random_split(8)[0])
+    assert victim.read_text() == "mine" and victim.stat().st_nlink == 1
+    assert not path.is_symlink()
+
+
+def test_without_a_cache_the_pass_over_the_file_is_made_once(tmp_path: Path, monkeypatch) -> None:
+    write_split(tmp_path, "train", *random_split(8), dtype=np.float32)
+    files = SplitFiles(tmp_path, "train")
+    first = patch_file(files, cache="off")
+    monkeypatch.setattr(cache, "_clean", None)
+    assert patch_file(files, cache="off") == first
 
 
 def test_another_file_of_the_same_name_gets_a_copy_of_its_own(tmp_path: Path) -> None:

@@ -102,6 +102,42 @@ def test_findings_of_other_files_are_refused(pcam_root: Path, tmp_path: Path) ->
         loaded(pcam_root, exclude=path)
 
 
+@pytest.mark.parametrize(
+    ("stage", "splits"),
+    [
+        ("fit", {"train", "valid"}),
+        ("validate", {"valid"}),
+        ("test", {"test"}),
+        (None, {"train", "valid", "test"}),
+    ],
+)
+def test_a_stage_converts_its_own_splits(pcam_root: Path, stage: str | None, splits: set) -> None:
+    for seed, split in enumerate(("train", "valid", "test")):
+        write_split(pcam_root, split, *random_split(16, seed), dtype=np.float32)
+    datamodule = PCamDataModule(pcam_root, batch_size=8)
+    datamodule.setup(stage)
+    assert set(datamodule.datasets) == splits
+    copies = {path.name.split("_")[4] for path in (pcam_root / ".uint8").glob("*.npy")}
+    assert copies == splits
+    mapped = dict(datamodule.datasets)
+    datamodule.setup("test")
+    datamodule.setup("fit")
+    assert all(datamodule.datasets[split] is mapped[split] for split in splits)
+    assert len(datamodule.datasets) == 3
+
+
+def test_passes_over_the_training_patches_are_made_once(pcam_root: Path, monkeypatch) -> None:
+    images, labels = random_split(12)
+    images[5] = 0
+    write_split(pcam_root, "train", images, labels)
+    first = loaded(pcam_root, filter="blank", normalize="train")
+    statistics = first.channel_statistics
+    monkeypatch.setattr("pcam_lightning.data.datamodule.chunks", None)
+    second = loaded(pcam_root, filter="blank", normalize="train")
+    assert second.channel_statistics == statistics and second.dropped == first.dropped
+    np.testing.assert_array_equal(second.datasets["train"].rows, first.datasets["train"].rows)
+
+
 def test_nothing_left_to_train_on_is_an_error(pcam_root: Path) -> None:
     images, labels = random_split(12)
     write_split(pcam_root, "train", np.zeros_like(images), labels)

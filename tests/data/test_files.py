@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from pcam_files import invert_patch, random_split, write_split
 
+from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import (
     SplitFiles,
     check_split,
-    file_digests,
-    fingerprint,
     missing_files,
     read_labels,
     read_slides,
 )
+from pcam_lightning.data.identity import content_digest, file_digests, fingerprint
 from pcam_lightning.errors import InputError
 
 
@@ -81,6 +81,20 @@ def test_a_damaged_split_is_one_clear_line(pcam_root: Path, damage, said: str) -
         check_split(files)
     message = str(caught.value)
     assert said in message and "split_valid_" in message and "\n" not in message
+
+
+def test_a_damaged_chunk_is_one_clear_line(pcam_root: Path) -> None:
+    files = SplitFiles(pcam_root, "valid")
+    layout = {"chunks": (2, 96, 96, 3), "compression": "gzip"}
+    write_split(pcam_root, "valid", *random_split(8), **layout)
+    with h5py.File(files.images) as file:
+        chunk = file["x"].id.get_chunk_info(1)  # type: ignore[union-attr]
+    with files.images.open("r+b") as stream:
+        stream.seek(chunk.byte_offset)
+        stream.write(bytes(1000))
+    for use in (content_digest, lambda path: patch_file(files, cache="off")):
+        with pytest.raises(InputError, match=r"valid_x\.h5: rows \d+ and up"):
+            use(files.images)
 
 
 def test_the_fingerprint_sees_one_patch_and_not_the_folder(pcam_root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,315 @@
+"""Storage of HDF5 datasets: the files that hold the values, and the rows that hold none.
+
+HDF5 lets a file name any other file as the place of its values, and reads a fill value where no
+value was stored. Here a dataset may only lie in HDF5 files of its own folder, and rows without
+values are found.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5l, h5s
+
+from pcam_lightning.errors import InputError
+
+CHUNK_CACHE = 16 * 2**20
+"""Bytes of decoded HDF5 chunks to keep; the default, 1 MiB, holds no chunk of 38 patches."""
+MAX_ROWS = 2**26
+"""Rows of the largest dataset that is read: 1.9 TB of patches in uint8."""
+MAX_LINKS = 32
+"""Links to follow to a dataset; links that lead in a circle have no end."""
+MAX_DEPTH = 8
+"""Virtual datasets on the way to a value."""
+
+
+class _NoDataset(InputError):
+    """A sound HDF5 file without the dataset."""
+
+
+@contextmanager
+def located(path: Path, name: str) -> Iterator[h5py.Dataset]:
+    """Open the dataset `name` of an H5 file, wherever links lead.
+
+    `dataset.file.filename` is the absolute path of the file that really holds it.
+
+    Raises:
+        InputError: the file is no sound HDF5 file or has no such dataset, or the values lie outside
+            of the file's own folder, or outside of HDF5.
+    """
+    dataset = _find(path.resolve(), name, path.resolve().parent)
+    with closing(dataset.file):
+        source_files(dataset, path)
+        yield dataset
+
+
+def source_files(dataset: h5py.Dataset, path: Path) -> list[Path]:
+    """Return every file that an open dataset takes values from, some of which may be missing.
+
+    Args:
+        path: of the file that was asked for; links and sources may lead to files of its folder.
+
+    Raises:
+        InputError: a source lies elsewhere, is no HDF5 file, or is the dataset itself.
+    """
+    files = dict.fromkeys([path.resolve()])
+    _collect(dataset, path.resolve().parent, files, ())
+    return list(files)
+
+
+def stored_rows(dataset: h5py.Dataset, path: Path) -> np.ndarray:
+    """Return which rows of an open dataset hold values rather than fill values. bool [N].
+
+    A fill value that was written is a value, and a chunk that was written in part counts as
+    written: HDF5 keeps no record of either. Arguments and errors are those of `source_files`.
+    """
+    return _stored(dataset, path.resolve().parent)
+
+
+def _stored(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
+    rows, row_size = dataset.shape[0], int(np.prod(dataset.shape[1:]))
+    if dataset.is_virtual:
+        return _count_virtual(dataset, folder) >= row_size
+    if dataset.chunks:
+        return _count_chunks(dataset) >= row_size
+    return np.full(rows, dataset.id.get_space_status() != h5d.SPACE_STATUS_NOT_ALLOCATED)
+
+
+def _count_chunks(dataset: h5py.Dataset) -> np.ndarray:
+    """Return how many values of each row lie in chunks on disk. int64 [N]."""
+    counts = np.zeros(dataset.shape[0], np.int64)
+
+    def add(chunk: h5d.StoreInfo) -> None:
+        extent = np.minimum(np.subtract(dataset.shape, chunk.chunk_offset), dataset.chunks)
+        first = chunk.chunk_offset[0]
+        counts[first : first + int(extent[0])] += int(np.prod(extent[1:]))
+
+    dataset.id.chunk_iter(add)
+    return counts
+
+
+def _count_virtual(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
+    """Return how many values of each row the sources hold. int64 [N]."""
+    counts = np.zeros(dataset.shape[0], np.int64)
+    known: dict[tuple[Path, str], tuple[np.ndarray, tuple[int, ...]]] = {}
+    for mapping in dataset.virtual_sources():
+        key = _linked(dataset.file, mapping.file_name, folder), mapping.dset_name
+        if key not in known:
+            with _opened_source(*key, folder) as source:
+                known[key] = np.zeros(0, bool), ()
+                if source is not None:
+                    known[key] = _stored(source, folder), source.shape
+        rows, values = _selected(mapping.vspace, len(counts), dataset.shape)
+        inside = rows < len(counts)  # what lies behind the end is never read
+        stored = _source_rows(mapping.src_space, len(rows), dataset.ndim, *known[key])
+        counts[rows[inside]] += (values * stored)[inside]
+    return counts
+
+
+def _source_rows(
+    selection: h5s.SpaceID, length: int, rank: int, stored: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return which of the virtual rows of a mapping the source holds. bool [length].
+
+    Args:
+        selection: of the source.
+        length: number of virtual rows.
+        rank: number of dimensions of the virtual dataset.
+        stored: which rows of the source hold values.
+        shape: of the source, empty where there is none.
+    """
+    if not len(stored):
+        return np.zeros(length, bool)
+    if selection.get_select_type() == h5s.SEL_ALL:
+        rows = np.arange(length if len(shape) == rank else shape[0])
+    else:
+        ends = _ends(selection)[1:]
+        if len(ends) != len(shape) - 1 or any(np.greater(ends, shape[1:])):
+            return np.zeros(length, bool)
+        rows, _ = _selected(selection, length, shape)
+    held = (rows < len(stored)) & stored[np.minimum(rows, len(stored) - 1)]
+    # Rows that are cut or joined on the way have no one source row each.
+    return held if len(held) == length else np.full(length, held.all())
+
+
+def _selected(
+    selection: h5s.SpaceID, length: int, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that a selection touches, and how many values of each. int64 [n] both.
+
+    Args:
+        length: rows to take from a selection without an end.
+        shape: of the dataset, for a selection of all of it.
+    """
+    kind = selection.get_select_type()
+    if kind == h5s.SEL_ALL:
+        return np.arange(shape[0]), np.full(shape[0], np.prod(shape[1:]), np.int64)
+    if kind != h5s.SEL_HYPERSLABS:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    if selection.is_regular_hyperslab():
+        start, stride, count, block = selection.get_regular_hyperslab()
+        limit = length if h5s.UNLIMITED in (count[0], block[0]) else MAX_ROWS
+        size = min(block[0], limit)
+        first = start[0] + stride[0] * np.arange(min(count[0], -(-limit // size)))
+        rows = (first[:, None] + np.arange(size)).reshape(-1)[:limit]
+        return rows, np.full(len(rows), np.prod(count[1:]) * np.prod(block[1:]), np.int64)
+    blocks = selection.get_select_hyper_blocklist().astype(np.int64)  # first and last corners
+    values = np.prod(blocks[:, 1, 1:] - blocks[:, 0, 1:] + 1, axis=1)
+    spans = [np.arange(first, last + 1) for first, last in blocks[:, :, 0]]
+    rows, place = np.unique(np.concatenate(spans), return_inverse=True)
+    return rows, np.bincount(place, np.repeat(values, [*map(len, spans)])).astype(np.int64)
+
+
+def _ends(selection: h5s.SpaceID) -> list[int]:
+    """Return where a hyperslab ends in each dimension."""
+    if selection.is_regular_hyperslab():
+        parts = zip(*selection.get_regular_hyperslab(), strict=True)
+        return [start + stride * (count - 1) + block for start, stride, count, block in parts]
+    return [last + 1 for last in selection.get_select_bounds()[1]]
+
+
+def _collect(
+    dataset: h5py.Dataset,
+    folder: Path,
+    files: dict[Path, None],
+    parents: tuple[tuple[str, str], ...],
+    done: set[tuple[Path, str]] | None = None,
+) -> None:
+    """Add the files of a dataset's values to `files`."""
+    done = set() if done is None else done
+    path, name = key = dataset.file.filename, dataset.name or ""
+    files[Path(path)] = None
+    if dataset.external:
+        raise InputError(
+            f"{path}: the values of {name} lie in the file {dataset.external[0][0]!r}, "
+            "expected them in an HDF5 file"
+        )
+    if not dataset.is_virtual:
+        return
+    if key in parents or len(parents) == MAX_DEPTH:
+        raise InputError(
+            f"{path}: {name} is a virtual dataset of itself, or of more than {MAX_DEPTH} others"
+        )
+    for file_name, source_name in dict.fromkeys(
+        (mapping.file_name, mapping.dset_name) for mapping in dataset.virtual_sources()
+    ):
+        source_path = _linked(dataset.file, file_name, folder)
+        files[source_path] = None
+        with _opened_source(source_path, source_name, folder) as source:
+            if source is not None and (key := (source_path, source_name)) not in done:
+                _collect(source, folder, files, (*parents, (path, name)), done)
+                done.add(key)
+
+
+@contextmanager
+def _opened_source(path: Path, name: str, folder: Path) -> Iterator[h5py.Dataset | None]:
+    """Open a source of a virtual dataset; None where it is missing, so that HDF5 would fill in."""
+    try:
+        source = _find(path, name, folder) if path.exists() else None
+    except _NoDataset:
+        source = None
+    if source is None or not source.shape:
+        yield None
+        return
+    with closing(source.file):
+        yield source
+
+
+def _linked(file: h5py.File, name: str, folder: Path) -> Path:
+    """Return the absolute path of a file that an open H5 file names.
+
+    Raises:
+        InputError: it lies outside of `folder`.
+    """
+    here = Path(file.filename)
+    if name == ".":  # HDF5's name of the file itself
+        return here
+    try:
+        path = (here.parent / name).resolve()
+        inside = path.is_relative_to(folder) and (path.is_file() or not path.exists())
+    except (OSError, RuntimeError, ValueError):  # no name of a file
+        inside = False
+    if not inside or re.search(r"%\d*b", name):  # HDF5 would put numbers there
+        raise InputError(
+            f"{here}: its values lie in the file {name!r}, expected a file of the folder {folder}"
+        )
+    return path
+
+
+def _find(path: Path, name: str, folder: Path) -> h5py.Dataset:
+    """Open a dataset, whose file the caller closes; what it is made of has not been checked.
+
+    HDF5 would follow links by itself, to any file; here each is checked before it is followed.
+    """
+    origin = path
+    for _ in range(MAX_LINKS):
+        file = _open_file(path, name)
+        try:
+            found = _follow(file, name)
+            if isinstance(found, h5py.Dataset):
+                return found
+            if found is None:
+                there = ", ".join(file) or "nothing"
+                raise _NoDataset(f"{path}: no dataset {name!r} in it, found {there}")
+            path, name = _linked(file, found[0], folder), found[1]
+        except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+            file.close()
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path}: {name!r} cannot be read ({reason(error)}), expected a sound HDF5 file"
+            ) from None
+        file.close()
+    raise InputError(f"{origin}: more than {MAX_LINKS} links, expected a dataset at their end")
+
+
+def _follow(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str] | None:
+    """Return a dataset of a file, or the file and dataset that a link leads to, or None."""
+    group: h5py.Group = file
+    parts = deque(part for part in name.split("/") if part not in ("", "."))
+    for _ in range(MAX_LINKS):
+        if not parts or not isinstance(group, h5py.Group):
+            return None
+        part = parts.popleft().encode()
+        links = group.id.links
+        if not links.exists(part):
+            return None
+        kind = links.get_info(part).type
+        if kind == h5l.TYPE_EXTERNAL:
+            file_name, target = links.get_val(part)
+            return _text(file_name), "/".join([_text(target), *parts])
+        if kind == h5l.TYPE_SOFT:
+            target = _text(links.get_val(part))
+            group = file if target.startswith("/") else group
+            parts.extendleft(reversed([p for p in target.split("/") if p not in ("", ".")]))
+            continue
+        found = group[part]
+        if isinstance(found, h5py.Dataset):
+            return None if parts else found
+        group = found
+    return None
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def _open_file(path: Path, name: str) -> h5py.File:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected an HDF5 file with {name!r}")
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
+    except OSError as error:
+        raise InputError(
+            f"{path}: not a sound HDF5 file ({reason(error)}), expected one with {name!r}; "
+            "is it truncated?"
+        ) from None
+
+
+def reason(error: Exception) -> str:
+    """Return what an error of HDF5 says, as one line."""
+    return " ".join(str(error).split())

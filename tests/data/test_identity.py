@@ -1,0 +1,93 @@
+import hashlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xxhash
+from pcam_files import invert_patch, random_split, write_split
+
+from pcam_lightning.comparison.data import changed_rows
+from pcam_lightning.data import identity
+from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.data.identity import (
+    content_digest,
+    file_digests,
+    fingerprint,
+    is_content,
+    is_fingerprint,
+)
+
+LAYOUTS = {
+    "contiguous": {},
+    "chunked": {"chunks": (3, 50, 96, 3)},
+    "gzip": {"chunks": (4, 96, 96, 3), "compression": "gzip", "shuffle": True},
+    "big endian": {"dtype": ">u2"},
+}
+
+
+def old_digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_digest_is_of_rows_in_order_whatever_the_layout(tmp_path: Path, layout: str) -> None:
+    images, labels = random_split(11)
+    write_split(tmp_path, "train", images, labels, **LAYOUTS[layout])
+    wide = images.astype("<u2") if layout == "big endian" else images
+    head = f"{wide.dtype.str} (11, 96, 96, 3) ".encode()
+    expected = xxhash.xxh3_128_hexdigest(head + wide.tobytes())
+    assert content_digest(SplitFiles(tmp_path, "train").images) == expected
+
+
+def test_a_patch_a_label_and_the_order_count(tmp_path: Path) -> None:
+    images, labels = random_split(9)
+    variants = {
+        "one": (images, labels),
+        "patch": (np.concatenate([255 - images[:1], images[1:]]), labels),
+        "label": (images, ~labels),
+        "order": (images[::-1], labels),
+        "fewer": (images[:8], labels[:8]),
+        "float": (images.astype(np.float32), labels),
+    }
+    digests = set()
+    for name, (pixels, truth) in variants.items():
+        write_split(tmp_path / name, "train", pixels, truth)
+        files = SplitFiles(tmp_path / name, "train")
+        digests.add((content_digest(files.images), content_digest(files.labels)))
+    assert len(digests) == len(variants)
+
+
+def test_the_second_start_reads_no_data(pcam_root: Path, monkeypatch) -> None:
+    before = file_digests(pcam_root)
+    monkeypatch.setattr(identity, "_digest", None)
+    assert file_digests(pcam_root) == before
+
+
+def test_data_of_runs_with_digests_of_bytes_is_known_again(pcam_root: Path) -> None:
+    paths = [
+        path
+        for split in ("train", "valid", "test")
+        for path in (SplitFiles(pcam_root, split).images, SplitFiles(pcam_root, split).labels)
+    ]
+    old = {path.name: old_digest(path) for path in paths}
+    fingerprint_then = fingerprint(old)
+    assert all(is_content(path, old[path.name]) for path in paths)
+    assert is_fingerprint(pcam_root, fingerprint_then)
+    assert is_fingerprint(pcam_root, fingerprint(file_digests(pcam_root)))
+    invert_patch(paths[0], 3)
+    assert not is_fingerprint(pcam_root, fingerprint_then)
+    assert not is_content(paths[0], old[paths[0].name])
+
+
+def test_an_old_and_a_new_digest_of_the_same_data_are_no_difference(
+    pcam_root: Path, tmp_path: Path
+) -> None:
+    path = SplitFiles(pcam_root, "train").images
+    other = tmp_path / "gzip_x.h5"
+    with h5py.File(path) as file, h5py.File(other, "w") as copy:
+        copy.create_dataset("x", data=file["x"][:], compression="gzip")  # type: ignore[index]
+    assert changed_rows((path, old_digest(path)), (other, content_digest(other))) == []
+    invert_patch(other, 7)
+    lines = changed_rows((path, old_digest(path)), (other, content_digest(other)))
+    assert lines[0].startswith("row 7:") and lines[-1].startswith("1 of 48 rows")
