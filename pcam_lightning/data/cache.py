@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pcam_lightning.data.clean import Cleaning, check_scale, to_uint8
+from pcam_lightning.data.clean import Cleaning, to_uint8
 from pcam_lightning.data.direct import DirectFile
 from pcam_lightning.data.files import (
     PATCH_BYTES,
@@ -29,6 +29,7 @@ from pcam_lightning.data.files import (
     mapped,
     open_dataset,
 )
+from pcam_lightning.data.scale import BYTES, Scale
 from pcam_lightning.errors import InputError
 
 VERSION = 2  # in the name of every copy; raise when the same source would give other bytes
@@ -63,7 +64,10 @@ def mapped_in_place(files: SplitFiles) -> PatchFile | None:
 
 
 def patch_file(
-    files: SplitFiles, cache_dir: Path | None = None, cache: str = "auto"
+    files: SplitFiles,
+    cache_dir: Path | None = None,
+    cache: str = "auto",
+    scale: Scale = BYTES,
 ) -> PatchFile | DirectFile:
     """Where the patches of a split can be read, converting them first where that is needed.
 
@@ -74,19 +78,21 @@ def patch_file(
             nothing that another process would read.
         cache: "auto" converts what cannot be mapped in place; "off" leaves it to be decoded again
             whenever it is read, after one pass that counts what will be cleaned.
+        scale: of the pixels on disk (see `data.scale`); any but 0..255 takes a conversion.
 
     Raises:
-        InputError: the file is damaged, is scaled to 0..1, or the cache cannot be written.
+        InputError: the file is damaged, or the cache cannot be written.
     """
-    if in_place := mapped_in_place(files):
+    if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
     if cache == "off":
         with open_dataset(files.images, "x") as dataset:
-            cleaning = _clean(dataset, files.images, "checking", lambda start, pixels: None)
-            return DirectFile(files.images, dataset.shape[0], cleaning)
+            cleaning = _clean(dataset, files.images, scale, "checking", lambda *_: None)
+            return DirectFile(files.images, dataset.shape[0], cleaning, scale)
 
     folder = cache_dir or files.root / ".uint8"
-    target = folder / f"{files.images.stem}_v{VERSION}_{_identity(files.images)}.npy"
+    tag = "" if scale.is_bytes else f"_{scale.low}_{scale.high}"
+    target = folder / f"{files.images.stem}_v{VERSION}{tag}_{_identity(files.images)}.npy"
     record = target.with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,7 @@ def patch_file(
         if not record.is_file():
             with _alone(target):
                 if not record.is_file():
-                    _convert(files.images, target, record)
+                    _convert(files.images, scale, target, record)
     except OSError as error:
         raise InputError(
             f"{folder}: the uint8 copy of {files.images.name} cannot be written "
@@ -134,7 +140,7 @@ def _alone(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _convert(source: Path, target: Path, record: Path) -> None:
+def _convert(source: Path, scale: Scale, target: Path, record: Path) -> None:
     partial = target.with_suffix(".partial")  # whoever holds the lock may replace an old one
     try:
         with open_dataset(source, "x") as dataset, partial.open("wb") as file:
@@ -149,7 +155,7 @@ def _convert(source: Path, target: Path, record: Path) -> None:
                 # Not through a memory map: there, a full disk would kill the process.
                 _write_at(file.fileno(), pixels, offset + start * PATCH_BYTES)
 
-            cleaning = _clean(dataset, source, "converting", store)
+            cleaning = _clean(dataset, source, scale, "converting", store)
             os.fsync(file.fileno())
         os.replace(partial, target)
         partial.write_text(json.dumps(asdict(cleaning)))
@@ -159,26 +165,26 @@ def _convert(source: Path, target: Path, record: Path) -> None:
 
 
 def _clean(
-    dataset: h5py.Dataset, path: Path, verb: str, store: Callable[[int, np.ndarray], None]
+    dataset: h5py.Dataset,
+    path: Path,
+    scale: Scale,
+    verb: str,
+    store: Callable[[int, np.ndarray], None],
 ) -> Cleaning:
     """Give each run of uint8 patches with its first row to `store`, and count what was cleaned."""
     log.info("%s %s (%d patches of %s)", verb, path.name, dataset.shape[0], dataset.dtype)
 
-    def clean(start: int, raw: np.ndarray) -> tuple[int, Cleaning, float]:
-        pixels, changes = to_uint8(raw)
+    def clean(start: int, raw: np.ndarray) -> tuple[int, Cleaning]:
+        pixels, changes = to_uint8(raw, scale)
         store(start, pixels)
-        # Only where all is black can the unrounded values be on another scale.
-        top = 255.0 if raw.dtype.kind != "f" or pixels.max() > 1 else np.nanmax(raw)
-        return len(raw), changes.total(), float(top)
+        return len(raw), changes.total()
 
-    total, brightest = Cleaning(), 0.0
+    total = Cleaning()
     name = f"{verb} {path.name}"
     with tqdm(total=dataset.shape[0], desc=name, unit="patch", disable=None) as bar:
-        for count, cleaning, top in computed_over(dataset, path, clean):
+        for count, cleaning in computed_over(dataset, path, clean):
             total += cleaning
-            brightest = max(brightest, top)
             bar.update(count)
-    check_scale(path, brightest)
     return total
 
 
