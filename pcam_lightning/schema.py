@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -42,6 +43,16 @@ Finding = Annotated[str, AfterValidator(_is_kind)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+
+
+def _ascends(bounds: list[float]) -> list[float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("expected [low,high] with low < high")
+    return bounds
+
+
+Bounds = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2), AfterValidator(_ascends)]
+"""The pixel values of black and white."""
 
 
 class Section(BaseModel):
@@ -76,6 +87,7 @@ class Data(Part):
     exclude: str | None
     exclude_kinds: list[Finding]
     normalize: Literal["half", "train"]
+    scale: Literal["auto", "0-255", "0-1", "-1-1", "0-65535"] | Bounds = "auto"
     cache: Literal["auto", "off"]
     cache_dir: str | None
     device_resident: Literal["auto"] | bool

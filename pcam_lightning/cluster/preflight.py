@@ -82,7 +82,8 @@ def _check_data(config: dict[str, Any], named: bool) -> None:
                 f"{missing[0].name}; python -m pcam_lightning.download root={root} fetches them"
             )
         return
-    rows = _rows(root)
+    scale = data["scale"]
+    rows = _rows(root, tuple(scale) if isinstance(scale, list) else scale)
     if data["batch_size"] > rows:
         raise InputError(
             f"data.batch_size={data['batch_size']}: more than the {rows} training patches in {root}"
@@ -90,11 +91,13 @@ def _check_data(config: dict[str, Any], named: bool) -> None:
 
 
 @cache
-def _rows(root: Path) -> int:
-    """Training patches in a folder whose files are sound, else InputError."""
+def _rows(root: Path, scale: str | tuple[float, ...]) -> int:
+    """Training patches in a folder whose files are sound and on this scale, else InputError."""
     from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+    from pcam_lightning.data.scale import check_scales
 
     rows = {split: check_split(SplitFiles(root, split)) for split in SPLITS}
+    check_scales(root, scale)
     return rows["train"]
 
 

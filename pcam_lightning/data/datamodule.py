@@ -15,15 +15,18 @@ from pcam_lightning.data.clean import Cleaning
 from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
 from pcam_lightning.data.files import (
     PATCH_BYTES,
+    SPLIT_FILES,
     SPLITS,
     SplitFiles,
     check_split,
     file_digests,
     fingerprint,
     read_labels,
+    read_slides,
 )
-from pcam_lightning.data.loader import BatchLoader
+from pcam_lightning.data.loader import BatchLoader, check_shared_memory
 from pcam_lightning.data.sampler import ORDERS, EpochBatches, SequentialBatches
+from pcam_lightning.data.scale import check_scales, declared_scale
 from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
 from pcam_lightning.findings import FAULTS, KINDS, read_findings
@@ -35,7 +38,9 @@ class PCamDataModule(LightningDataModule):
     """PatchCamelyon batches for `fit`, `validate` and `test`.
 
     Args:
-        root: folder with the six official H5 files, any HDF5 layout, uint8 or float.
+        root: folder with the six official H5 files, any HDF5 layout and numeric dtype.
+        scale: of the pixel values: "auto" accepts splits that are clearly on 0..255; "0-255",
+            "0-1", "-1-1", "0-65535" or a pair (low, high) declares another, mapped to 0..255.
         batch_size: patches in a batch, on each rank.
         num_workers: loader processes; 0 reads in the training process, which keeps up with it
             where files are mapped.
@@ -68,6 +73,7 @@ class PCamDataModule(LightningDataModule):
         exclude: str | Path | None = None,
         exclude_kinds: Sequence[str] = FAULTS,
         normalize: str = "half",
+        scale: str | Sequence[float] = "auto",
         cache: str = "auto",
         cache_dir: str | Path | None = None,
         device_resident: bool | str = "auto",
@@ -95,7 +101,13 @@ class PCamDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.sampler, self.filter, self.seed = sampler, filter, seed
         self.exclude, self.exclude_kinds = exclude, exclude_kinds
-        self.normalize, self.cache, self.device_resident = normalize, cache, device_resident
+        declared_scale(scale)
+        self.normalize, self.scale, self.cache, self.device_resident = (
+            normalize,
+            scale,
+            cache,
+            device_resident,
+        )
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.datasets: dict[str, PatchDataset] = {}
         self.dropped = {"blank": 0, "excluded": 0}
@@ -121,11 +133,11 @@ class PCamDataModule(LightningDataModule):
         """Map all splits, converting them first where their layout needs it. Same on every rank."""
         if self.datasets:
             return
+        lengths = {split: check_split(self.files(split)) for split in SPLITS}
+        scale = check_scales(self.root, self.scale)
+        excluded = self._excluded_rows(lengths)
         for split in SPLITS:
-            check_split(self.files(split))
-        excluded = self._excluded_rows()
-        for split in SPLITS:
-            patches = patch_file(self.files(split), self.cache_dir, self.cache)
+            patches = patch_file(self.files(split), self.cache_dir, self.cache, scale)
             self.datasets[split] = PatchDataset(patches, read_labels(self.files(split)))
         train = self.datasets["train"]
         keep = np.ones(len(train), bool)
@@ -156,6 +168,11 @@ class PCamDataModule(LightningDataModule):
         return {split: dataset.patches.cleaning for split, dataset in self.datasets.items()}
 
     @cached_property
+    def slides(self) -> dict[str, np.ndarray | None]:
+        """The slide id of every row of "val" and "test", None where it is not known."""
+        return {name: read_slides(self.files(split)) for name, split in SPLIT_FILES.items()}
+
+    @cached_property
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation to normalise by, of each channel, on the 0..1 scale."""
         if self.normalize == "half":
@@ -183,10 +200,10 @@ class PCamDataModule(LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         return self._evaluation_loader("test")
 
-    def _excluded_rows(self) -> np.ndarray:
+    def _excluded_rows(self, lengths: dict[str, int]) -> np.ndarray:
         if self.exclude is None:
             return np.empty(0, np.int64)
-        table, made_on = read_findings(Path(self.exclude))
+        table, made_on = read_findings(Path(self.exclude), lengths)
         if made_on != self.fingerprint:
             raise InputError(
                 f"data.exclude={self.exclude}: made on other files than those in {self.root}, "
@@ -209,6 +226,8 @@ class PCamDataModule(LightningDataModule):
                 self._resident[split] = ResidentDataset(self.datasets[split], device)
             return BatchLoader(self._resident[split], batches)
         on_gpu = device.type == "cuda"
+        ranks = self.trainer.num_devices if self.trainer else 1
+        check_shared_memory(self.num_workers, self.batch_size * PATCH_BYTES, ranks)
         loader = BatchLoader(self.datasets[split], batches, self.num_workers, pin_memory=on_gpu)
         self._loaders.append(loader)
         return loader

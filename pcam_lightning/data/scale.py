@@ -237,9 +237,7 @@ def _name(low: float, high: float, integral: bool) -> str:
     return "unknown"
 
 
-def _refusal(
-    root: Path, split: str, seen: dict[str, Appearance], declared: Scale | None
-) -> str:
+def _refusal(root: Path, split: str, seen: dict[str, Appearance], declared: Scale | None) -> str:
     own = seen[split]
     text = f"{SplitFiles(root, split).images}: x seems {own}"
     if own.name != "none":
