@@ -73,18 +73,18 @@ def read_findings(
         fingerprint = (arrow.schema.metadata or {})[b"fingerprint"].decode()
         if sorted(arrow.column_names) != sorted(COLUMNS):
             raise ValueError(f"columns {', '.join(arrow.column_names) or 'none'}")
-        for name in COLUMNS:
+        for name in COLUMNS if arrow.num_rows else ():  # an empty column has any type
             _check_column(arrow.schema.field(name).type, arrow[name], name)
-        table = arrow.set_column(
-            arrow.column_names.index("row"), "row", arrow["row"].cast(pa.int64())
-        ).to_pandas()
+        types = [(name, pa.int64() if name == "row" else pa.string()) for name in COLUMNS]
+        table = arrow.select(COLUMNS).cast(pa.schema(types)).to_pandas()
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: not the findings of an audit ({reason}), expected parquet with the columns "
             f"{', '.join(COLUMNS)} and a fingerprint"
         ) from None
-    row, length = table["row"], table["split"].map(dict(lengths or {})).fillna(0)
+    row = table["row"]
+    length = table["split"].map(dict(lengths or {})).fillna(0).astype("int64")
     for wrong, name, expected in (
         (~table["split"].isin(SPLITS), "split", f"one of {', '.join(SPLITS)}"),
         (~table["kind"].isin(list(KINDS)), "kind", f"one of {', '.join(KINDS)}"),

@@ -19,7 +19,7 @@ from pcam_lightning.benchmarking.clock import Contender, Work
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import SplitFiles, chunk_rows, open_dataset
-from pcam_lightning.data.scale import BYTES, Scale
+from pcam_lightning.data.scale import Scale
 from pcam_lightning.models import Normalize
 
 Transform = Callable[[Image.Image], torch.Tensor]
@@ -95,7 +95,7 @@ def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Cont
     }
 
 
-def conversion(files: SplitFiles, scale: Scale = BYTES) -> dict[str, Contender]:
+def conversion(files: SplitFiles, scale: Scale | None = None) -> dict[str, Contender]:
     """Name to contender: one sequential read of a split's patches as h5py decodes them, and their
     conversion to a mapped uint8 copy. Each yields once, when it has gone through the file.
 

@@ -29,7 +29,7 @@ from pcam_lightning.data.files import (
     mapped,
     open_dataset,
 )
-from pcam_lightning.data.scale import BYTES, Scale
+from pcam_lightning.data.scale import Scale, check_scale
 from pcam_lightning.errors import InputError
 
 VERSION = 2  # in the name of every copy; raise when the same source would give other bytes
@@ -67,7 +67,7 @@ def patch_file(
     files: SplitFiles,
     cache_dir: Path | None = None,
     cache: str = "auto",
-    scale: Scale = BYTES,
+    scale: Scale | None = None,
 ) -> PatchFile | DirectFile:
     """Where the patches of a split can be read, converting them first where that is needed.
 
@@ -78,11 +78,13 @@ def patch_file(
             nothing that another process would read.
         cache: "auto" converts what cannot be mapped in place; "off" leaves it to be decoded again
             whenever it is read, after one pass that counts what will be cleaned.
-        scale: of the pixels on disk (see `data.scale`); any but 0..255 takes a conversion.
+        scale: of the pixels on disk; any but 0..255 takes a conversion. None expects 0..255.
 
     Raises:
-        InputError: the file is damaged, or the cache cannot be written.
+        InputError: the file is damaged or seems to be on another scale, or the cache cannot be
+            written.
     """
+    scale = scale or check_scale(files)
     if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
     if cache == "off":

@@ -101,13 +101,9 @@ class PCamDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.sampler, self.filter, self.seed = sampler, filter, seed
         self.exclude, self.exclude_kinds = exclude, exclude_kinds
-        declared_scale(scale)
-        self.normalize, self.scale, self.cache, self.device_resident = (
-            normalize,
-            scale,
-            cache,
-            device_resident,
-        )
+        declared_scale(scale)  # raises for a value that is none
+        self.normalize, self.scale, self.cache = normalize, scale, cache
+        self.device_resident = device_resident
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.datasets: dict[str, PatchDataset] = {}
         self.dropped = {"blank": 0, "excluded": 0}

@@ -164,8 +164,8 @@ def _parse_meta(path: Path, rows: int) -> "pd.DataFrame":
 
     if path.exists() and not path.is_file():
         raise ValueError("no regular file")
-    columns = ("wsi", "center_tumor_patch")
-    table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, nrows=rows + 1)
+    # Without usecols, which would accept lines of any length.
+    table = pd.read_csv(path, dtype=str, nrows=rows + 1)
     if "wsi" not in table:
         raise ValueError("no column wsi")
     if len(table) != rows:
@@ -173,7 +173,7 @@ def _parse_meta(path: Path, rows: int) -> "pd.DataFrame":
     empty = table["wsi"].isna() | (table["wsi"].str.strip() == "")
     if empty.any():
         raise ValueError(f"no slide for row {int(empty.to_numpy().argmax())}")
-    return table
+    return table.filter(["wsi", "center_tumor_patch"])
 
 
 class open_dataset:

@@ -145,12 +145,17 @@ def appearance(patches: np.ndarray) -> Appearance:
     silent = dark | (integral & (low == high))
     silent |= ~integral & (low >= 0) & (high > DARK) & (high <= NARROW)
     if not silent.all() and dark.mean() < 0.95:
-        low, high, integral = low[~silent], high[~silent], integral[~silent]
+        telling = ~silent
+    elif np.count_nonzero(~dark) > _allowed(len(dark)):
+        telling = ~dark
+    else:
+        telling = np.ones_like(dark)
+    low, high, integral = low[telling], high[telling], integral[telling]
     fits = (low >= -MARGIN) & (high <= 255 + MARGIN) & (high > DARK)
     fits &= (low >= -0.05) | (high > NARROW)
-    allowed, fitting = max(ODD_PATCHES, ODD_SHARE * len(fits)), int(np.count_nonzero(fits))
+    allowed, fitting = _allowed(len(fits)), int(np.count_nonzero(fits))
     judged = np.ones_like(fits)
-    if len(fits) - fitting <= min(allowed, (len(fits) - 1) // 2):
+    if len(fits) - fitting <= allowed:
         judged = fits
     elif fitting <= allowed:
         judged = ~fits
@@ -183,12 +188,25 @@ def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
     read = seen
     if scale is not None and not scale.is_bytes:
         read = {split: appearance(scale.to_255(patches)) for split, patches in samples.items()}
+    may_be_dark = scale is not None and scale.is_bytes
     for split in SPLITS:
         bright = read[split].name == "0-255" and read["train"].name == "0-255"
-        dark = scale is not None and read[split].is_dark and read["train"].is_dark
+        dark = may_be_dark and read[split].is_dark and read["train"].is_dark
         if not (bright or dark):
             raise InputError(_refusal(root, split, seen, scale))
     return scale or BYTES
+
+
+def check_scale(files: SplitFiles) -> Scale:
+    """The scale 0..255, after a check that a split seems to be on it.
+
+    Raises:
+        InputError: it does not, or the file is damaged.
+    """
+    seen = appearance(sample(files))
+    if seen.name != "0-255":
+        raise InputError(_refusal(files.root, files.split, {files.split: seen}, None))
+    return BYTES
 
 
 def sample(files: SplitFiles) -> np.ndarray:
@@ -218,6 +236,11 @@ def _runs(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
         starts = starts // unit * unit
     for start in np.unique(starts).tolist():
         yield start, min(count, rows - start)
+
+
+def _allowed(patches: int) -> float:
+    """How many of so many patches may be damaged as a whole; always less than half."""
+    return min(max(ODD_PATCHES, ODD_SHARE * patches), (patches - 1) // 2)
 
 
 def _name(low: float, high: float, integral: bool) -> str:
