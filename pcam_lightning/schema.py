@@ -13,7 +13,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -45,14 +44,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 
-def _ascends(bounds: list[float]) -> list[float]:
-    if bounds[0] >= bounds[1]:
-        raise ValueError("expected [low,high] with low < high")
-    return bounds
+def _is_scale(value: Any) -> Any:
+    if value != "auto":
+        from pcam_lightning.data.scale import VALUES, declared_scale  # NumPy, as in _is_rule
 
-
-Bounds = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2), AfterValidator(_ascends)]
-"""The pixel values of black and white."""
+        try:
+            declared_scale(value)
+        except InputError:
+            raise ValueError(f"expected one of {VALUES}") from None
+    return value
 
 
 class Section(BaseModel):
@@ -87,7 +87,7 @@ class Data(Part):
     exclude: str | None
     exclude_kinds: list[Finding]
     normalize: Literal["half", "train"]
-    scale: Literal["auto", "0-255", "0-1", "-1-1", "0-65535"] | Bounds = "auto"
+    scale: Annotated[Any, AfterValidator(_is_scale)] = "auto"
     cache: Literal["auto", "off"]
     cache_dir: str | None
     device_resident: Literal["auto"] | bool

@@ -223,7 +223,8 @@ class PCamDataModule(LightningDataModule):
             return BatchLoader(self._resident[split], batches)
         on_gpu = device.type == "cuda"
         ranks = self.trainer.num_devices if self.trainer else 1
-        check_shared_memory(self.num_workers, self.batch_size * PATCH_BYTES, ranks)
+        # Label and row take 8 bytes each.
+        check_shared_memory(self.num_workers, self.batch_size * (PATCH_BYTES + 16), ranks)
         loader = BatchLoader(self.datasets[split], batches, self.num_workers, pin_memory=on_gpu)
         self._loaders.append(loader)
         return loader

@@ -19,6 +19,8 @@ SECONDS_AFTER_SIGTERM = 25
 
 PREFETCH = 2
 """Batches that each worker makes ahead."""
+LOADERS = 2
+"""Loaders that hold batches at once: training's may be stopped early, then validation's starts."""
 SHARED_MEMORY = Path("/dev/shm")
 """The file system through which workers hand over their batches."""
 
@@ -39,10 +41,10 @@ def check_shared_memory(num_workers: int, batch_bytes: int, ranks: int = 1) -> N
     if not num_workers or not SHARED_MEMORY.is_dir():
         return
     usage = shutil.disk_usage(SHARED_MEMORY)
-    # The training step holds one more batch.
-    needed = ranks * (num_workers * PREFETCH + 1) * batch_bytes
+    # The step in progress holds one more batch.
+    needed = ranks * LOADERS * (num_workers * PREFETCH + 1) * batch_bytes
     if usage.total and needed > usage.free:  # a total of 0 means no limit
-        fitting = max(0, (usage.free // (ranks * batch_bytes) - 1) // PREFETCH)
+        fitting = max(0, (usage.free // (ranks * LOADERS * batch_bytes) - 1) // PREFETCH)
         raise InputError(
             f"data.num_workers={num_workers}: their batches take {needed / 1e6:.0f} MB of shared "
             f"memory and {usage.free / 1e6:.0f} MB are free in {SHARED_MEMORY}; expected at most "

@@ -68,6 +68,8 @@ SCALES = {
     "0-65535": Scale(0, 65535),
 }
 """The scales that have a name."""
+VALUES = f"auto, {', '.join(SCALES)}, or [low,high] with low < high"
+"""The valid values of `data.scale`, for a reader."""
 BYTES = SCALES["0-255"]
 MINUS_128 = Scale(-128, 127)
 
@@ -78,14 +80,13 @@ def declared_scale(value: str | Sequence[float]) -> Scale | None:
     Raises:
         InputError: it is neither a known name nor two finite numbers, the lower one first.
     """
-    if isinstance(value, str):
-        if value == "auto" or value in SCALES:
-            return SCALES.get(value)
-    elif len(value) == 2 and np.isfinite(value).all() and value[0] < value[1]:
-        return Scale(float(value[0]), float(value[1]))
-    raise InputError(
-        f"scale={value}: expected one of auto, {', '.join(SCALES)}, or [low,high] with low < high"
-    )
+    if isinstance(value, str) and (value == "auto" or value in SCALES):
+        return SCALES.get(value)
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        numbers = all(isinstance(each, int | float) and np.isfinite(each) for each in value)
+        if numbers and value[0] < value[1]:
+            return Scale(float(value[0]), float(value[1]))
+    raise InputError(f"scale={value}: expected one of {VALUES}")
 
 
 @dataclass(frozen=True)

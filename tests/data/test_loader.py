@@ -206,13 +206,16 @@ def shared_memory(tmp_path: Path, monkeypatch):
     return have
 
 
-# Batches of 8 patches take 221,184 bytes; each worker makes two ahead, and one is trained on.
+BYTES = 8 * (96 * 96 * 3 + 2 * 8)  # a batch of 8 patches
+
+
+# Each worker makes two batches ahead, and one is worked on, by training and by validation.
 @pytest.mark.parametrize(
     ("workers", "total", "free", "fits"),
     [
         (4, 16_000_000, 16_000_000, True),
-        (4, 16_000_000, 9 * 221_184, True),
-        (4, 16_000_000, 9 * 221_184 - 1, False),
+        (4, 16_000_000, 18 * BYTES, True),
+        (4, 16_000_000, 18 * BYTES - 1, False),
         (1, 64_000, 64_000, False),
         (0, 64_000, 0, True),
         (4, 0, 0, True),  # without a limit
@@ -233,7 +236,7 @@ def test_workers_start_only_where_their_batches_fit(
 
 
 def test_the_ranks_of_a_machine_share_its_memory(shared_memory) -> None:
-    shared_memory(10**9, 500)
+    shared_memory(10**9, 1000)
     check_shared_memory(2, 100, ranks=1)
     with pytest.raises(InputError, match=r"at most data\.num_workers=0"):
         check_shared_memory(2, 100, ranks=2)

@@ -203,7 +203,9 @@ def test_what_is_declared_as_it_is_stays_as_it_is(tmp_path: Path, tissue) -> Non
     assert not read(write(tmp_path, black), scale="0-255")["train"].any()
 
 
-@pytest.mark.parametrize("value", ["0..1", "", [0], [1, 0], [0, 0], [0, 1, 2], [0, float("inf")]])
+@pytest.mark.parametrize(
+    "value", ["0..1", "", None, 5, ["0", "1"], [0], [1, 0], [0, 0], [0, 1, 2], [0, float("inf")]]
+)
 def test_a_scale_that_is_none_is_refused(tmp_path: Path, value) -> None:
     with pytest.raises(InputError, match="auto, 0-255, 0-1, -1-1, 0-65535"):
         PCamDataModule(tmp_path, scale=value)
