@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.command import Config, command, save_resolved
-from pcam_lightning.errors import CheckFailed
+from pcam_lightning.errors import CheckFailed, InputError
 from pcam_lightning.findings import write_findings
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.record import recording, write_json
@@ -37,6 +37,7 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     from pcam_lightning.auditing.scan import scan_split
     from pcam_lightning.data.files import SPLITS, SplitFiles, check_images
     from pcam_lightning.data.identity import file_digests, fingerprint
+    from pcam_lightning.data.scale import check_scales, declared_scale
     from pcam_lightning.data.source import find_source
 
     start = time.monotonic()
@@ -44,10 +45,11 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     source = find_source(config["data"])
     files = {split: SplitFiles(source.root, split) for split in SPLITS}
     rows = sum(check_images(each) for each in files.values())
+    scale = declared_scale(config["data"]["scale"])
 
     reading = time.monotonic()
     with tqdm(total=rows, desc="reading", unit="patch", disable=None) as bar:
-        scans = {split: scan_split(each, bar) for split, each in files.items()}
+        scans = {split: scan_split(each, bar, scale) for split, each in files.items()}
     seconds_reading = time.monotonic() - reading
     findings = find_faults(scans)
     digests = file_digests(source.root)
@@ -61,6 +63,10 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     write_json(folder / "audit.json", report)
     draw_audit(folder / "plots", report, scans, findings, config["audit"]["gallery"])
     print_report(report)
+    try:
+        check_scales(source.root, config["data"]["scale"])
+    except InputError as error:
+        print(f"training refuses these files: {error}")
 
     totals = {kind: sum(counts.values()) for kind, counts in report["findings"].items()}
     summary = head | {

@@ -62,7 +62,8 @@ def evaluate(subject: Subject, folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     tables = {split: read_predictions(path) for split, path in paths.items()}
     specimens = Specimens(dataset["root"], config["data"], tables)
-    tables = specimens.described(options["hospitals"])
+    # The inference has read the meta files, and reported those that cannot be used.
+    tables = specimens.described(options["hospitals"], with_slides=inference is None)
     for split, table in tables.items():
         save_table(folder / "predictions" / f"{split}.parquet", table)
     prevalence, source = specimens.prevalence(subject.recorded_prevalence())

@@ -1,5 +1,6 @@
 """What an audit can find in a data set, and the table it puts that in."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,8 @@ from pcam_lightning.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    from pyarrow.parquet import FileMetaData
 
 KINDS = {
     "nan": "pixels that are NaN; value: how many",
@@ -29,6 +32,9 @@ FAULTS = tuple(kind for kind in KINDS if kind != "outlier")
 
 COLUMNS = ["split", "row", "kind", "value"]
 
+MAXIMUM_ROWS, MAXIMUM_BYTES = 20_000_000, 2_000_000_000
+"""Size of a findings table, unpacked, beyond which it is refused unread."""
+
 
 def write_findings(table: "pd.DataFrame", path: Path, fingerprint: str) -> None:
     """Write findings (`COLUMNS`) as parquet, marked with the data set they were made on."""
@@ -39,24 +45,76 @@ def write_findings(table: "pd.DataFrame", path: Path, fingerprint: str) -> None:
     pq.write_table(arrow.replace_schema_metadata({"fingerprint": fingerprint}), path)
 
 
-def read_findings(path: Path) -> "tuple[pd.DataFrame, str]":
-    """The table and the fingerprint of the data set it was made on.
+def read_findings(
+    path: Path, lengths: Mapping[str, int] | None = None
+) -> "tuple[pd.DataFrame, str]":
+    """The table, its `row` int64, and the fingerprint of the data set it was made on.
+
+    Args:
+        path: of a file that `write_findings` wrote.
+        lengths: the number of patches in each split of the data set, where they are known.
 
     Raises:
-        InputError: no such file, or not one that `write_findings` wrote.
+        InputError: no such file, another file, or a finding whose split or kind is unknown or whose
+            row is no row of its split.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from pcam_lightning.data.files import SPLITS
 
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the findings.parquet of an audit")
     try:
-        arrow = pq.read_table(path)
-        table = arrow.select(COLUMNS).to_pandas()
+        with pq.ParquetFile(path) as file:
+            _check_size(file.metadata)
+            # Not pq.read_table, which takes columns from the names of folders.
+            arrow = file.read(columns=COLUMNS)
         fingerprint = (arrow.schema.metadata or {})[b"fingerprint"].decode()
-    except (OSError, ValueError, KeyError) as error:
+        if sorted(arrow.column_names) != sorted(COLUMNS):
+            raise ValueError(f"columns {', '.join(arrow.column_names) or 'none'}")
+        for name in COLUMNS if arrow.num_rows else ():  # an empty column has any type
+            _check_column(arrow.schema.field(name).type, arrow[name], name)
+        types = [(name, pa.int64() if name == "row" else pa.string()) for name in COLUMNS]
+        table = arrow.select(COLUMNS).cast(pa.schema(types)).to_pandas()
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: not the findings of an audit ({reason}), expected parquet with the columns "
             f"{', '.join(COLUMNS)} and a fingerprint"
         ) from None
+    row = table["row"]
+    length = table["split"].map(dict(lengths or {})).fillna(0).astype("int64")
+    for wrong, name, expected in (
+        (~table["split"].isin(SPLITS), "split", f"one of {', '.join(SPLITS)}"),
+        (~table["kind"].isin(list(KINDS)), "kind", f"one of {', '.join(KINDS)}"),
+        ((row < 0) | ((row >= length) & (lengths is not None)), "row", "a row of its split"),
+    ):
+        if wrong.any():
+            position = int(wrong.to_numpy().argmax())
+            found = table[name].iloc[position]
+            raise InputError(
+                f"{path}: finding {position} has {name} {str(found)[:40]!r}, expected {expected}"
+            )
     return table, fingerprint
+
+
+def _check_size(metadata: "FileMetaData") -> None:
+    unpacked = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
+    if metadata.num_rows > MAXIMUM_ROWS or unpacked > MAXIMUM_BYTES:
+        raise ValueError(f"{metadata.num_rows} rows of {unpacked} bytes")
+
+
+def _check_column(kind: "pa.DataType", values: "pa.ChunkedArray", name: str) -> None:
+    """Raise ValueError where a column is not text (`row`: not integers), or has empty cells."""
+    import pyarrow as pa
+
+    if values.null_count:
+        raise ValueError(f"{values.null_count} cells of column {name} are empty")
+    if name == "row":
+        sound, expected = pa.types.is_integer(kind), "integers"
+    else:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        sound, expected = pa.types.is_string(kind) or pa.types.is_large_string(kind), "text"
+    if not sound:
+        raise ValueError(f"column {name} is {kind}, expected {expected}")

@@ -15,7 +15,6 @@ from pcam_lightning import assembly
 from pcam_lightning.attribution import check_attribution
 from pcam_lightning.checkpoint_io import load_weights
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.data.files import SPLIT_FILES, read_slides
 from pcam_lightning.data.identity import is_fingerprint
 from pcam_lightning.data.source import find_source
 from pcam_lightning.errors import InputError
@@ -64,6 +63,7 @@ def infer(subject: Subject, folder: Path) -> Inference:
     check_attribution(module.model.eval(), options["attribution"])
     digest = weights_digest(module.model.state_dict())
     name, datamodule = _data(subject)
+    _ = datamodule.slides  # a bad meta file is reported before the work
     dataset = {
         "name": name,
         "root": str(datamodule.root),
@@ -95,7 +95,7 @@ def infer(subject: Subject, folder: Path) -> Inference:
         facts["tta_cost"] = facts["tta_seconds"] / seconds
     tables = {split: folder / "predictions" / f"{split}.parquet" for split in subject.splits}
     for split, path in tables.items():
-        slides = read_slides(datamodule.files(SPLIT_FILES[split]))
+        slides = datamodule.slides[split]
         row, label, logit = (column.numpy() for column in final[split])
         others = {PLAIN_LOGIT: plain[split].logit.numpy()} if final is not plain else {}
         write_predictions(path, row, label, logit, None if slides is None else slides[row], others)

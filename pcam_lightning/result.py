@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
-from pcam_lightning.data.files import SPLIT_FILES, read_labels, read_slides
+from pcam_lightning.data.files import SPLIT_FILES, read_labels
 from pcam_lightning.evaluation import plots
 from pcam_lightning.evaluation.gallery import plot_gallery
 from pcam_lightning.evaluation.predictions import read_predictions, write_predictions
@@ -51,7 +51,7 @@ def write_result(
     summary: dict[str, Any] = {"dataset": dataset_name, **facts, "data": _data_facts(datamodule)}
     for split, predicted in predictions.items():
         path = folder / "predictions" / f"{split}.parquet"
-        slides = read_slides(datamodule.files(SPLIT_FILES[split]))
+        slides = datamodule.slides[split]
         row = predicted.row.numpy()
         slide = None if slides is None else slides[row]
         write_predictions(path, row, predicted.label.numpy(), predicted.logit.numpy(), slide)

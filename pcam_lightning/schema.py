@@ -44,6 +44,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 
+def _is_scale(value: Any) -> Any:
+    if value != "auto":
+        from pcam_lightning.data.scale import VALUES, declared_scale  # NumPy, as in _is_rule
+
+        try:
+            declared_scale(value)
+        except InputError:
+            raise ValueError(f"expected one of {VALUES}") from None
+    return value
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -77,6 +88,7 @@ class Data(Part):
     exclude: str | None
     exclude_kinds: list[Finding]
     normalize: Literal["half", "train"]
+    scale: Annotated[Any, AfterValidator(_is_scale)] = "auto"
     cache: Literal["auto", "off"]
     cache_dir: str | None
     device_resident: Literal["auto"] | bool

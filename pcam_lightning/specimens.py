@@ -16,6 +16,7 @@ from pcam_lightning.data.files import (
     read_labels,
     read_slides,
 )
+from pcam_lightning.data.scale import BYTES, check_scales
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.appearance import PROPERTIES, Patches, measure
 
@@ -29,7 +30,7 @@ class Specimens:
 
     Args:
         root: the folder of the H5 files; None where it is not known.
-        data: the config's section, for `cache` and `cache_dir`.
+        data: the config's section, for `scale`, `cache` and `cache_dir`.
         tables: "val" and "test" to predictions tables, as far as there are any.
 
     Attributes:
@@ -40,7 +41,7 @@ class Specimens:
         self, root: str | None, data: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     ) -> None:
         self.root = None if root is None else Path(root)
-        self._data, self._tables = data, tables
+        self._data, self._tables, self._scale = data, tables, BYTES
         self.missing = self._fault()
 
     def _fault(self) -> str | None:
@@ -48,6 +49,10 @@ class Specimens:
             return "no data folder is known; name it with data.root=FOLDER"
         if missing_files(self.root):
             return f"the data is no longer in {self.root}; name it with data.root=FOLDER"
+        try:
+            self._scale = check_scales(self.root, self._data.get("scale", "auto"))
+        except InputError as error:
+            return str(error)
         for split, table in self._tables.items():
             row, labels = table["row"].to_numpy(), read_labels(self._files(split))
             other = row.max() >= len(labels) or (labels[row] != table["label"].to_numpy()).any()
@@ -82,10 +87,15 @@ class Specimens:
         """All patches of a split, indexed by row or sliced; there must be no `missing`."""
         cache_dir = self._data["cache_dir"]
         files = self._files(split)
-        return patch_file(files, cache_dir and Path(cache_dir), self._data["cache"]).map()
+        cache_dir = cache_dir and Path(cache_dir)
+        return patch_file(files, cache_dir, self._data["cache"], self._scale).map()
 
-    def described(self, hospitals: str | None) -> dict[str, pd.DataFrame]:
+    def described(self, hospitals: str | None, with_slides: bool = True) -> dict[str, pd.DataFrame]:
         """The tables with slides, hospitals and appearance, where these are known or can be.
+
+        Args:
+            hospitals: path of a CSV with the hospital of each slide.
+            with_slides: look for slides in the meta files where a table has none.
 
         Raises:
             InputError: `hospitals` is no CSV with the columns slide and hospital, or slides are not
@@ -95,9 +105,9 @@ class Specimens:
         for split, table in self._tables.items():
             if not self.missing:
                 row = table["row"].to_numpy()
-                slides = None if "slide" in table else read_slides(self._files(split))
-                if slides is not None:
-                    table = table.assign(slide=slides[row])
+                if with_slides and "slide" not in table:
+                    slides = read_slides(self._files(split))
+                    table = table if slides is None else table.assign(slide=slides[row])
                 if any(name not in table for name in PROPERTIES):
                     found = measure(self.patches(split))
                     table = table.assign(**{name: found[name][row] for name in PROPERTIES})

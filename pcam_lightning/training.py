@@ -52,6 +52,7 @@ def _train(
     from pcam_lightning.checkpoint_io import check_checkpoint
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
+    from pcam_lightning.evaluation.bootstrap import resampling_unit
 
     start = time.monotonic()
     assembly.check_targets(config)
@@ -73,6 +74,8 @@ def _train(
     log.info("dataset: %s, in %s", source.name, source.root)
     log.info("run: %s", os.path.relpath(folder))
     if trainer.is_global_zero:
+        units = {split: resampling_unit(ids) for split, ids in datamodule.slides.items()}
+        log.info("intervals: by %s for val, by %s for test", units["val"], units["test"])
         dataset = {
             "name": source.name,
             "root": source.root,

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pcam_files import random_split, write_split
+from pcam_files import SPLITS, random_split, write_split
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.findings import KINDS, read_findings
 from pcam_lightning.runs import Run
@@ -113,3 +114,26 @@ def test_bad_input_is_one_line(command, override: str, said: str) -> None:
     assert code == 2 and "summary:" not in out
     (line,) = err.splitlines()
     assert said in line
+
+
+def test_an_audit_reports_the_scale_of_each_split(command, pcam_root: Path) -> None:
+    images, labels = random_split(20, 1)
+    write_split(pcam_root, "valid", images / 255, labels)
+    write_split(pcam_root, "test", (images - images.mean()) / 70, labels)
+    options = (f"data.root={pcam_root}", "audit.fail_on=[]", "hydra.run.dir=run")
+    code, out, err = command(*options, name="audit")
+    assert code == 0, err
+    splits = json.loads(Path("run/audit.json").read_text())["splits"]
+    assert [facts["scale"]["seems"] for facts in splits.values()] == ["0-255", "0-1", "normalized"]
+    assert [facts["scale"]["read_as"] for facts in splits.values()] == ["0-255", "0-1", "0-255"]
+    assert splits["valid"]["intensity"]["mean"] == pytest.approx(images.mean())
+    assert "split_valid_x.h5" in out  # what training will refuse
+
+
+def test_bad_meta_files_are_warned_of_and_not_crashed_on(command, pcam_root: Path) -> None:
+    for split, content in (("train", b"\x1f\x8b\x08"), ("valid", b"a;wsi\n1;2\n"), ("test", b"")):
+        SplitFiles(pcam_root, split).meta.write_bytes(content)
+    code, out, err = command(f"data.root={pcam_root}", "hydra.run.dir=run", name="audit")
+    assert code == 0 and "Traceback" not in err
+    for split in SPLITS:
+        assert (out + err).count(str(SplitFiles(pcam_root, split).meta)) == 1

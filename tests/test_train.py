@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from pcam_files import random_split, write_split
+from pcam_files import SPLITS, random_split, write_split
 from sklearn import metrics
 
 from pcam_lightning.data.files import SplitFiles
@@ -255,3 +255,54 @@ def test_wandb_keeps_the_run_offline(command, pcam_root: Path) -> None:
     (store,) = Path("run/wandb").glob("offline-run-*/*.wandb")
     assert store.stat().st_size > 0
     assert Run("run").state == "finished"
+
+
+# The same patches as other tools save them, with the scale to declare.
+RESCALED = {
+    "uint16": ("0-65535", lambda x: x.astype(np.uint16) * 257),
+    "-1..1": ("-1-1", lambda x: (x / 127.5 - 1).astype(np.float32)),
+    "less 128": ("[-128,127]", lambda x: x.astype(np.int16) - 128),
+}
+
+
+def test_a_declared_scale_trains_to_the_same_bytes(command, pcam_root: Path, tmp_path) -> None:
+    code, _, err = command(f"data.root={pcam_root}", "hydra.run.dir=original", *TINY)
+    assert code == 0, err
+    for number, (declared, other) in enumerate(RESCALED.values()):
+        root = tmp_path / f"rescaled_{number}"
+        for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True)):
+            images, labels = random_split(rows, seed)
+            write_split(root, split, other(images), labels)
+        arguments = [f"data.root={root}", f"hydra.run.dir=run_{number}", *TINY]
+        code, out, err = command(*arguments)
+        assert code == 2 and "summary:" not in out
+        (line,) = err.splitlines()
+        assert "split_train_x.h5" in line and f"data.scale={declared}" in line
+        code, _, err = command(*arguments, f"data.scale={declared}")
+        assert code == 0, err
+        digests = [Run(name).summary["weights_digest"] for name in ("original", f"run_{number}")]
+        assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("value", ["0-256", "[1,0]", "[0,nan]", "[0,x]", "[0]", "5", "null"])
+def test_a_scale_that_is_none_is_one_line(command, value: str) -> None:
+    code, _, err = command(f"data.scale={value}")
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error: data.scale")
+
+
+def test_bad_meta_files_are_warned_of_before_training(command, pcam_root: Path, slides) -> None:
+    meta = SplitFiles(pcam_root, "test").meta
+    meta.write_text("no;slides\n")
+    code, out, err = command(f"data.root={pcam_root}", "hydra.run.dir=run", *TINY)
+    assert code == 0, err
+    assert len([line for line in (out + err).splitlines() if str(meta) in line]) == 1
+    said = (out + err).index(str(meta))
+    assert said < (out + err).index("epoch 1")
+    summary = Run("run").summary
+    assert summary["val"]["interval"]["method"] == "bootstrap by slide"
+    assert summary["test"]["interval"]["method"] == "bootstrap by patch"
+    code, out, err = command("run=run", "evaluate.resamples=100", "trainer=cpu", name="evaluate")
+    assert code == 0, err
+    assert (out + err).count(str(meta)) == 1 and "Traceback" not in err

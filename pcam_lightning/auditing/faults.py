@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 
 from pcam_lightning.auditing.scan import SplitScan
-from pcam_lightning.data.direct import DirectPatches
-from pcam_lightning.data.files import read_slides
 from pcam_lightning.data.statistics import BLACK, WHITE
 from pcam_lightning.findings import COLUMNS, KINDS
 
@@ -81,7 +79,7 @@ def _copies(scans: Scans) -> Iterator[Finding]:
     places: dict[int, list[int]] = defaultdict(list)
     for place in several.tolist():
         places[int(group[place])].append(place)
-    patches = {name: DirectPatches(scan.files.images, len(scan)) for name, scan in scans.items()}
+    patches = {name: scan.patches() for name, scan in scans.items()}
     for members in places.values():
         # Equal digests have never been seen on different patches; equal bytes settle it.
         by_bytes: dict[bytes, list[int]] = defaultdict(list)
@@ -113,7 +111,7 @@ def _copies_of_one(equal: list[tuple[str, int, float]]) -> Iterator[Finding]:
 
 
 def _slides(scans: Scans) -> Iterator[Finding]:
-    slides = {split: read_slides(scan.files) for split, scan in scans.items()}
+    slides = {split: scan.slides for split, scan in scans.items()}
     known = {split: set(names) for split, names in slides.items() if names is not None}
     for split in known:
         for other in known:
@@ -127,12 +125,9 @@ def _slides(scans: Scans) -> Iterator[Finding]:
 
 def _labels_in_meta(scan: SplitScan) -> np.ndarray | None:
     """The column `center_tumor_patch` of the meta file as 0 and 1, or None where there is none."""
-    if not scan.files.meta.is_file():
+    if scan.meta is None or "center_tumor_patch" not in scan.meta:
         return None
-    table = pd.read_csv(scan.files.meta, dtype=str)
-    if "center_tumor_patch" not in table or len(table) != len(scan):
-        return None
-    words = table["center_tumor_patch"].str.strip().str.lower()
+    words = scan.meta["center_tumor_patch"].str.strip().str.lower()
     return words.map({"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}).to_numpy(float)
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pcam_lightning.auditing.scan import SplitScan
-from pcam_lightning.data.direct import DirectPatches
 from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.evaluation.gallery import plot_gallery
 from pcam_lightning.evaluation.plots import BLUE, CLASS_NAMES, GREY, VERMILION
@@ -28,7 +27,7 @@ def draw_audit(
     """
     _plot_intensity(folder / "intensity.png", report)
     _plot_classes(folder / "classes.png", report)
-    patches = {split: DirectPatches(scan.files.images, len(scan)) for split, scan in scans.items()}
+    patches = {split: scan.patches() for split, scan in scans.items()}
 
     def gallery_of(name: str, rows: list[tuple[str, int, str]], title: str) -> None:
         pixels = np.concatenate([patches[split][np.array([row])] for split, row, _ in rows])

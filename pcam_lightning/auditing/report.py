@@ -13,7 +13,6 @@ from sklearn.metrics import roc_auc_score
 
 from pcam_lightning.auditing.faults import fences, valid_labels
 from pcam_lightning.auditing.scan import SplitScan
-from pcam_lightning.data.files import read_slides
 from pcam_lightning.findings import KINDS
 
 BINS = np.arange(0, 256 + 4, 4)  # of the histogram of mean intensities
@@ -58,7 +57,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 def _describe_split(scan: SplitScan) -> dict[str, Any]:
     valid = valid_labels(scan)
     tumour = int((scan.labels == 1).sum())
-    slides = read_slides(scan.files)
+    slides = scan.slides
     low, high = fences(scan.mean)
     by_class = [scan.mean[scan.labels == label] for label in (0, 1)]
     both = all(len(means) for means in by_class)
@@ -68,6 +67,11 @@ def _describe_split(scan: SplitScan) -> dict[str, Any]:
         "normal": int(valid.sum()) - tumour,
         "slides": None if slides is None else len(set(slides)),
         "storage": scan.storage,
+        "scale": {
+            "seems": scan.appearance.name,
+            "percentiles": [scan.appearance.low, scan.appearance.high],
+            "read_as": str(scan.scale),
+        },
         "pixels": {"low": scan.low, "high": scan.high, "cleaned": vars(scan.changes.total())},
         "intensity": {
             "mean": float(scan.mean.mean()),
@@ -99,6 +103,11 @@ def _auroc(facts: Mapping[str, Any]) -> str:
     return "one class" if value is None else f"{value:.3f}"
 
 
+def _scale(facts: Mapping[str, Any]) -> str:
+    seems, read_as = facts["scale"]["seems"], facts["scale"]["read_as"]
+    return seems if seems == read_as else f"{seems}, read as {read_as}"
+
+
 _PROPERTIES = {
     "patches": lambda facts: f"{facts['rows']:,}",
     "tumour": lambda facts: f"{facts['tumour'] / facts['rows']:.1%}",
@@ -109,6 +118,7 @@ _PROPERTIES = {
     ).strip(),
     "GB on disk": lambda facts: f"{facts['storage']['bytes'] / 1e9:.3f}",
     "GB as uint8": lambda facts: f"{facts['storage']['bytes_as_uint8'] / 1e9:.3f}",
+    "scale": _scale,
     "pixel range": lambda facts: f"{facts['pixels']['low']:g} to {facts['pixels']['high']:g}",
     "mean intensity": lambda facts: f"{facts['intensity']['mean']:.1f}",
     "AUROC of intensity": _auroc,

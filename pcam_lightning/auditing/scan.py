@@ -6,17 +6,21 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import xxhash
 from tqdm import tqdm
 
-from pcam_lightning.data.clean import Changes, check_scale, to_uint8
+from pcam_lightning.data.clean import Changes, to_uint8
+from pcam_lightning.data.direct import DirectPatches
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     SplitFiles,
     computed_over,
     open_dataset,
+    read_meta,
     read_raw_labels,
 )
+from pcam_lightning.data.scale import BYTES, Appearance, Scale, appearance, sample
 from pcam_lightning.data.statistics import ChannelStatistics, channel_sums
 
 
@@ -29,6 +33,12 @@ class SplitScan:
     """How the patches lie on disk (see `describe_storage`)."""
     labels: np.ndarray
     """As in the file, any numeric dtype [N]."""
+    meta: pd.DataFrame | None
+    """The meta file (see `read_meta`)."""
+    appearance: Appearance
+    """The scale that the pixels seem to have."""
+    scale: Scale
+    """The scale that the pixels were read on."""
     mean: np.ndarray
     """Of each cleaned patch, 0..255, float64 [N]."""
     content: np.ndarray
@@ -43,29 +53,43 @@ class SplitScan:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def slides(self) -> np.ndarray | None:
+        """The slide id of every patch, object [N] of str, None where it is not known."""
+        return None if self.meta is None else self.meta["wsi"].to_numpy(dtype=object)
 
-def scan_split(files: SplitFiles, bar: tqdm) -> SplitScan:
+    def patches(self) -> DirectPatches:
+        """The cleaned patches, indexed by row."""
+        return DirectPatches(self.files.images, len(self), self.scale)
+
+
+def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> SplitScan:
     """Read every patch of a split once; `bar` is moved on by patches.
 
+    Pixels are read on `scale`; None means the scale that they seem to have, or 0..255 where that
+    is none to read by.
+
     Raises:
-        InputError: the files are damaged beyond reading, do not belong together, or hold pixels
-            scaled to 0..1.
+        InputError: the files are damaged beyond reading, or do not belong together.
     """
     labels = read_raw_labels(files)
+    seen = appearance(sample(files))
+    scale = scale or seen.scale or BYTES
     with open_dataset(files.images, "x") as dataset:
         parts = []
-        for part in computed_over(dataset, files.images, lambda _, raw: _scan(raw)):
+        for part in computed_over(dataset, files.images, lambda _, raw: _scan(raw, scale)):
             bar.update(len(part.mean))
             parts.append(part)
         storage = describe_storage(dataset, files.images)
-    low = float(np.nanmin([part.low for part in parts]))
-    high = float(np.nanmax([part.high for part in parts]))
-    if np.dtype(storage["dtype"]).kind == "f":
-        check_scale(files.images, high)
+    low = float(np.fmin.reduce([part.low for part in parts]))
+    high = float(np.fmax.reduce([part.high for part in parts]))
     return SplitScan(
         files=files,
         storage=storage,
         labels=labels,
+        meta=read_meta(files),
+        appearance=seen,
+        scale=scale,
         mean=np.concatenate([part.mean for part in parts]),
         content=np.concatenate([part.content for part in parts]),
         changes=Changes(
@@ -112,8 +136,8 @@ class _Chunk:
     channels: ChannelStatistics
 
 
-def _scan(raw: np.ndarray) -> _Chunk:
-    pixels, changes = to_uint8(raw)
+def _scan(raw: np.ndarray, scale: Scale) -> _Chunk:
+    pixels, changes = to_uint8(raw, scale)
     sums = channel_sums(pixels)
     channels = ChannelStatistics()
     channels.add(pixels, sums)

@@ -19,6 +19,7 @@ from pcam_lightning.benchmarking.clock import Contender, Work
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import SplitFiles, chunk_rows, open_dataset
+from pcam_lightning.data.scale import Scale
 from pcam_lightning.models import Normalize
 
 Transform = Callable[[Image.Image], torch.Tensor]
@@ -94,7 +95,7 @@ def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Cont
     }
 
 
-def conversion(files: SplitFiles) -> dict[str, Contender]:
+def conversion(files: SplitFiles, scale: Scale | None = None) -> dict[str, Contender]:
     """Name to contender: one sequential read of a split's patches as h5py decodes them, and their
     conversion to a mapped uint8 copy. Each yields once, when it has gone through the file.
 
@@ -118,6 +119,6 @@ def conversion(files: SplitFiles) -> dict[str, Contender]:
     def convert() -> Iterator[Work]:
         forget()
         with TemporaryDirectory(dir=files.root) as folder:
-            yield Work(patch_file(files, Path(folder)).rows)
+            yield Work(patch_file(files, Path(folder), scale=scale).rows)
 
     return {"sequential read": read, "conversion to uint8": convert}

@@ -21,6 +21,7 @@ from pcam_lightning.composition import Config
 from pcam_lightning.data import Batch
 from pcam_lightning.data.cache import mapped_in_place
 from pcam_lightning.data.files import check_split
+from pcam_lightning.data.scale import check_scales
 from pcam_lightning.errors import InputError
 
 ONE_BATCH, OURS = f"{BARE}, one batch", "pcam_lightning"
@@ -69,12 +70,13 @@ def _loader(case: Case) -> dict[str, Contender]:
 def _conversion(case: Case) -> dict[str, Contender]:
     files = case.datamodule.files("train")
     check_split(files)
-    if mapped_in_place(files):
+    scale = check_scales(files.root, case.datamodule.scale)
+    if scale.is_bytes and mapped_in_place(files):
         raise InputError(
             f"{files.images}: mapped as it is, there is nothing to convert; expected a float, "
             "chunked or compressed file, such as data=demo data.demo.dtype=float32"
         )
-    return loader.conversion(files)
+    return loader.conversion(files, scale)
 
 
 def _steps(

@@ -75,7 +75,8 @@ def _check_data(data: dict[str, Any]) -> None:
     root = find_root(data | {"on_missing": data["on_missing"].replace("download", "error")})
     if root is None:
         return
-    rows = _rows(root)
+    scale = data["scale"]
+    rows = _rows(root, tuple(scale) if isinstance(scale, list) else scale)
     if data["batch_size"] > rows:
         raise InputError(
             f"data.batch_size={data['batch_size']}: more than the {rows} training patches in {root}"
@@ -83,11 +84,13 @@ def _check_data(data: dict[str, Any]) -> None:
 
 
 @cache
-def _rows(root: Path) -> int:
-    """Training patches in a folder whose files are sound, else InputError."""
+def _rows(root: Path, scale: str | tuple[float, ...]) -> int:
+    """Training patches in a folder whose files are sound and on this scale, else InputError."""
     from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+    from pcam_lightning.data.scale import check_scales
 
     rows = {split: check_split(SplitFiles(root, split)) for split in SPLITS}
+    check_scales(root, scale)
     return rows["train"]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from pcam_lightning.data.clean import Cleaning, check_scale, to_uint8
+from pcam_lightning.data.clean import Cleaning, to_uint8
 from pcam_lightning.data.direct import DirectFile
 from pcam_lightning.data.files import (
     PATCH_BYTES,
@@ -33,6 +33,7 @@ from pcam_lightning.data.files import (
 )
 from pcam_lightning.data.identity import content_digest
 from pcam_lightning.data.ledger import Ledger
+from pcam_lightning.data.scale import Scale, check_scale
 from pcam_lightning.data.shared_folder import draft, exclusive, is_trusted, read_json, write_json
 from pcam_lightning.errors import InputError
 
@@ -68,7 +69,10 @@ def mapped_in_place(files: SplitFiles) -> PatchFile | None:
 
 
 def patch_file(
-    files: SplitFiles, cache_dir: Path | None = None, cache: str = "auto"
+    files: SplitFiles,
+    cache_dir: Path | None = None,
+    cache: str = "auto",
+    scale: Scale | None = None,
 ) -> PatchFile | DirectFile:
     """Where the patches of a split can be read, converting them first where that is needed.
 
@@ -79,28 +83,32 @@ def patch_file(
             nothing that another process would read.
         cache: "auto" converts what cannot be mapped in place; "off" leaves it to be decoded again
             whenever it is read, after one pass that counts what will be cleaned.
+        scale: of the pixels on disk; any but 0..255 takes a conversion. None expects 0..255.
 
     Raises:
-        InputError: the file is damaged, is scaled to 0..1, or the cache cannot be written.
+        InputError: the file is damaged or seems to be on another scale, or the cache cannot be
+            written.
     """
     rows = check_images(files)
-    if in_place := mapped_in_place(files):
+    scale = scale or check_scale(files)
+    if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
     if cache == "off":
         with open_dataset(files.images, "x") as dataset:
 
             def count() -> dict[str, int]:
-                return asdict(_clean(dataset, files.images, "checking", lambda start, pixels: None))
+                return asdict(_clean(dataset, files.images, scale, "checking", lambda *_: None))
 
-            cleaning = recall(dataset, files.images, f"cleaning v{VERSION}", count)
-            return DirectFile(files.images, rows, Cleaning(**cleaning))
+            cleaning = recall(dataset, files.images, f"cleaning v{VERSION} {scale}", count)
+            return DirectFile(files.images, rows, Cleaning(**cleaning), scale)
 
     folder, digest = cache_dir or files.root / ".uint8", content_digest(files.images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Each user has copies of their own, but for those of whom the data is from.
+        name = f"{files.images.stem}_v{VERSION}_{digest}" + ("" if scale.is_bytes else f"_{scale}")
         copies = [
-            _Copy(files, folder / f"{files.images.stem}_v{VERSION}_{digest}_u{user}.npy", rows)
+            _Copy(files, folder / f"{name}_u{user}.npy", rows, scale)
             for user in dict.fromkeys((os.getuid(), files.images.stat().st_uid, 0))
         ]
         for copy in copies:
@@ -129,6 +137,7 @@ class _Copy:
     files: SplitFiles
     target: Path
     rows: int
+    scale: Scale
 
     @property
     def record(self) -> Path:
@@ -169,7 +178,7 @@ class _Copy:
                     # Not through a memory map: there, a full disk would kill the process.
                     _write_at(file.fileno(), pixels, offset + start * PATCH_BYTES)
 
-                cleaning = _clean(dataset, source, "converting", store)
+                cleaning = _clean(dataset, source, self.scale, "converting", store)
         facts = {"source": self._source, "digest": self._digest(), "cleaning": asdict(cleaning)}
         write_json(self.record, facts)
         return PatchFile(self.target, offset, self.rows, cleaning)
@@ -209,7 +218,7 @@ class _Copy:
 
 def _remove_outdated(files: SplitFiles, folder: Path, digest: str) -> None:
     """Remove this user's copies of what a source held before it changed; holds the lock."""
-    stem = rf"({re.escape(files.images.stem)}_v\d+_([0-9a-f]+)(?:_[^.]*)?)"
+    stem = rf"({re.escape(files.images.stem)}_v\d+_([0-9a-f]+)(?:_.*)?)"
     ours = re.compile(stem + r"\.(npy|json|lock|npy\.[0-9a-f]+\.partial|partial)")
     source = os.path.relpath(files.images, folder)
     found = [(path, match) for path in folder.iterdir() if (match := ours.fullmatch(path.name))]
@@ -225,26 +234,26 @@ def _remove_outdated(files: SplitFiles, folder: Path, digest: str) -> None:
 
 
 def _clean(
-    dataset: h5py.Dataset, path: Path, verb: str, store: Callable[[int, np.ndarray], None]
+    dataset: h5py.Dataset,
+    path: Path,
+    scale: Scale,
+    verb: str,
+    store: Callable[[int, np.ndarray], None],
 ) -> Cleaning:
     """Give each run of uint8 patches with its first row to `store`, and count what was cleaned."""
     log.info("%s %s (%d patches of %s)", verb, path.name, dataset.shape[0], dataset.dtype)
 
-    def clean(start: int, raw: np.ndarray) -> tuple[int, Cleaning, float]:
-        pixels, changes = to_uint8(raw)
+    def clean(start: int, raw: np.ndarray) -> tuple[int, Cleaning]:
+        pixels, changes = to_uint8(raw, scale)
         store(start, pixels)
-        # Only where all is black can the unrounded values be on another scale.
-        top = 255.0 if raw.dtype.kind != "f" or pixels.max() > 1 else np.nanmax(raw)
-        return len(raw), changes.total(), float(top)
+        return len(raw), changes.total()
 
-    total, brightest = Cleaning(), 0.0
+    total = Cleaning()
     name = f"{verb} {path.name}"
     with tqdm(total=dataset.shape[0], desc=name, unit="patch", disable=None) as bar:
-        for count, cleaning, top in computed_over(dataset, path, clean):
+        for count, cleaning in computed_over(dataset, path, clean):
             total += cleaning
-            brightest = max(brightest, top)
             bar.update(count)
-    check_scale(path, brightest)
     return total
 
 

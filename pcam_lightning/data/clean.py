@@ -1,11 +1,10 @@
 """Pixels of any numeric dtype to uint8, with everything that had to be changed counted."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pcam_lightning.errors import InputError
+from pcam_lightning.data.scale import BYTES, Scale
 
 
 @dataclass
@@ -41,12 +40,14 @@ class Changes:
         )
 
 
-def to_uint8(pixels: np.ndarray) -> tuple[np.ndarray, Changes]:
-    """Clean patches [N, ...] of values meant to lie in 0..255.
+def to_uint8(pixels: np.ndarray, scale: Scale = BYTES) -> tuple[np.ndarray, Changes]:
+    """Map patches [N, ...] from their scale to 0..255 and clean them.
 
     NaN becomes 0, values outside 0..255 (infinities among them) become the nearer bound, and the
-    rest is rounded to the nearest integer. Nothing wraps. uint8 comes back as it is.
+    rest is rounded to the nearest integer. Nothing wraps. uint8 on the scale 0..255 comes back as
+    it is. What is changed is counted after the mapping.
     """
+    pixels = scale.to_255(pixels)
     changes = _changes(pixels)
     if pixels.dtype == np.uint8:
         return pixels, changes
@@ -57,15 +58,6 @@ def to_uint8(pixels: np.ndarray) -> tuple[np.ndarray, Changes]:
     if pixels.dtype.kind == "f":
         pixels = np.rint(pixels)
     return pixels.astype(np.uint8), changes
-
-
-def check_scale(path: Path, highest: float) -> None:
-    """Raise `InputError` where the highest pixel of a float file says that it is scaled to 0..1."""
-    if 0 < highest <= 1:
-        raise InputError(
-            f"{path}: no value of x is above {highest:g}, expected pixels in 0..255; "
-            "multiply them by 255"
-        )
 
 
 def _changes(pixels: np.ndarray) -> Changes:

@@ -17,15 +17,19 @@ from pcam_lightning.data.clean import Cleaning
 from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
 from pcam_lightning.data.files import (
     PATCH_BYTES,
+    SPLIT_FILES,
     SPLITS,
     SplitFiles,
+    check_images,
     open_dataset,
     read_labels,
+    read_slides,
     recall,
 )
 from pcam_lightning.data.identity import file_digests, fingerprint, is_fingerprint
-from pcam_lightning.data.loader import BatchLoader
+from pcam_lightning.data.loader import BatchLoader, check_shared_memory
 from pcam_lightning.data.sampler import ORDERS, EpochBatches, SequentialBatches
+from pcam_lightning.data.scale import check_scales, declared_scale
 from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
 from pcam_lightning.findings import FAULTS, KINDS, read_findings
@@ -40,7 +44,9 @@ class PCamDataModule(LightningDataModule):
     """PatchCamelyon batches for `fit`, `validate` and `test`.
 
     Args:
-        root: folder with the six official H5 files, any HDF5 layout, uint8 or float.
+        root: folder with the six official H5 files, any HDF5 layout and numeric dtype.
+        scale: of the pixel values: "auto" accepts splits that are clearly on 0..255; "0-255",
+            "0-1", "-1-1", "0-65535" or a pair (low, high) declares another, mapped to 0..255.
         batch_size: patches in a batch, on each rank.
         num_workers: loader processes; 0 reads in the training process, which keeps up with it
             where files are mapped.
@@ -73,6 +79,7 @@ class PCamDataModule(LightningDataModule):
         exclude: str | Path | None = None,
         exclude_kinds: Sequence[str] = FAULTS,
         normalize: str = "half",
+        scale: str | Sequence[float] = "auto",
         cache: str = "auto",
         cache_dir: str | Path | None = None,
         device_resident: bool | str = "auto",
@@ -100,7 +107,9 @@ class PCamDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.sampler, self.filter, self.seed = sampler, filter, seed
         self.exclude, self.exclude_kinds = exclude, exclude_kinds
-        self.normalize, self.cache, self.device_resident = normalize, cache, device_resident
+        declared_scale(scale)  # raises for a value that is none
+        self.normalize, self.scale, self.cache = normalize, scale, cache
+        self.device_resident = device_resident
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.datasets: dict[str, PatchDataset] = {}
         self.dropped = {"blank": 0, "excluded": 0}
@@ -131,10 +140,13 @@ class PCamDataModule(LightningDataModule):
             stage: "fit" prepares train and valid, "validate" valid, "test" test, None all.
         """
         wanted = [split for split in STAGES.get(stage or "", SPLITS) if split not in self.datasets]
+        if not wanted:
+            return
         labels = {split: read_labels(self.files(split)) for split in wanted}
+        scale = check_scales(self.root, self.scale)
         excluded = self._excluded_rows() if "train" in wanted else np.empty(0, np.int64)
         for split in wanted:
-            patches = patch_file(self.files(split), self.cache_dir, self.cache)
+            patches = patch_file(self.files(split), self.cache_dir, self.cache, scale)
             self.datasets[split] = PatchDataset(patches, labels[split])
         if "train" in wanted:
             self._select_training_rows(labels["train"], excluded)
@@ -165,6 +177,11 @@ class PCamDataModule(LightningDataModule):
     def cleaning(self) -> dict[str, Cleaning]:
         """What was changed on the way to uint8, by split."""
         return {split: dataset.patches.cleaning for split, dataset in self.datasets.items()}
+
+    @cached_property
+    def slides(self) -> dict[str, np.ndarray | None]:
+        """The slide id of every row of "val" and "test", None where it is not known."""
+        return {name: read_slides(self.files(split)) for name, split in SPLIT_FILES.items()}
 
     @cached_property
     def channel_statistics(self) -> tuple[list[float], list[float]]:
@@ -204,12 +221,14 @@ class PCamDataModule(LightningDataModule):
         """A fact that takes a pass over the training patches, which is made once."""
         path = self.files("train").images
         with open_dataset(path, "x") as dataset:
-            return recall(dataset, path, f"{fact}, cleaned v{VERSION}", find_out)
+            fact = f"{fact}, cleaned v{VERSION}, scale {self.scale}"
+            return recall(dataset, path, fact, find_out)
 
     def _excluded_rows(self) -> np.ndarray:
         if self.exclude is None:
             return np.empty(0, np.int64)
-        table, made_on = read_findings(Path(self.exclude))
+        lengths = {split: check_images(self.files(split)) for split in SPLITS}
+        table, made_on = read_findings(Path(self.exclude), lengths)
         if not is_fingerprint(self.root, made_on):
             raise InputError(
                 f"data.exclude={self.exclude}: made on other files than those in {self.root}, "
@@ -232,6 +251,9 @@ class PCamDataModule(LightningDataModule):
                 self._resident[split] = ResidentDataset(self.datasets[split], device)
             return BatchLoader(self._resident[split], batches)
         on_gpu = device.type == "cuda"
+        ranks = self.trainer.num_devices if self.trainer else 1
+        # Label and row take 8 bytes each.
+        check_shared_memory(self.num_workers, self.batch_size * (PATCH_BYTES + 16), ranks)
         loader = BatchLoader(self.datasets[split], batches, self.num_workers, pin_memory=on_gpu)
         self._loaders.append(loader)
         return loader

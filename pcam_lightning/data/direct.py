@@ -10,6 +10,7 @@ import numpy as np
 
 from pcam_lightning.data.clean import Cleaning, to_uint8
 from pcam_lightning.data.files import PATCH_SHAPE, open_dataset, read_rows
+from pcam_lightning.data.scale import BYTES, Scale
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,18 @@ class DirectFile:
     path: Path
     rows: int
     cleaning: Cleaning
+    scale: Scale = BYTES
 
     def map(self) -> "DirectPatches":
         """What can be indexed like the array of patches."""
-        return DirectPatches(self.path, self.rows)
+        return DirectPatches(self.path, self.rows, self.scale)
 
 
 class DirectPatches:
     """Indexed by a slice or by rows, gives cleaned patches, uint8 [n, 96, 96, 3]."""
 
-    def __init__(self, path: Path, rows: int) -> None:
-        self.path, self.rows = path, rows
+    def __init__(self, path: Path, rows: int, scale: Scale = BYTES) -> None:
+        self.path, self.rows, self.scale = path, rows, scale
         self._dataset: h5py.Dataset | None = None
         self._context: AbstractContextManager[h5py.Dataset] | None = None
         self._process = 0
@@ -46,7 +48,7 @@ class DirectPatches:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         dataset = self._opened()
         parts = [read_rows(dataset, self.path, int(run[0]), int(run[-1]) + 1) for run in runs]
-        return to_uint8(np.concatenate(parts))[0][place]
+        return to_uint8(np.concatenate(parts), self.scale)[0][place]
 
     def _opened(self) -> h5py.Dataset:
         # HDF5's state does not survive a fork: a loader's worker opens the file for itself.

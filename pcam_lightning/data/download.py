@@ -12,11 +12,11 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pooch
 import requests
 import urllib3
 from filelock import FileLock
@@ -96,7 +96,6 @@ def download(root: Path, files: Iterable[OfficialFile], url: str | None = None) 
         InputError: a file of that name is there and is another one (it is not touched), the
             server cannot be reached or sends other bytes, or the disk has no room.
     """
-    pooch.get_logger().setLevel(logging.WARNING)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,57 +144,60 @@ def _fetch(file: OfficialFile, target: Path, url: str) -> None:
         )
     log.info("downloading %s", url)
     draft = folder / file.name
-    transfer = _Transfer(folder / f"{file.remote_name}.part", draft, packed=bool(file.packed_md5))
+    part = folder / f"{file.remote_name}.part"
     try:
-        received = pooch.retrieve(
-            url,
-            known_hash=f"md5:{file.remote_md5}",
-            fname=file.remote_name,
-            path=folder,
-            downloader=transfer,  # type: ignore[arg-type]  # pooch wants one option more
-        )
+        digest = _transfer(url, part, draft if file.packed_md5 else None)
+        if digest != file.remote_md5:
+            raise ValueError(f"expected md5:{file.remote_md5} but got md5:{digest}")
+        os.replace(draft if file.packed_md5 else part, target)
+        part.unlink(missing_ok=True)
     except requests.RequestException as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{url}: {reason}; what has arrived is kept, run the command again to go on"
         ) from None
-    except (ValueError, zlib.error) as error:  # pooch says both digests
+    except (ValueError, zlib.error) as error:
         shutil.rmtree(folder)
         reason = " ".join(str(error).split())[:400]
         raise InputError(f"{url}: not the official file ({reason}); it was deleted") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    (draft if file.packed_md5 else Path(received)).replace(target)
 
 
-class _Transfer:
-    """A downloader for pooch that goes on where an earlier one stopped, and unpacks on the way."""
+def _transfer(url: str, received: Path, unpacked: Path | None) -> str:
+    """Complete a file that an earlier start may have received in part; return its MD5 (hex).
 
-    def __init__(self, part: Path, unpacked: Path, packed: bool) -> None:
-        self.part, self.unpacked, self.packed = part, unpacked, packed
+    What arrives is also unpacked to `unpacked`, if that is given.
 
-    def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        unzip = zlib.decompressobj(wbits=31) if self.packed else None
-        with self.part.open("a+b") as part, self.unpacked.open("wb") as unpacked:
+    Raises:
+        ValueError: the packed file ends too early.
+        requests.RequestException, zlib.error, OSError: as they say.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    unzip = zlib.decompressobj(wbits=31)
+    with ExitStack() as files:
+        part = files.enter_context(received.open("a+b"))
+        target = files.enter_context(unpacked.open("wb")) if unpacked else None
 
-            def unpack(block: bytes) -> None:
-                if unzip is not None:
-                    unpacked.write(unzip.decompress(block))
+        def take(block: bytes) -> None:
+            digest.update(block)
+            if target is not None:
+                target.write(unzip.decompress(block))
 
-            part.seek(0)
-            while block := part.read(BLOCK):  # of an earlier start
-                unpack(block)
-            with tqdm(desc=self.part.stem, initial=part.tell(), **_BAR) as bar:
-                for block in _blocks(url, part.tell(), bar):
-                    part.write(block)
-                    unpack(block)
-            if unzip is not None and not unzip.eof:
-                raise ValueError("the packed file ends too early")
-            unpacked.flush()
-            os.fsync(unpacked.fileno())
-        # A link, so that a kill while pooch computes the digest loses nothing.
-        Path(output_file).unlink(missing_ok=True)
-        os.link(self.part, output_file)
+        part.seek(0)
+        while block := part.read(BLOCK):  # of an earlier start
+            take(block)
+        with tqdm(desc=received.stem, initial=part.tell(), **_BAR) as bar:
+            for block in _blocks(url, part.tell(), bar):
+                part.write(block)
+                take(block)
+        for file in (part, target):
+            if file is not None:
+                file.flush()
+                os.fsync(file.fileno())
+    if target is not None and not unzip.eof:
+        raise ValueError("the packed file ends too early")
+    return digest.hexdigest()
 
 
 def _blocks(url: str, received: int, bar: tqdm) -> Iterator[bytes]:

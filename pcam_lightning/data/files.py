@@ -1,10 +1,12 @@
 """The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import h5py
 import numpy as np
@@ -14,7 +16,12 @@ from pcam_lightning.data.ledger import Ledger
 from pcam_lightning.data.storage import MAX_ROWS, located, reason, source_files, stored_rows
 from pcam_lightning.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 SPLIT_FILES = {"val": "valid", "test": "test"}
@@ -129,22 +136,48 @@ def read_raw_labels(files: SplitFiles) -> np.ndarray:
 
 
 def read_slides(files: SplitFiles) -> np.ndarray | None:
-    """The slide id of every row (object [N] of str), or None where there is no meta file.
+    """The slide id of every row (object [N] of str), or None where `read_meta` has no table."""
+    table = read_meta(files)
+    return None if table is None else table["wsi"].to_numpy(dtype=object)
 
-    Raises:
-        InputError: the meta file has no column `wsi`, or not one line for each patch.
+
+def read_meta(files: SplitFiles) -> "pd.DataFrame | None":
+    """The columns `wsi` and, if it is there, `center_tumor_patch` of a split's meta file, as text.
+
+    None without a meta file, and with one that cannot be used: one warning names file and reason.
     """
-    if not files.meta.is_file():
+    if not os.path.lexists(files.meta):
         return None
+    rows = check_images(files)
+    try:
+        return _parse_meta(files.meta, rows)
+    except (ValueError, OSError) as error:
+        log.warning(
+            "%s: %s; expected a CSV with the column wsi and %d lines of data; continuing without "
+            "its slides",
+            files.meta,
+            getattr(error, "strerror", None) or reason(error),
+            rows,
+        )
+        return None
+
+
+def _parse_meta(path: Path, rows: int) -> "pd.DataFrame":
+    """A meta file's table of `rows` lines; raises ValueError or OSError where it has no such."""
     import pandas as pd
 
-    try:
-        slides = pd.read_csv(files.meta, usecols=["wsi"], dtype=str)["wsi"].to_numpy(dtype=object)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{files.meta}: {error}; expected a CSV with the column wsi") from None
-    if len(slides) != (rows := check_images(files)):
-        raise InputError(f"{files.meta}: {len(slides)} lines of data, expected {rows}, one a patch")
-    return slides
+    if path.exists() and not path.is_file():
+        raise ValueError("no regular file")
+    # Without usecols, which would accept lines of any length.
+    table = pd.read_csv(path, dtype=str, nrows=rows + 1)
+    if "wsi" not in table:
+        raise ValueError("no column wsi")
+    if len(table) != rows:
+        raise ValueError("more lines of data" if len(table) > rows else f"{len(table)} lines")
+    empty = table["wsi"].isna() | (table["wsi"].str.strip() == "")
+    if empty.any():
+        raise ValueError(f"no slide for row {int(empty.to_numpy().argmax())}")
+    return table.filter(["wsi", "center_tumor_patch"])
 
 
 @contextmanager

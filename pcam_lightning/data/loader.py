@@ -1,18 +1,56 @@
 """Batches of a data set in a sampler's order, ready before they are asked for."""
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.data.dataset import Batch, PatchDataset, ResidentDataset
+from pcam_lightning.errors import InputError
 
 SECONDS_AFTER_SIGTERM = 25
 """How long a worker goes on; Slurm kills whoever is left after 30 seconds."""
+
+PREFETCH = 2
+"""Batches that each worker makes ahead."""
+LOADERS = 2
+"""Loaders that hold batches at once: training's may be stopped early, then validation's starts."""
+SHARED_MEMORY = Path("/dev/shm")
+"""The file system through which workers hand over their batches."""
+
+
+def check_shared_memory(num_workers: int, batch_bytes: int, ranks: int = 1) -> None:
+    """Check that the batches that workers make ahead fit into the machine's shared memory.
+
+    Workers that find it full die or wait forever. Containers often have 64 MB of it.
+
+    Args:
+        num_workers: of each rank.
+        batch_bytes: bytes of a batch.
+        ranks: on this machine.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if not num_workers or not SHARED_MEMORY.is_dir():
+        return
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    # The step in progress holds one more batch.
+    needed = ranks * LOADERS * (num_workers * PREFETCH + 1) * batch_bytes
+    if usage.total and needed > usage.free:  # a total of 0 means no limit
+        fitting = max(0, (usage.free // (ranks * LOADERS * batch_bytes) - 1) // PREFETCH)
+        raise InputError(
+            f"data.num_workers={num_workers}: their batches take {needed / 1e6:.0f} MB of shared "
+            f"memory and {usage.free / 1e6:.0f} MB are free in {SHARED_MEMORY}; expected at most "
+            f"data.num_workers={fitting}, a smaller data.batch_size, or a larger {SHARED_MEMORY} "
+            "(docker run --shm-size)"
+        )
 
 
 class BatchLoader:
@@ -98,6 +136,7 @@ class BatchLoader:
                 batch_size=None,  # the data set hands out whole batches; the sampler says which
                 sampler=_Rest(self.sampler),
                 num_workers=self.num_workers,
+                prefetch_factor=PREFETCH,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
                 worker_init_fn=_outlive_signals,

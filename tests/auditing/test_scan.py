@@ -58,11 +58,40 @@ def test_damage_is_counted_by_patch_and_the_range_is_that_of_finite_pixels(tmp_p
     assert scan.changes.total().patches == 3
 
 
+@pytest.mark.parametrize(
+    ("other", "seems", "read_as"),
+    [
+        (lambda x: x / 255, "0-1", "0-1"),
+        (lambda x: x / 127.5 - 1, "-1-1", "-1-1"),
+        (lambda x: x.astype(np.uint16) * 257, "0-65535", "0-65535"),
+        (lambda x: x.astype(np.int16) - 128, "minus 128", "[-128,127]"),
+    ],
+)
+def test_patches_on_another_scale_are_seen_as_they_were(
+    tmp_path: Path, other, seems: str, read_as: str
+) -> None:
+    images, labels = random_split(20)
+    write_split(tmp_path, "train", other(images), labels)
+    scan = scanned(tmp_path)
+    assert (scan.appearance.name, str(scan.scale)) == (seems, read_as)
+    np.testing.assert_allclose(scan.mean, images.mean(axis=(1, 2, 3)), rtol=1e-12)
+    np.testing.assert_array_equal(scan.patches()[np.array([7, 2])], images[[7, 2]])
+    assert scan.changes.total().patches == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "seems"), [(lambda x: (x - 170) / 60, "normalized"), (lambda x: x * np.nan, "none")]
+)
+def test_patches_on_no_scale_are_scanned_all_the_same(tmp_path: Path, other, seems: str) -> None:
+    images, labels = random_split(20)
+    write_split(tmp_path, "train", other(images.astype(np.float32)), labels)
+    scan = scanned(tmp_path)
+    assert (scan.appearance.name, str(scan.scale)) == (seems, "0-255")
+    assert len(scan) == scan.changes.total().patches == 20
+
+
 def test_files_that_cannot_be_audited_are_one_clear_line(tmp_path: Path) -> None:
     images, labels = random_split(12)
-    write_split(tmp_path, "train", images / 255, labels)
-    with pytest.raises(InputError, match="multiply them by 255"):
-        scanned(tmp_path)
     write_split(tmp_path, "train", images, labels[:5])
     with pytest.raises(InputError, match="5 labels, expected 12"):
         scanned(tmp_path)

@@ -138,9 +138,20 @@ def test_passes_over_the_training_patches_are_made_once(pcam_root: Path, monkeyp
     np.testing.assert_array_equal(second.datasets["train"].rows, first.datasets["train"].rows)
 
 
+def test_a_finding_beyond_the_end_of_its_split_is_refused(pcam_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "findings.parquet"
+    found = [("train", 47, "nan", "1"), ("test", 20, "nan", "1")]
+    table = pd.DataFrame(found, columns=COLUMNS)
+    write_findings(table[:1], path, PCamDataModule(pcam_root).fingerprint)
+    assert len(loaded(pcam_root, exclude=path).datasets["train"]) == 47
+    write_findings(table, path, PCamDataModule(pcam_root).fingerprint)
+    with pytest.raises(InputError, match="finding 1 has row '20'"):
+        loaded(pcam_root, exclude=path)
+
+
 def test_nothing_left_to_train_on_is_an_error(pcam_root: Path) -> None:
     images, labels = random_split(12)
-    write_split(pcam_root, "train", np.zeros_like(images), labels)
+    write_split(pcam_root, "train", np.full_like(images, 255), labels)
     with pytest.raises(InputError, match="no training patch is left"):
         loaded(pcam_root, filter="blank")
 

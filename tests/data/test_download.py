@@ -1,5 +1,6 @@
 """Against servers of this machine that behave as servers on the internet do."""
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -225,6 +226,36 @@ def test_a_process_that_was_killed_is_taken_up_by_the_next(release, tmp_path: Pa
     download(root, [file], server.url)
     assert (root / file.name).read_bytes() == (source / file.name).read_bytes()
     assert server.sent == (server.folder / file.remote_name).stat().st_size - had
+
+
+def test_a_file_system_without_hard_links_will_do(release, tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    server, files, source = release
+    download(tmp_path / "root", files, server.url)
+    assert_whole(tmp_path / "root", source)
+
+
+def test_what_arrived_survives_until_the_file_has_its_name(
+    release, tmp_path: Path, monkeypatch
+) -> None:
+    server, files, source = release
+    root, file = tmp_path / "root", files[-1]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads.os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            download(root, [file], server.url)
+    assert not (root / file.name).exists()
+    sent = server.sent
+    download(root, [file], server.url)
+    assert (root / file.name).read_bytes() == (source / file.name).read_bytes()
+    assert server.sent == sent
 
 
 def test_an_unreachable_server_and_a_missing_file_are_one_line(release, tmp_path: Path) -> None:

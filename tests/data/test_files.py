@@ -1,7 +1,11 @@
+import errno
+import gzip
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from pcam_files import invert_patch, random_split, write_split
 
@@ -115,9 +119,62 @@ def test_slides_come_from_the_official_meta_file(pcam_root: Path) -> None:
     )
     slides = read_slides(files)
     assert slides is not None and slides.tolist() == ["camelyon16_train_normal_033", "7"]
-    files.meta.write_text("wsi\n1\n")
-    with pytest.raises(InputError, match="1 lines of data, expected 2"):
-        read_slides(files)
-    files.meta.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="wsi"):
-        read_slides(files)
+    # As spreadsheets save it: a byte order mark, quotes, lines that end as in Windows.
+    files.meta.write_bytes(b'\xef\xbb\xbf"wsi","x"\r\n"a","1"\r\n"b","2"\r\n')
+    slides = read_slides(files)
+    assert slides is not None and slides.tolist() == ["a", "b"]
+
+
+def _replace_by(make):
+    def replace(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+# Meta files of two patches that are none: slides stay unknown, and one warning names the file.
+BAD_META = {
+    "no wsi": lambda path: path.write_text("a,b\n1,2\n3,4\n"),
+    "too short": lambda path: path.write_text("wsi\n1\n"),
+    "too long": lambda path: path.write_text("wsi\n1\n2\n3\n"),
+    "a slide is missing": lambda path: path.write_text("a,wsi\n1,x\n2,\n"),
+    "a slide is NaN": lambda path: path.write_text("a,wsi\n1,NaN\n2,x\n"),
+    "a slide is blank": lambda path: path.write_text("a,wsi\n1,x\n2,  \n"),
+    "semicolons": lambda path: path.write_text("a;wsi\n1;x\n2;y\n"),
+    "lines of different lengths": lambda path: path.write_text("a,wsi\n1,x\n1,2,3,4,5\n"),
+    "gzip": lambda path: path.write_bytes(gzip.compress(b"wsi\nx\ny\n")),
+    "latin-1": lambda path: path.write_bytes("wsi\nKöln\nJülich\n".encode("latin-1")),
+    "UTF-16": lambda path: path.write_bytes("wsi\nx\ny\n".encode("utf-16")),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(4096)),
+    "a folder": _replace_by(Path.mkdir),
+    "a pipe": _replace_by(os.mkfifo),
+    "a link to nothing": _replace_by(lambda path: path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("name", BAD_META)
+def test_a_bad_meta_file_is_one_warning(tmp_path: Path, caplog, name: str) -> None:
+    files = SplitFiles(tmp_path, "test")
+    write_split(tmp_path, "test", *random_split(2))
+    files.meta.touch()
+    BAD_META[name](files.meta)
+    assert read_slides(files) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and str(files.meta) in record.getMessage()
+    assert len(record.getMessage().splitlines()) == 1
+
+
+def test_a_meta_file_that_may_not_be_read_is_one_warning(tmp_path, caplog, monkeypatch) -> None:
+    files = SplitFiles(tmp_path, "test")
+    write_split(tmp_path, "test", *random_split(2))
+    files.meta.write_text("wsi\nx\ny\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(files.meta))
+
+    monkeypatch.setattr(pd, "read_csv", refuse)
+    assert read_slides(files) is None
+    (record,) = caplog.records
+    assert "Permission denied" in record.getMessage()

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,9 +14,11 @@ from lightning import Trainer
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import Batch, PCamDataModule
+from pcam_lightning.data import loader as loader_module
 from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
-from pcam_lightning.data.loader import BatchLoader
+from pcam_lightning.data.loader import BatchLoader, check_shared_memory
 from pcam_lightning.data.sampler import EpochBatches
+from pcam_lightning.errors import InputError
 from pcam_lightning.models import MLP
 from pcam_lightning.module import PCamClassifier
 
@@ -189,3 +192,56 @@ def test_after_a_fit_no_worker_is_left_and_nobody_waits_for_one(pcam_root: Path)
     assert len(next(iter(loader)).row) == 8
     loader.close()
     assert multiprocessing.active_children() == []
+
+
+@pytest.fixture
+def shared_memory(tmp_path: Path, monkeypatch):
+    """Set how many bytes of shared memory the machine has: (total, free)."""
+
+    def have(total: int, free: int) -> None:
+        monkeypatch.setattr(loader_module, "SHARED_MEMORY", tmp_path)
+        usage = SimpleNamespace(total=total, used=total - free, free=free)
+        monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: usage)
+
+    return have
+
+
+BYTES = 8 * (96 * 96 * 3 + 2 * 8)  # a batch of 8 patches
+
+
+# Each worker makes two batches ahead, and one is worked on, by training and by validation.
+@pytest.mark.parametrize(
+    ("workers", "total", "free", "fits"),
+    [
+        (4, 16_000_000, 16_000_000, True),
+        (4, 16_000_000, 18 * BYTES, True),
+        (4, 16_000_000, 18 * BYTES - 1, False),
+        (1, 64_000, 64_000, False),
+        (0, 64_000, 0, True),
+        (4, 0, 0, True),  # without a limit
+    ],
+)
+def test_workers_start_only_where_their_batches_fit(
+    roots, shared_memory, workers: int, total: int, free: int, fits: bool
+) -> None:
+    shared_memory(total, free)
+    datamodule = PCamDataModule(roots["contiguous"], batch_size=8, num_workers=workers)
+    datamodule.setup()
+    if fits:
+        assert len(datamodule.train_dataloader()) == 6
+    else:
+        with pytest.raises(InputError, match=f"data.num_workers={workers}") as caught:
+            datamodule.val_dataloader()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_ranks_of_a_machine_share_its_memory(shared_memory) -> None:
+    shared_memory(10**9, 1000)
+    check_shared_memory(2, 100, ranks=1)
+    with pytest.raises(InputError, match=r"at most data\.num_workers=0"):
+        check_shared_memory(2, 100, ranks=2)
+
+
+def test_a_machine_without_such_memory_is_left_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loader_module, "SHARED_MEMORY", tmp_path / "none")
+    check_shared_memory(64, 10**12)
