@@ -99,9 +99,10 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
             detail = lines.get(name, [])
         elif kind == "data":
             other = next(i for i, value in enumerate(values) if value != values[0])
-            detail = _changed_rows(origins[0].manifest, origins[other].manifest, name)
-            if detail is None:
+            changed = _changed_rows(origins[0].manifest, origins[other].manifest, name)
+            if changed is None:
                 continue
+            detail = changed
         found.append(Difference(kind, name, values, matters, detail))
     return sorted(found, key=lambda each: not each.matters)
 

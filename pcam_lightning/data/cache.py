@@ -203,7 +203,7 @@ class _Copy:
 
     def _digest(self) -> str:
         def read() -> str:
-            return xxhash.xxh3_128_hexdigest(np.memmap(self.target, np.uint8, "r"))
+            return xxhash.xxh3_128_hexdigest(np.memmap(self.target, np.uint8, "r").data)
 
         return Ledger(self.target.parent).recall([self.target], "xxh3_128", read)
 

@@ -189,12 +189,11 @@ class PCamDataModule(LightningDataModule):
         if self.normalize == "half":
             return [0.5] * 3, [0.5] * 3
         train = self.datasets["train"]
-        rows = xxhash.xxh3_128_hexdigest(train.rows)
-        found = self._of_training_pixels(
+        rows = xxhash.xxh3_128_hexdigest(train.rows.data)
+        mean, std = self._of_training_pixels(
             f"mean and deviation of rows {rows}",
             lambda: list(statistics_of(chunks(train)).mean_and_std()),
         )
-        mean, std = found
         if min(std) == 0:
             raise InputError("data.normalize=train: the training patches are all of one colour")
         return mean, std

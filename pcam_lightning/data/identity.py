@@ -53,7 +53,7 @@ def is_fingerprint(root: Path, digest: str) -> bool:
 def _digest(dataset: h5py.Dataset, path: Path) -> str:
     digest = xxhash.xxh3_128(f"{dataset.dtype.newbyteorder('<').str} {dataset.shape} ".encode())
     for rows in computed_over(dataset, path, lambda _, rows: rows):
-        digest.update(np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")))
+        digest.update(np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
 

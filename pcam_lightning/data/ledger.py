@@ -74,8 +74,9 @@ class Ledger:
     def _read(self, entry: str, owner: int, state: dict[str, Any]) -> dict[str, Any] | None:
         for place in (self.folder / NAME, *self._places(owner)):
             known = read_json(place, owner).get(entry)
-            sound = isinstance(known, dict) and known.pop("check", None) == _check(known)
-            if sound and known["files"] == state:
+            if not isinstance(known, dict) or known.pop("check", None) != _check(known):
+                continue
+            if known["files"] == state:
                 return known
         return None
 

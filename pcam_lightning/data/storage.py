@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5s
+from h5py import h5d, h5l, h5s  # type: ignore[attr-defined]
 
 from pcam_lightning.errors import InputError
 
@@ -83,8 +84,10 @@ def _count_chunks(dataset: h5py.Dataset) -> np.ndarray:
     """Return how many values of each row lie in chunks on disk. int64 [N]."""
     counts = np.zeros(dataset.shape[0], np.int64)
 
-    def add(chunk: h5d.StoreInfo) -> None:
-        extent = np.minimum(np.subtract(dataset.shape, chunk.chunk_offset), dataset.chunks)
+    shape, size = dataset.shape, dataset.chunks or dataset.shape
+
+    def add(chunk: Any) -> None:
+        extent = np.minimum(np.subtract(shape, chunk.chunk_offset), size)
         first = chunk.chunk_offset[0]
         counts[first : first + int(extent[0])] += int(np.prod(extent[1:]))
 
@@ -228,6 +231,7 @@ def _linked(file: h5py.File, name: str, folder: Path) -> Path:
     here = Path(file.filename)
     if name == ".":  # HDF5's name of the file itself
         return here
+    path = here
     try:
         path = (here.parent / name).resolve()
         inside = path.is_relative_to(folder) and (path.is_file() or not path.exists())
@@ -272,7 +276,7 @@ def _follow(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str] | None
     group: h5py.Group = file
     parts = deque(part for part in name.split("/") if part not in ("", "."))
     for _ in range(MAX_LINKS):
-        if not parts or not isinstance(group, h5py.Group):
+        if not parts:
             return None
         part = parts.popleft().encode()
         links = group.id.links
@@ -290,6 +294,8 @@ def _follow(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str] | None
         found = group[part]
         if isinstance(found, h5py.Dataset):
             return None if parts else found
+        if not isinstance(found, h5py.Group):
+            return None
         group = found
     return None
 
