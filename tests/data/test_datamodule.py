@@ -142,7 +142,7 @@ def test_a_finding_beyond_the_end_of_its_split_is_refused(pcam_root: Path, tmp_p
     path = tmp_path / "findings.parquet"
     found = [("train", 47, "nan", "1"), ("test", 20, "nan", "1")]
     table = pd.DataFrame(found, columns=COLUMNS)
-    write_findings(table[:1], path, PCamDataModule(pcam_root).fingerprint)
+    write_findings(table.iloc[:1], path, PCamDataModule(pcam_root).fingerprint)
     assert len(loaded(pcam_root, exclude=path).datasets["train"]) == 47
     write_findings(table, path, PCamDataModule(pcam_root).fingerprint)
     with pytest.raises(InputError, match="finding 1 has row '20'"):

@@ -188,7 +188,7 @@ def test_damage_is_counted_on_a_declared_scale(tmp_path: Path, tissue) -> None:
         "above_255": 1,
         "patches": 2,
     }
-    assert datamodule.datasets["train"].pixels[2][0, 0].tolist() == [0, 255, 0]
+    assert datamodule.datasets["train"].pixels[2:3][0, 0, 0].tolist() == [0, 255, 0]
 
 
 def test_copies_on_different_scales_do_not_mix(tmp_path: Path, tissue) -> None:
