@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn, filter_overrides
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from omegaconf import OmegaConf
 
+from pcam_lightning.cluster.local import parallelism, waiting_setup
 from pcam_lightning.composition import run_folder
 from pcam_lightning.errors import InputError
 
@@ -127,6 +128,10 @@ def _executor(launcher: LocalLauncher | SlurmLauncher) -> Any:
             "hydra/launcher=submitit_local"
         )
     inits = {"folder": own.pop("submitit_folder")}
+    if kind == "local":
+        places = parallelism(own)
+        own["setup"] = [*(own.get("setup") or []), waiting_setup(inits["folder"], places)]
+        own.pop("array_parallelism", None)
     if "max_num_timeout" in own:
         inits[f"{kind}_max_num_timeout"] = own.pop("max_num_timeout")
     executor = submitit.AutoExecutor(cluster=kind, **inits)

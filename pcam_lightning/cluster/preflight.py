@@ -17,6 +17,7 @@ from pcam_lightning.cluster.ranks import ranks_per_node
 from pcam_lightning.composition import names_data_root, run_folder, validated_in
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.record import check_free
+from pcam_lightning.runs.resume import finished_summary
 
 SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "panfs", "wekafs")
 """File systems (how their names begin) that all nodes of a cluster can see."""
@@ -59,7 +60,8 @@ def _checked(config: Any) -> dict[str, Any]:
 
     folder = run_folder(config)
     plain = validated_in(folder, config)
-    check_free(folder, resume=plain.get("ckpt_path") is not None)
+    if finished_summary(plain, folder) is None:
+        check_free(folder, resume=plain.get("ckpt_path") is not None)
     if "data" in plain:
         assembly.check_targets(plain)
         _check_data(plain, names_data_root(config.hydra.overrides.task))

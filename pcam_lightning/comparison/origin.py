@@ -12,7 +12,7 @@ from pcam_lightning.comparison.data import changed_rows
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.checkout import changed_lines, read_checkout
 from pcam_lightning.runs.manifest import environment_text
-from pcam_lightning.runs.resume import changes_weights, leaves
+from pcam_lightning.runs.resume import flatten, weight_settings
 from pcam_lightning.runs.run import MissingRunFileError
 
 SHOWN_LINES = 10
@@ -52,7 +52,7 @@ class Origin:
         """Everything that is compared, by kind and name."""
         manifest = self.manifest
         config = _without_folder(manifest.get("config", {}))
-        facts = {("config", key): value for key, value in leaves(config)}
+        facts = {("config", key): value for key, value in flatten(config)}
         facts |= {("code", name): digest for name, digest in _part(manifest, "sources")}
         facts["code", "commit"] = manifest.get("git", {}).get("commit")
         facts |= {("package", name): version for name, version in self.packages.items()}
@@ -83,6 +83,7 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
     facts = [origin.facts() for origin in origins]
     sources_known = all(origin.manifest.get("sources") for origin in origins)
     lines = _changed_lines(origins)
+    settings = {key for each in origins for key in weight_settings(each.manifest.get("config", {}))}
     found = []
     for kind, name in dict.fromkeys(key for each in facts for key in each):
         values = [each.get((kind, name)) for each in facts]
@@ -91,7 +92,7 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
         if kind == "code":
             matters = name != "commit" or not sources_known
         elif kind == "config":
-            matters = changes_weights(name)
+            matters = name in settings
         else:
             matters = kind not in MATTERS or name in MATTERS[kind]
         detail: list[str] = []

@@ -20,7 +20,7 @@ from pcam_lightning import schema
 from pcam_lightning.composition import validated_in
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.record import check_free, is_alive
-from pcam_lightning.runs.resume import changes_weights, leaves
+from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.run import Run, is_run_folder
 
 if TYPE_CHECKING:
@@ -109,13 +109,15 @@ class OptunaSweeper(Sweeper):
             return
         from optuna.trial import TrialState
 
+        from pcam_lightning.cluster.queue import Watch
         from pcam_lightning.collection.states import job_states
 
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         numbers, said = {trial.number for trial in running}, None
+        watch = Watch(lambda text: print(text, flush=True))
         while going := [
             job.number
-            for job in job_states(self.folder)
+            for job in job_states(self.folder, watch.states)
             if job.number in numbers and not job.has_ended
         ]:
             if going != said:
@@ -227,7 +229,7 @@ class OptunaSweeper(Sweeper):
     def _begun_with(self, config: dict[str, Any]) -> dict[str, Any]:
         """What has to be the same when the search goes on, or its trials cannot be compared."""
         config["callbacks"].pop("pruning", None)
-        shared = {key: value for key, value in leaves(config) if changes_weights(key)}
+        shared = weight_settings(config)
         search = {f"hydra.sweeper.{key}": self.settings[key] for key in COMPARABLE}
         if self.settings["storage"]:  # elsewhere than the runs: it has to find them again
             search["hydra.sweep.dir"] = str(self.folder)
