@@ -1,4 +1,4 @@
-"""The checkpoint with the best validation score, kept when a run moves or is prolonged elsewhere."""
+"""The checkpoint with the best validation score, kept where a run moves or is prolonged."""
 
 import logging
 from pathlib import Path

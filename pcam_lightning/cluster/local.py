@@ -45,21 +45,30 @@ def waiting_setup(folder: str, count: int) -> str:
 
 
 def take_place(places: IO[bytes], count: int) -> None:
-    """Wait for one of the first `count` bytes of a file and lock it until this process ends."""
-    while True:
-        for place in range(count):
-            try:
-                return fcntl.lockf(places, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            except (BlockingIOError, PermissionError):  # another process has it
-                continue
+    """Wait until one of the first `count` bytes of a file is free; lock it until this process ends.
+
+    Raises OSError where the file system has no locks.
+    """
+    while not any(_lock(places, place) for place in range(count)):
         time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _lock(places: IO[bytes], place: int) -> bool:
+    try:
+        fcntl.lockf(places, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except (BlockingIOError, PermissionError):  # another process has it
+        return False
+    return True
 
 
 def main() -> None:
     path, count, folder = sys.argv[1:]
     os.setsid()  # Ctrl-C ends the wait for the jobs, not the jobs
     with open(path, "ab") as places:
-        take_place(places, int(count))
+        try:
+            take_place(places, int(count))
+        except OSError as error:
+            print(f"warning: {path}: {error.strerror}; this job does not wait", file=sys.stderr)
         from submitit.local.local import Controller
 
         os.environ["SUBMITIT_LOCAL_WITH_SHELL"] = ""  # this process has the shell's id

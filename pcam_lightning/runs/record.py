@@ -23,8 +23,8 @@ from pcam_lightning.runs.process import process_mark
 SECONDS_BETWEEN_BEATS = 15.0
 """A run's process renews the modification time of its `status.json` this often."""
 SECONDS_OF_SILENCE = 90.0
-"""Without a sign of life for this long, a process on another machine is gone. Some file systems show
-a change to other machines only after a minute."""
+"""Without a sign of life for this long, a process on another machine is gone. Some file systems
+show a change to other machines only after a minute."""
 ATTEMPT_FILES = ("manifest.json", "code.patch", "environment.txt", "status.json")
 
 

@@ -35,8 +35,8 @@ FREE = (
     "trainer.profiler",
     "trainer.detect_anomaly",
 )
-"""Keys and groups of a config that change no weights. Not among them: `trainer.enable_checkpointing`
-and `trainer.limit_val_batches`, which decide on the best checkpoint."""
+"""Keys and groups of a config that change no weights. `trainer.enable_checkpointing` and
+`trainer.limit_val_batches` are not among them: they decide on the best checkpoint."""
 
 OBSERVERS = (
     "pcam_lightning.callbacks.GradientNorm",
