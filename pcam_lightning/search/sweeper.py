@@ -20,6 +20,7 @@ from pcam_lightning import schema
 from pcam_lightning.cluster.job_config import JobConfig, compose
 from pcam_lightning.composition import of_command
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.record import check_free, is_alive
 from pcam_lightning.runs.resume import changes_weights, leaves
 from pcam_lightning.runs.run import Run, is_run_folder
@@ -234,6 +235,7 @@ class OptunaSweeper(Sweeper):
     def _begun_with(self, config: dict[str, Any]) -> dict[str, Any]:
         """What has to be the same when the search goes on, or its trials cannot be compared."""
         config["callbacks"].pop("pruning", None)
+        config = move_folder(config, config["run_dir"], "run")
         shared = {key: value for key, value in leaves(config) if changes_weights(key)}
         search = {f"hydra.sweeper.{key}": self.settings[key] for key in COMPARABLE}
         if self.settings["storage"]:  # elsewhere than the runs: it has to find them again
