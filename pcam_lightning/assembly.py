@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pcam_lightning.allocator import keep_freed_memory
 from pcam_lightning.callbacks import Throughput
 from pcam_lightning.data import PCamDataModule
+from pcam_lightning.data.source import SOURCE_KEYS
 from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
@@ -228,7 +229,7 @@ def training_speed(trainer: Trainer) -> dict[str, float | None]:
 
 def _without_source(data: Config) -> Config:
     """What the data module takes, without what decides on its files (see `data.source`)."""
-    return {key: value for key, value in data.items() if key not in ("on_missing", "demo")}
+    return {key: value for key, value in data.items() if key == "root" or key not in SOURCE_KEYS}
 
 
 def _check_sweep(trainer: Trainer) -> None:

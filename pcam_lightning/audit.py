@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
+from pcam_lightning.command import Config, command, save_resolved
 from pcam_lightning.errors import CheckFailed
 from pcam_lightning.findings import write_findings
 from pcam_lightning.runs.manifest import collect_manifest
@@ -46,8 +46,7 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
 
     start = time.monotonic()
     save_resolved(config, folder)
-    data = config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
+    source = find_source(config["data"])
     files = {split: SplitFiles(source.root, split) for split in SPLITS}
     rows = sum(check_images(each) for each in files.values())
 

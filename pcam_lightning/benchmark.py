@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
+from pcam_lightning.command import Config, command, save_resolved
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.record import recording, write_json
@@ -39,8 +39,7 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
     assembly.check_targets(config)
     config["trainer"]["precision"] = assembly.choose_precision(config["trainer"])
     save_resolved(config, folder)
-    data = config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], data_root_is_named())
+    source = find_source(config["data"])
     dataset = {"name": source.name, "root": source.root}
     manifest |= {"dataset": dataset, "determinism": {"threads": torch.get_num_threads()}}
     write_json(folder / "manifest.json", manifest)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning import plugins
 from pcam_lightning.cluster.requeue import requeue
-from pcam_lightning.composition import CONF, Config, names_data_root, validated, validated_in
+from pcam_lightning.composition import CONF, Config, validated, validated_in
 from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
 from pcam_lightning.printing import keep_printing
 from pcam_lightning.runs.process import is_first_rank
@@ -83,11 +82,6 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
         return main
 
     return decorate
-
-
-def data_root_is_named() -> bool:
-    """Whether the user named the data's folder for this run, rather than leaving the default."""
-    return names_data_root(HydraConfig.get().overrides.task)
 
 
 def save_resolved(config: Config, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from pcam_lightning.command import Config, command, data_root_is_named, save_resolved
+from pcam_lightning.command import Config, command, save_resolved
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.record import recording, write_json
 from pcam_lightning.runs.threshold import Threshold, write_threshold
@@ -32,7 +32,7 @@ ANALYSIS_OPTIONS = ("threshold", "beta", "cost_ratio", "slices", "gallery", "res
 def main(config: Config) -> Path:
     folder = Path(config["run_dir"])
     overrides = HydraConfig.get().overrides.task
-    subject = find_subject(config, overrides, data_root_is_named())
+    subject = find_subject(config, overrides)
     manifest = collect_manifest(command=sys.orig_argv, seed=config["seed"], dataset={})
     with recording(folder, manifest):
         save_resolved(subject.config, folder)

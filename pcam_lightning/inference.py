@@ -102,8 +102,7 @@ def infer(subject: Subject, folder: Path) -> Inference:
 
 def _data(subject: Subject) -> tuple[str, PCamDataModule]:
     """The name of the data set, and its data module, set up."""
-    data = subject.config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], subject.root_is_named)
+    source = find_source(subject.config["data"])
     log.info("dataset: %s, in %s", source.name, source.root)
     datamodule = assembly.build_datamodule(subject.config, source.root)
     datamodule.setup()

@@ -3,7 +3,6 @@
 python -m pcam_lightning.reproduce run=FOLDER
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 from pcam_lightning import schema
 from pcam_lightning.command import Config, command, save_resolved
+from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import CheckFailed, InputError
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
@@ -31,7 +32,7 @@ def main(config: Config) -> Path:
     schema.check("train", twin)
 
     def make_twin() -> Path:
-        return train(twin, dataset["name"] != "demo", dataset["fingerprint"])
+        return train(twin, dataset["fingerprint"])
 
     if not is_first_rank():
         return make_twin()
@@ -57,10 +58,8 @@ def twin_config(run: Run, folder: Path) -> Config:
     if "config" not in manifest:
         raise InputError(f"{run.path}/manifest.json: no config, expected a run of train")
     config = manifest["config"]
-    here, there = (json.dumps(str(path))[1:-1] for path in (config["run_dir"], folder))
-    config = json.loads(json.dumps(config).replace(here, there))
-    if manifest["dataset"]["name"] != "demo":
-        config["data"]["root"] = manifest["dataset"]["root"]
+    config = move_folder(config, config["run_dir"], folder)
+    config["data"] |= recorded_root(manifest["dataset"])
     config["logger"] = {
         name: part
         for name, part in config["logger"].items()

@@ -68,6 +68,7 @@ class Data(Part):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     root: str | None
+    default_root: str | None
     on_missing: Literal["demo", "download", "error"]
     batch_size: PositiveInt
     num_workers: NonNegativeInt

@@ -8,6 +8,7 @@ from typing import Any
 
 from pcam_lightning import schema
 from pcam_lightning.data.files import missing_files
+from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.run import is_run_folder
@@ -29,8 +30,6 @@ class Subject:
     """The run that the checkpoint or the predictions lie in."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
     """What that run says of its data: `name`, `root`, `fingerprint`; may be empty."""
-    root_is_named: bool = False
-    """The data's folder was named on purpose (see `data.source`)."""
 
     @property
     def splits(self) -> list[str]:
@@ -71,7 +70,7 @@ class Subject:
             InputError: the folder named lacks files.
         """
         known = {"name": "unknown", "root": None, "fingerprint": None} | dict(self.dataset)
-        if not self.root_is_named:
+        if self.config["data"]["root"] is None:
             return known
         root = Path(self.config["data"]["root"]).resolve()
         if missing := missing_files(root):
@@ -82,13 +81,12 @@ class Subject:
         return known | {"root": str(root)}
 
 
-def find_subject(config: Config, overrides: Iterable[str], root_is_named: bool) -> Subject:
+def find_subject(config: Config, overrides: Iterable[str]) -> Subject:
     """Find what the command was asked to evaluate.
 
     Args:
         config: of the command, checked against its schema.
         overrides: of the command line; what they name of data and model is not taken from a run.
-        root_is_named: by the command line or PCAM_ROOT.
 
     Raises:
         InputError: it is not there, its run's manifest is damaged, or its run was made with a model
@@ -99,7 +97,7 @@ def find_subject(config: Config, overrides: Iterable[str], root_is_named: bool) 
         tables = _tables(Path(config["predictions"]), config["split"])
         run = _run_around(next(iter(tables.values())).absolute().parent.parent)
         dataset = {} if run is None else run.manifest.get("dataset", {})
-        return Subject(config, None, tables, run, dataset, root_is_named)
+        return Subject(config, None, tables, run, dataset)
     if config["run"] is not None:
         run = Run(config["run"])
         checkpoint = run.best_checkpoint
@@ -109,19 +107,17 @@ def find_subject(config: Config, overrides: Iterable[str], root_is_named: bool) 
             raise InputError(f"checkpoint={checkpoint}: no such file, expected one like best.ckpt")
         run = _run_around(checkpoint.absolute().parent.parent)
     if run is None:
-        return Subject(config, checkpoint, root_is_named=root_is_named)
+        return Subject(config, checkpoint)
     manifest = run.manifest
     if not isinstance(manifest.get("config"), dict) or "model" not in manifest["config"]:
         raise InputError(f"{run.path}/manifest.json: no config, expected a run of train")
     dataset = manifest.get("dataset", {})
     config = config | {
         "model": _model(run, config, manifest["config"], named),
-        "data": _data(config["data"], manifest["config"]["data"], dataset, named, root_is_named),
+        "data": _data(config["data"], manifest["config"]["data"], dataset, named),
     }
     schema.check("evaluate", config)
-    # Another set must not stand in for the run's.
-    root_is_named = root_is_named or dataset.get("name") != "demo"
-    return Subject(config, checkpoint, {}, run, dataset, root_is_named)
+    return Subject(config, checkpoint, {}, run, dataset)
 
 
 def _model(run: Run, config: Config, of_run: Config, named: list[str]) -> Config:
@@ -137,20 +133,16 @@ def _model(run: Run, config: Config, of_run: Config, named: list[str]) -> Config
     return of_run["model"]
 
 
-def _data(
-    ours: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str], root_is_named: bool
-) -> Config:
+def _data(ours: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:
     """The run's data, but for what is named now and for what only concerns training."""
     if any(override.startswith("data=") for override in named):
         return ours
     keys = {re.split(r"[.=]", override)[1] for override in named if override.startswith("data.")}
     data = of_run | {"_target_": ours["_target_"], "filter": "none", "exclude": None}
     data |= {key: ours[key] for key in keys}
-    if root_is_named:
-        data["root"] = ours["root"]
-    elif dataset.get("name") != "demo":
-        data["root"] = dataset.get("root", data["root"])
-    return data
+    if ours["root"] is not None:
+        return data | {"root": ours["root"]}
+    return data | recorded_root(dataset)
 
 
 def _tables(path: Path, split: str) -> dict[str, Path]:

@@ -5,13 +5,13 @@ python -m pcam_lightning.train model=cnn optimizer=adam
 
 from pathlib import Path
 
-from pcam_lightning.command import Config, command, data_root_is_named
+from pcam_lightning.command import Config, command
 from pcam_lightning.training import train
 
 
 @command("train")
 def main(config: Config) -> Path:
-    return train(config, data_root_is_named())
+    return train(config)
 
 
 if __name__ == "__main__":

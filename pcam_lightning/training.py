@@ -22,12 +22,11 @@ from pcam_lightning.runs.resume import (
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, root_is_named: bool, fingerprint: str | None = None) -> Path:
+def train(config: Config, fingerprint: str | None = None) -> Path:
     """Fit, score the best checkpoint, write the run folder, and return its `summary.json`.
 
     Args:
         config: of the command `train`, checked against its schema; `auto` in it is settled.
-        root_is_named: whether the data's folder was named on purpose (see `data.source`).
         fingerprint: what the data must be; None takes any data, or, where the folder's run goes
             on, the data it was begun with.
 
@@ -39,21 +38,20 @@ def train(config: Config, root_is_named: bool, fingerprint: str | None = None) -
     fingerprint = check_resumable(config, folder) or fingerprint
     checkpoint = choose_checkpoint(config, folder)
     if not is_first_rank():
-        return _train(config, folder, {}, root_is_named, None, checkpoint)
+        return _train(config, folder, {}, None, checkpoint)
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
     begins_elsewhere = checkpoint is not None and checkpoint == config["ckpt_path"]
     with recording(folder, manifest, resume=begins_elsewhere):
         remove_leftovers(folder, checkpoint)
-        return _train(config, folder, manifest, root_is_named, fingerprint, checkpoint)
+        return _train(config, folder, manifest, fingerprint, checkpoint)
 
 
 def _train(
     config: Config,
     folder: Path,
     manifest: dict[str, Any],
-    root_is_named: bool,
     fingerprint: str | None,
     checkpoint: str | None,
 ) -> Path:
@@ -70,8 +68,7 @@ def _train(
     trainer = assembly.build_trainer(config)
     module = assembly.build_module(config)
     check_checkpoint(checkpoint, module)
-    data = config["data"]
-    source = find_source(data["root"], data["demo"], data["on_missing"], root_is_named)
+    source = find_source(config["data"])
     datamodule = assembly.build_datamodule(config, source.root)
     datamodule.setup()
     if fingerprint not in (None, datamodule.fingerprint):

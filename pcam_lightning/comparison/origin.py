@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pcam_lightning.comparison.data import changed_rows
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.checkout import changed_lines, read_checkout
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import environment_text
 from pcam_lightning.runs.resume import flatten, weight_settings
 from pcam_lightning.runs.run import MissingRunFileError
@@ -51,7 +51,9 @@ class Origin:
     def facts(self) -> dict[tuple[str, str], Any]:
         """Everything that is compared, by kind and name."""
         manifest = self.manifest
-        config = _without_folder(manifest.get("config", {}))
+        config = manifest.get("config", {})
+        if folder := config.get("run_dir"):  # reads the same for every run
+            config = move_folder(config, folder, "${run_dir}")
         facts = {("config", key): value for key, value in flatten(config)}
         facts |= {("code", name): digest for name, digest in _part(manifest, "sources")}
         facts["code", "commit"] = manifest.get("git", {}).get("commit")
@@ -133,15 +135,6 @@ def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -
             return []
         paths.append((Path(dataset["root"]) / name, dataset["files"][name]))
     return changed_rows(*paths)
-
-
-def _without_folder(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config whose paths into its own run folder read the same for every run."""
-    folder = config.get("run_dir")
-    if not folder:
-        return dict(config)
-    text = json.dumps(config).replace(json.dumps(folder)[1:-1], "${run_dir}")
-    return json.loads(text)
 
 
 def _part(manifest: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import read_json
 
@@ -19,6 +20,7 @@ FREE = (
     "cluster",
     # where the data is and how it is read; its fingerprint is checked
     "data.root",
+    "data.default_root",
     "data.on_missing",
     "data.num_workers",
     "data.cache",
@@ -67,10 +69,12 @@ def weight_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, part in (config.get("callbacks") or {}).items()
         if part and not (isinstance(part, Mapping) and part.get("_target_") in OBSERVERS)
     }
-    settings = flatten(dict(config) | {"callbacks": callbacks})
+    settings = dict(config) | {"callbacks": callbacks}
+    if isinstance(folder := config.get("run_dir"), str) and folder:
+        settings = move_folder(settings, folder, "${run_dir}")
     return {
-        key: _relocatable(value, str(config.get("run_dir")))
-        for key, value in settings
+        key: value
+        for key, value in flatten(settings)
         if not any(f"{key}.".startswith(f"{name}.") for name in FREE)
     }
 
@@ -193,26 +197,17 @@ def _check_data(
     """
     from pcam_lightning.data.files import file_digests, fingerprint, missing_files
 
-    root, expected = data["root"], dataset.get("fingerprint")
-    if root is None:
-        found = expected if dataset.get("name") == "demo" else "of the demo set"
-    elif missing_files(Path(root)):
-        found = expected if root == before["root"] else "of no files"
-    else:
+    root, expected = data["root"] or data["default_root"], dataset.get("fingerprint")
+    if root is not None and not missing_files(Path(root)):
         found = fingerprint(file_digests(Path(root)))
+    elif data["root"] is None and dataset.get("name") == "demo":
+        found = expected  # the keys of the demo set have been compared
+    else:
+        found = (
+            expected if root in (before.get("root"), before.get("default_root")) else "of no files"
+        )
     if found != expected:
         raise InputError(
             f"data.root={root}: other data (fingerprint {found}) than the run in {folder} was made "
             f"with ({expected}); expected the same, or another folder"
         )
-
-
-def _relocatable(value: Any, folder: str) -> Any:
-    """Replace a run's own folder at the start of a path, at every depth of a value."""
-    if isinstance(value, Mapping):
-        return {key: _relocatable(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_relocatable(item, folder) for item in value]
-    if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
-        return "${run_dir}" + value[len(folder) :]
-    return value
