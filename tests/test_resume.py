@@ -129,11 +129,19 @@ def test_a_signal_saves_marks_and_stops(root: Path, tmp_path: Path, undisturbed)
 
 
 def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, undisturbed) -> None:
-    folder, chance = tmp_path / "run", random.Random(KILLS)
+    folder, chance, step = tmp_path / "run", random.Random(KILLS), 0
+    folder.mkdir()
+    killed = ("+callbacks.kill._target_=job_callbacks.KillAtStep",)
+    killed += ("+callbacks.kill.path=${run_dir}/kill",)
     for _ in range(KILLS):
-        # Of the 48 steps each start does a few more; each step writes a checkpoint.
-        kill_after_a_checkpoint(root, folder, count=chance.randint(1, 48 // (KILLS + 1)))
-    assert_same(finish(root, folder), undisturbed)
+        step += chance.randint(1, 47 // KILLS)
+        (folder / "kill").write_text(str(step))
+        process = start(root, folder, *killed)
+        process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL
+    (folder / "kill").unlink()
+    assert_same(finish(root, folder, *killed), undisturbed)
+    assert Run(folder).status["attempt"] == KILLS + 1
     assert not list((folder / "checkpoints").glob(".*"))
 
 
@@ -199,7 +207,6 @@ def test_killed_while_it_is_tested_it_ends_the_same(
     wait_for(lambda: (folder / "predictions" / "val.parquet").exists(), process)
     process.kill()
     process.communicate()
-    assert process.returncode == -signal.SIGKILL
     assert_same(finish(root, folder), undisturbed)
 
 
@@ -212,12 +219,11 @@ def test_another_config_does_not_go_on_in_the_same_folder(root: Path, tmp_path: 
     assert "begun with optimizer.lr=0.003, now 0.5" in err.splitlines()[-1]
 
 
-def kill_after_a_checkpoint(root: Path, folder: Path, *more: str, count: int = 1) -> None:
-    """Start, and kill when this start's last checkpoint has been replaced `count` times."""
+def kill_after_a_checkpoint(root: Path, folder: Path, *more: str) -> None:
+    """Start, and kill after this start's first checkpoint."""
+    before = checkpoint_time(folder)
     process = start(root, folder, *more)
-    for _ in range(count):
-        before = checkpoint_time(folder)
-        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
+    wait_for(lambda: checkpoint_time(folder) != before, process)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"

@@ -203,9 +203,8 @@ def _check_data(
     elif data["root"] is None and dataset.get("name") == "demo":
         found = expected  # the keys of the demo set have been compared
     else:
-        found = (
-            expected if root in (before.get("root"), before.get("default_root")) else "of no files"
-        )
+        gone = root in (before.get("root"), before.get("default_root"))
+        found = expected if gone else "of no files"
     if found != expected:
         raise InputError(
             f"data.root={root}: other data (fingerprint {found}) than the run in {folder} was made "

@@ -1,6 +1,7 @@
 """How a sweep waits: on a clock of its own, for jobs and a Slurm that behave as they are told."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,7 +78,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, capsys)
 
 def assert_polite(asked: list[float]) -> None:
     """Slurm is asked once at a time, soon at first and then every half minute."""
-    gaps = [after - before for before, after in zip(asked, asked[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(asked)]
     assert gaps[:5] == [1, 2, 4, 8, 16][: len(gaps)]
     assert all(gap >= 30 for gap in gaps[5:])
 
