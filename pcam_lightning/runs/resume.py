@@ -203,7 +203,7 @@ def _check_data(
     elif data["root"] is None and dataset.get("name") == "demo":
         found = expected  # the keys of the demo set have been compared
     else:
-        gone = root in (before.get("root"), before.get("default_root"))
+        gone = root == (before.get("root") or before.get("default_root"))
         found = expected if gone else "of no files"
     if found != expected:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,5 +103,5 @@ def test_what_is_not_comparable_is_not_kept_and_said(
 def test_a_state_of_the_stock_class_can_be_loaded() -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    settings = {"dirpath": "x", "monitor": "val/auroc", "mode": "max"}
+    settings: dict[str, Any] = {"dirpath": "x", "monitor": "val/auroc", "mode": "max"}
     assert BestCheckpoint(**settings).state_key == ModelCheckpoint(**settings).state_key
