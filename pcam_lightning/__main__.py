@@ -3,10 +3,12 @@
 import ast
 from pathlib import Path
 
+from pcam_lightning.printing import keep_printing
 from pcam_lightning.schema import ROOTS
 
 
 def main() -> None:
+    keep_printing()
     print("python -m pcam_lightning.COMMAND [KEY=VALUE ...]   (--help lists the keys)\n")
     for name in ROOTS:
         source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")

@@ -14,15 +14,17 @@ from pcam_lightning.runs.record import recording
 
 @command("collect")
 def main(config: Config) -> Path:
+    from pcam_lightning.cluster.queue import Watch
     from pcam_lightning.collection.report import write_collection
     from pcam_lightning.collection.states import JobState, job_states
     from pcam_lightning.collection.watch import watch
 
     folder, sweep = Path(config["run_dir"]), config["sweep"]
     paths = [sweep] if isinstance(sweep, str) else sweep
+    ask = Watch().states if config["watch"] else None
 
     def look() -> list[JobState]:
-        return [job for path in paths for job in job_states(path)]
+        return [job for path in paths for job in job_states(path, ask)]
 
     if not look():
         raise InputError(f"sweep={sweep}: no runs found, expected the folder of a sweep")
@@ -32,9 +34,15 @@ def main(config: Config) -> Path:
     with recording(folder, manifest):
         save_resolved(config, folder)
         summary = write_collection(folder, jobs, config["metric"])
-    if summary["failures"] and watched_to_the_end:
-        failures = f"{len(summary['failures'])} of {len(jobs)} jobs failed or were lost"
-        raise CheckFailed(failures, folder / "summary.json")
+    unknown = [job for job in jobs if job.state == "unknown"]
+    problems = []
+    if summary["failures"]:
+        problems.append(f"{len(summary['failures'])} of {len(jobs)} jobs failed or were lost")
+    if unknown:
+        reason = unknown[0].error or f"{unknown[0].folder} has no status.json"
+        problems.append(f"the state of {len(unknown)} of {len(jobs)} jobs is unknown: {reason}")
+    if problems and watched_to_the_end:
+        raise CheckFailed("; ".join(problems), folder / "summary.json")
     return folder / "summary.json"
 
 

@@ -19,8 +19,10 @@ from pcam_lightning import plugins
 from pcam_lightning.cluster.requeue import requeue
 from pcam_lightning.composition import CONF, Config, validated, validated_in
 from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
+from pcam_lightning.printing import keep_printing
 from pcam_lightning.runs.process import is_first_rank
-from pcam_lightning.runs.record import check_free
+from pcam_lightning.runs.record import check_free, read_json
+from pcam_lightning.runs.resume import finished_summary
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
@@ -28,7 +30,9 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
     The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
     the path of its summary, which is printed last. Bad input is one line on stderr and exit code
-    2; a failed check is one line and exit code 1; a bug keeps its traceback and exit code 1.
+    2; a failed check is one line and exit code 1; a bug keeps its traceback and exit code 1. Output
+    that cannot be written changes nothing (see `printing`). A run that has finished is not run
+    again: the command prints its summary and exits with code 0.
     """
 
     def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
@@ -36,9 +40,11 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
         def task(cfg: DictConfig) -> None:
             # With an exit, since an ordinary exception would make Hydra add lines of its own, and
             # would reach Slurm as a job that succeeded.
+            keep_printing()
             code = 0
             try:
-                summary = function(validated(name, cfg))
+                config = validated(name, cfg)
+                summary = _finished_before(config) or function(config)
             except InputError as error:
                 sys.exit(_report(error))
             except Preempted as stop:
@@ -62,6 +68,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 sys.exit(code)
 
         def main() -> None:
+            keep_printing()
             sys.argv[1:] = _options_first([_without_dash(argument) for argument in sys.argv[1:]])
             # Hydra would print composition errors over many lines and exit with code 1;
             # with this it raises them, and they are reported below like any other bad input.
@@ -95,11 +102,29 @@ class ConfigCheck(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.run.dir).absolute()
         try:
-            resume = validated_in(folder, config).get("ckpt_path") is not None
+            plain = validated_in(folder, config)
+            if summary := finished_summary(plain, folder):
+                if is_first_rank():
+                    print(f"finished: {folder} holds this run\nsummary: {summary}", flush=True)
+                sys.exit(0)
             if is_first_rank():
-                check_free(folder, resume=resume)
+                check_free(folder, resume=plain.get("ckpt_path") is not None)
         except (InputError, OmegaConfBaseException) as error:
             sys.exit(_report(error))
+
+
+def _finished_before(config: Config) -> Path | None:
+    """Return the summary of the run that a job would start, if it has finished already.
+
+    Slurm may requeue a job after its end.
+    """
+    folder = Path(config["run_dir"])
+    summary = finished_summary(config, folder)
+    if summary is not None and is_first_rank():
+        # Hydra has written this job's config over the run's.
+        save_resolved(read_json(folder / "manifest.json")["config"], folder)
+        print(f"finished: {folder} holds this run", flush=True)
+    return summary
 
 
 def _without_dash(argument: str) -> str:

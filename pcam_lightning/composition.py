@@ -1,5 +1,6 @@
 """From what Hydra composed to the plain, checked config that a command is given."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pcam_lightning import schema
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.resume import flatten
 
 _PACKAGE = Path(__file__).parent
 
@@ -26,12 +28,29 @@ def validated(name: str, cfg: DictConfig) -> Config:
     Raises:
         InputError: a key is missing, or its schema refuses it.
     """
-    if missing := OmegaConf.missing_keys(cfg) - {"hydra"}:
-        raise InputError(f"{min(missing)}: missing, expected {min(missing)}=VALUE")
-    config = cast(Config, OmegaConf.to_container(cfg, resolve=True))
-    config.pop("hydra", None)
+    config = resolved(cfg)
     schema.check(name, config)
     return config
+
+
+def of_command(config: Config) -> Config:
+    """Return the part for its command of a resolved config with `hydra` in it.
+
+    Raises:
+        InputError: the command's schema refuses it.
+    """
+    own = {key: value for key, value in config.items() if key != "hydra"}
+    schema.check(config["hydra"]["job"]["config_name"], own)
+    return own
+
+
+def resolved(cfg: DictConfig) -> Config:
+    """Return a composed config as plain containers; raises InputError where a key is missing."""
+    # OmegaConf.missing_keys resolves every interpolation, which takes ten times as long.
+    for key, value in flatten(OmegaConf.to_container(cfg)):
+        if value == "???" and not key.startswith("hydra."):
+            raise InputError(f"{key}: missing, expected {key}=VALUE")
+    return cast(Config, OmegaConf.to_container(cfg, resolve=True))
 
 
 def validated_in(folder: Path, cfg: DictConfig) -> Config:
@@ -62,6 +81,7 @@ def choice(group: str, name: str) -> Config:
     return cast(Config, OmegaConf.to_container(OmegaConf.load(paths[name]), resolve=True))
 
 
-def run_folder(cfg: DictConfig) -> Path:
-    """Where a job of a sweep will have its run."""
-    return Path(cfg.hydra.sweep.dir).absolute() / str(cfg.hydra.sweep.subdir)
+def run_folder(cfg: Mapping[Any, Any] | DictConfig) -> Path:
+    """Return the run folder of a job of a sweep, from its config with `hydra` in it."""
+    sweep = cfg["hydra"]["sweep"]
+    return Path(sweep["dir"]).absolute() / str(sweep["subdir"])

@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from pcam_lightning.data.dataset import Batch
-from pcam_lightning.errors import InputError
+from pcam_lightning.schedulers import check_length
 from pcam_lightning.seeds import derive_seed
 
 
@@ -72,13 +72,7 @@ class PCamClassifier(LightningModule):
         self.trainer.fit_loop._load_combined_loader_states()
         steps = int(self.trainer.estimated_stepping_batches)
         for entry in self.trainer.lr_scheduler_configs:
-            begun = getattr(entry.scheduler, "total_steps", steps + 1) - 1  # OneCycleLR's
-            if begun != steps:
-                raise InputError(
-                    f"scheduler: the checkpoint's onecycle schedule ends after {begun} steps, "
-                    f"expected {steps} as in this run; keep trainer.max_epochs and the data as "
-                    "they were, or use another scheduler from the start"
-                )
+            check_length(entry.scheduler, steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`loss`, and `patch_loss` float32 [B] without a gradient."""

@@ -1,6 +1,5 @@
-"""What Hydra is given of ours: launchers, a sweeper, a loader, and resolvers for their configs."""
+"""What Hydra is given of ours: launchers, sweepers, and resolvers for their configs."""
 
-import hydra._internal.hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.plugin import Plugin
@@ -10,7 +9,6 @@ from pcam_lightning.cluster.launcher import LocalLauncher, SlurmLauncher
 from pcam_lightning.cluster.ranks import ranks_per_node
 from pcam_lightning.composition import CONF
 from pcam_lightning.search.sweeper import OptunaSweeper
-from pcam_lightning.sweep_loader import SweepLoader
 
 # Hydra takes sweepers and launchers only under names that begin with hydra_plugins., a namespace
 # package at the top of some installed folder; under an alias they can live where they belong.
@@ -24,9 +22,10 @@ PLUGINS: dict[str, type[Plugin]] = {
 
 def register() -> None:
     """Make them known to this process's Hydra."""
-    Plugins.instance().class_name_to_class.update(PLUGINS)
-    # There is no way to name one.
-    hydra._internal.hydra.ConfigLoaderImpl = SweepLoader  # type: ignore[attr-defined]
+    known = Plugins.instance().class_name_to_class
+    from pcam_lightning.cluster.sweeper import GridSweeper
+
+    known |= PLUGINS | {"hydra._internal.core_plugins.basic_sweeper.BasicSweeper": GridSweeper}
     # Hydra would hold configs of these names in conf/ against the stock ones, with a warning.
     for name in ("submitit_slurm", "submitit_local"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)

@@ -3,7 +3,6 @@
 python -m pcam_lightning.reproduce run=FOLDER
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pcam_lightning.command import Config, command, save_resolved
 from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import CheckFailed, InputError
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
@@ -58,8 +58,7 @@ def twin_config(run: Run, folder: Path) -> Config:
     if "config" not in manifest:
         raise InputError(f"{run.path}/manifest.json: no config, expected a run of train")
     config = manifest["config"]
-    here, there = (json.dumps(str(path))[1:-1] for path in (config["run_dir"], folder))
-    config = json.loads(json.dumps(config).replace(here, there))
+    config = move_folder(config, config["run_dir"], folder)
     config["data"] |= recorded_root(manifest["dataset"])
     config["logger"] = {
         name: part

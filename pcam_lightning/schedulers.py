@@ -13,7 +13,19 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, ReduceLROnPlateau
 
+from pcam_lightning.errors import InputError
+
 Entries = list[dict[str, Any]]
+
+
+class CosineLR(LambdaLR):
+    """A cosine schedule that keeps its length in a checkpoint, as torch's `OneCycleLR` does."""
+
+    def __init__(
+        self, optimizer: Optimizer, factor: Callable[[int], float], total_steps: int
+    ) -> None:
+        self.total_steps = total_steps
+        super().__init__(optimizer, factor)
 
 
 def constant(
@@ -46,14 +58,18 @@ def cosine(
     warmup_epochs: float = 0.0,
     final: float = 0.0,
 ) -> Entries:
-    """Half a cosine wave down to `final` times the learning rate (Loshchilov & Hutter 2017)."""
+    """Half a cosine wave down to `final` times the learning rate (Loshchilov & Hutter 2017).
+
+    Its course depends on the number of steps: like `onecycle` it cannot be prolonged.
+    """
     warmup = warmup_epochs * steps_per_epoch
 
     def decay(step: int) -> float:
         progress = min(1.0, max(0.0, step - warmup) / max(1.0, steps - warmup))
         return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
-    return _by_step(optimizer, decay, warmup)
+    schedule = CosineLR(optimizer, _warmed_up(decay, warmup), steps + 1)
+    return [{"scheduler": schedule, "interval": "step", "name": "lr"}]
 
 
 def onecycle(
@@ -92,7 +108,33 @@ def plateau(
 
 
 def _by_step(optimizer: Optimizer, decay: Callable[[int], float], warmup: float) -> Entries:
+    schedule = LambdaLR(optimizer, _warmed_up(decay, warmup))
+    return [{"scheduler": schedule, "interval": "step", "name": "lr"}]
+
+
+def _warmed_up(decay: Callable[[int], float], warmup: float) -> Callable[[int], float]:
+    """Return the factor of each step, from `decay` and a linear warm-up of `warmup` steps."""
+
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / max(1.0, warmup)) * decay(step)
 
-    return [{"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}]
+    return factor
+
+
+def check_length(scheduler: Any, steps: int) -> None:
+    """Check that a schedule, as its checkpoint left it, ends with this run.
+
+    Args:
+        scheduler: of this run, with the checkpoint's state.
+        steps: of the optimizer in this run.
+
+    Raises:
+        InputError: its course depends on the number of steps, and that has changed.
+    """
+    if isinstance(scheduler, CosineLR | OneCycleLR) and scheduler.total_steps - 1 != steps:
+        name = "cosine" if isinstance(scheduler, CosineLR) else "onecycle"
+        raise InputError(
+            f"scheduler: the checkpoint's {name} schedule ends after {scheduler.total_steps - 1} "
+            f"steps, expected {steps} as in this run; keep trainer.max_epochs and the data as they "
+            "were, or use scheduler=none, step or plateau from the start, which can be prolonged"
+        )

@@ -13,7 +13,11 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
-from pcam_lightning.runs.resume import choose_checkpoint, take_up
+from pcam_lightning.runs.resume import (
+    check_resumable,
+    choose_checkpoint,
+    remove_leftovers,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +35,17 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
         Preempted: a signal asked to stop, and all is saved.
     """
     folder = Path(config["run_dir"])
-    fingerprint = take_up(config, folder) or fingerprint
+    fingerprint = check_resumable(config, folder) or fingerprint
+    checkpoint = choose_checkpoint(config, folder)
     if not is_first_rank():
-        return _train(config, folder, {}, None)
+        return _train(config, folder, {}, None, checkpoint)
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
-    with recording(folder, manifest, resume=config["ckpt_path"] is not None):
-        return _train(config, folder, manifest, fingerprint)
+    begins_elsewhere = checkpoint is not None and checkpoint == config["ckpt_path"]
+    with recording(folder, manifest, resume=begins_elsewhere):
+        remove_leftovers(folder, checkpoint)
+        return _train(config, folder, manifest, fingerprint, checkpoint)
 
 
 def _train(
@@ -46,6 +53,7 @@ def _train(
     folder: Path,
     manifest: dict[str, Any],
     fingerprint: str | None,
+    checkpoint: str | None,
 ) -> Path:
     # Heavy imports wait until the config is known to be sound.
     from pcam_lightning import assembly, result
@@ -61,7 +69,7 @@ def _train(
         save_resolved(config, folder)
     trainer = assembly.build_trainer(config)
     module = assembly.build_module(config)
-    checkpoint = check_checkpoint(choose_checkpoint(config, folder), module)
+    check_checkpoint(checkpoint, module)
     source = find_source(config["data"])
     datamodule = assembly.build_datamodule(config, source.root)
     datamodule.setup()

@@ -33,9 +33,10 @@ def write_run(
     error: str | None = None,
     started: str = "2026-01-01T00:00:00+00:00",
     dataset: str = "demo",
+    config: dict[str, Any] | None = None,
     **status: Any,
 ) -> Path:
-    """A run folder of `train`; one that is `finished` has a summary."""
+    """A run folder of `train`; one that is `finished` has a summary; `config` is the manifest's."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
     (folder / ".hydra" / "config.yaml").write_text("trainer:\n  max_epochs: 5\n")
@@ -48,6 +49,8 @@ def write_run(
         "hardware": {"host": "box"},
         "slurm": None,
     }
+    if config is not None:
+        manifest["config"] = config
     (folder / "manifest.json").write_text(json.dumps(manifest))
     said = error and {"type": "InputError", "text": error, "traceback": None}
     status = {"state": state, "error": said, "host": "elsewhere", "started": started} | status

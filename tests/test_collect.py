@@ -103,6 +103,17 @@ def test_a_grid_has_a_champion_by_validation(collect, tmp_path: Path) -> None:
     }
 
 
+def test_runs_of_an_edited_config_have_their_own_rows(collect, tmp_path: Path) -> None:
+    for seed, rate in ((1, 0.003), (2, 0.003), (3, 0.5)):
+        config = {"seed": seed, "optimizer": {"lr": rate}}
+        write_run(tmp_path / "sweep" / str(seed), [f"seed={seed}"], config=config)
+    summary, _, err = collect(tmp_path / "sweep")
+    table = pd.read_csv(tmp_path / "collected" / "table.csv")
+    assert table[["optimizer.lr", "finished"]].to_numpy().tolist() == [[0.003, 2], [0.5, 1]]
+    assert summary["settings"] == 2
+    assert err.startswith("warning: ") and "optimizer.lr" in err and err.count("\n") == 1
+
+
 def test_several_sweeps_are_taken_as_one(collect, tmp_path: Path) -> None:
     for partition, seeds in (("x", (1, 2)), ("y", (3,))):
         for seed in seeds:

@@ -129,10 +129,19 @@ def test_a_signal_saves_marks_and_stops(root: Path, tmp_path: Path, undisturbed)
 
 
 def test_killed_again_and_again_it_ends_the_same(root: Path, tmp_path: Path, undisturbed) -> None:
-    folder, chance = tmp_path / "run", random.Random(KILLS)
+    folder, chance, step = tmp_path / "run", random.Random(KILLS), 0
+    folder.mkdir()
+    killed = ("+callbacks.kill._target_=job_callbacks.KillAtStep",)
+    killed += ("+callbacks.kill.path=${run_dir}/kill",)
     for _ in range(KILLS):
-        kill_after_a_checkpoint(root, folder, later=chance.uniform(0, 1.5))
-    assert_same(finish(root, folder), undisturbed)
+        step += chance.randint(1, 47 // KILLS)
+        (folder / "kill").write_text(str(step))
+        process = start(root, folder, *killed)
+        process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL
+    (folder / "kill").unlink()
+    assert_same(finish(root, folder, *killed), undisturbed)
+    assert Run(folder).status["attempt"] == KILLS + 1
     assert not list((folder / "checkpoints").glob(".*"))
 
 
@@ -180,13 +189,14 @@ def test_a_plateau_is_remembered_at_an_epochs_end(root: Path, tmp_path: Path) ->
     assert_same(finish(root, folder, *plateau), whole)
 
 
-def test_onecycle_cannot_be_prolonged(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["onecycle", "cosine"])
+def test_a_schedule_with_an_end_cannot_be_prolonged(root: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
-    kill_after_a_checkpoint(root, folder)
-    process = start(root, folder, "trainer.max_epochs=6")
-    _, err = process.communicate(timeout=60)
+    kill_after_a_checkpoint(root, folder, f"scheduler={name}")
+    process = start(root, folder, f"scheduler={name}", "trainer.max_epochs=6")
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 2
-    assert "onecycle schedule ends after 48 steps, expected 72" in err.splitlines()[-1]
+    assert f"{name} schedule ends after 48 steps, expected 72" in err.splitlines()[-1]
 
 
 def test_killed_while_it_is_tested_it_ends_the_same(
@@ -209,14 +219,14 @@ def test_another_config_does_not_go_on_in_the_same_folder(root: Path, tmp_path: 
     assert "begun with optimizer.lr=0.003, now 0.5" in err.splitlines()[-1]
 
 
-def kill_after_a_checkpoint(root: Path, folder: Path, *more: str, later: float = 0) -> None:
-    """Start, and kill so many seconds after this start's first checkpoint."""
+def kill_after_a_checkpoint(root: Path, folder: Path, *more: str) -> None:
+    """Start, and kill after this start's first checkpoint."""
     before = checkpoint_time(folder)
     process = start(root, folder, *more)
     wait_for(lambda: checkpoint_time(folder) != before, process)
-    time.sleep(later)
     process.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
 
 
 def checkpoint_time(folder: Path) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from pcam_lightning import assembly
 from pcam_lightning.benchmarking import loader, step
@@ -23,6 +23,7 @@ from pcam_lightning.data.cache import mapped_in_place
 from pcam_lightning.data.files import check_split
 from pcam_lightning.data.scale import check_scales
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.folder import move_folder
 
 ONE_BATCH, OURS = f"{BARE}, one batch", "pcam_lightning"
 
@@ -163,7 +164,7 @@ def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") 
 
     def fit(gate: Gate, folder: str) -> None:
         parts = {"callbacks": callbacks, "logger": case.config["logger"], "trainer": trainer}
-        runner = assembly.build_trainer(_moved(parts, case.config["run_dir"], folder))
+        runner = assembly.build_trainer(move_folder(parts, case.config["run_dir"], folder))
         runner.callbacks.append(gate)  # type: ignore[attr-defined]
         module = assembly.build_module(case.config)
         assembly.normalise(module, case.datamodule)
@@ -171,15 +172,6 @@ def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") 
 
     with TemporaryDirectory(dir=case.config["run_dir"]) as folder:
         yield from pieces(lambda gate: fit(gate, folder), Gate(per))
-
-
-def _moved(value: Any, old: str, new: str) -> Any:
-    """A config with one folder in the place of another."""
-    if isinstance(value, dict):
-        return {key: _moved(each, old, new) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_moved(each, old, new) for each in value]
-    return value.replace(old, new) if isinstance(value, str) else value
 
 
 STEPS: dict[str, Literal["forward", "training"]] = {"forward": "forward", "train": "training"}

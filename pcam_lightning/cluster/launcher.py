@@ -13,79 +13,92 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, filter_overrides
+from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
-from omegaconf import OmegaConf
 
-from pcam_lightning.composition import run_folder
+from pcam_lightning.cluster.job_config import JOB_VARIABLES, compose, restore
+from pcam_lightning.cluster.local import parallelism, waiting_setup
+from pcam_lightning.composition import Config
 from pcam_lightning.errors import InputError
 
-KEPT_OUT = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-"""Variables that would tell a job submitted from inside another that it is that one."""
+
+class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
+    """A launcher that composes the config of each job, checks it, and hands it to the job."""
+
+    def __call__(self, config: Config, singletons: dict[type, Singleton]) -> JobReturn:
+        """Run a job, in the job, with the config of its submission; `conf/` is not read again."""
+        import submitit
+
+        assert self.hydra_context is not None and self.task_function is not None
+        Singleton.set_state(singletons)
+        setup_globals()
+        return run_job(
+            task_function=self.task_function,
+            config=restore(config, submitit.JobEnvironment().job_id),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+        )
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Check, submit as one array, say where everything is, and wait.
+
+        Returns one JobReturn a job; one whose job failed raises SystemExit when asked for its
+        value.
+
+        Raises:
+            PreflightError: something would fail; nothing has been submitted.
+        """
+        from pcam_lightning.cluster.preflight import check, settle_data
+        from pcam_lightning.cluster.waiting import wait
+
+        assert self.config is not None and self.hydra_context is not None
+        sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        loader = self.hydra_context.config_loader
+        configs = [
+            compose(loader, self.config, overrides, number)
+            for overrides, number in zip(job_overrides, numbers, strict=True)
+        ]
+        executor = _executor(self)
+        if configs[0].checked.get("preflight", "on") == "on":
+            with _outside_of_jobs():
+                check([config.checked for config in configs], self.params, executor, sweep)
+            configs = settle_data(configs)
+        sweep.mkdir(parents=True, exist_ok=True)
+        state = Singleton.get_state()
+        with _outside_of_jobs():
+            jobs = executor.map_array(
+                self, [config.given for config in configs], [state] * len(configs)
+            )
+        records = [
+            {
+                "number": number,
+                "overrides": list(filter_overrides(overrides)),
+                "folder": os.path.relpath(config.folder_of(job.job_id), sweep),
+                "job_id": job.job_id,
+                "log": os.path.relpath(job.paths.stderr, sweep),
+            }
+            for number, overrides, config, job in zip(
+                numbers, job_overrides, configs, jobs, strict=True
+            )
+        ]
+        write_sweep(sweep, str(self.config.hydra.job.name), self._EXECUTOR, records)
+        return wait(sweep, records, jobs)
 
 
-class LocalLauncher(submitit_launcher.LocalLauncher):
+class LocalLauncher(CheckingLauncher):
     """Every run a process of this machine."""
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        return _launch(self, job_overrides, initial_job_idx)
+    _EXECUTOR = "local"
 
 
-class SlurmLauncher(submitit_launcher.SlurmLauncher):
+class SlurmLauncher(CheckingLauncher):
     """Every run a Slurm job."""
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        return _launch(self, job_overrides, initial_job_idx)
-
-
-def _launch(
-    launcher: LocalLauncher | SlurmLauncher, job_overrides: Sequence[Sequence[str]], first: int
-) -> Sequence[JobReturn]:
-    """Check, submit as one array, say where everything is, and wait.
-
-    Returns one JobReturn a job; one whose job failed raises SystemExit when asked for its value.
-
-    Raises:
-        PreflightError: something would fail; nothing has been submitted.
-    """
-    from pcam_lightning.cluster.preflight import check
-    from pcam_lightning.cluster.waiting import wait
-
-    assert launcher.config is not None
-    sweep = Path(str(launcher.config.hydra.sweep.dir)).absolute()
-    numbers = range(first, first + len(job_overrides))
-    shown = [list(filter_overrides(overrides)) for overrides in job_overrides]
-    configs = [
-        _job_config(launcher, list(o), n) for o, n in zip(job_overrides, numbers, strict=True)
-    ]
-    executor = _executor(launcher)
-    if configs[0].get("preflight", "on") == "on":
-        with _outside_of_jobs():
-            check(configs, launcher.params, executor, sweep)
-    sweep.mkdir(parents=True, exist_ok=True)
-    state = Singleton.get_state()
-    arguments = [
-        (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", state)
-        for overrides, number in zip(job_overrides, numbers, strict=True)
-    ]
-    with _outside_of_jobs():
-        jobs = executor.map_array(launcher, *zip(*arguments, strict=True))
-    records = [
-        {
-            "number": number,
-            "overrides": overrides,
-            "folder": os.path.relpath(run_folder(config), sweep),
-            "job_id": job.job_id,
-            "log": os.path.relpath(job.paths.stderr, sweep),
-        }
-        for number, overrides, config, job in zip(numbers, shown, configs, jobs, strict=True)
-    ]
-    write_sweep(sweep, str(launcher.config.hydra.job.name), launcher._EXECUTOR, records)
-    return wait(sweep, records, jobs)
+    _EXECUTOR = "slurm"
 
 
 def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, Any]]) -> None:
@@ -106,17 +119,7 @@ def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, 
     )
 
 
-def _job_config(launcher: LocalLauncher | SlurmLauncher, overrides: list[str], number: int) -> Any:
-    """What a job will compose, with its own number."""
-    assert launcher.hydra_context is not None
-    loader = launcher.hydra_context.config_loader
-    config = loader.load_sweep_config(launcher.config, overrides)  # type: ignore[arg-type]
-    OmegaConf.set_struct(config, False)
-    config.hydra.job.num, config.hydra.job.id = number, "unknown"
-    return config
-
-
-def _executor(launcher: LocalLauncher | SlurmLauncher) -> Any:
+def _executor(launcher: CheckingLauncher) -> Any:
     """submitit's executor with the launcher's parameters, named as it names them."""
     import submitit
 
@@ -127,6 +130,10 @@ def _executor(launcher: LocalLauncher | SlurmLauncher) -> Any:
             "hydra/launcher=submitit_local"
         )
     inits = {"folder": own.pop("submitit_folder")}
+    if kind == "local":
+        places = parallelism(own)
+        own["setup"] = [*(own.get("setup") or []), waiting_setup(inits["folder"], places)]
+        own.pop("array_parallelism", None)
     if "max_num_timeout" in own:
         inits[f"{kind}_max_num_timeout"] = own.pop("max_num_timeout")
     executor = submitit.AutoExecutor(cluster=kind, **inits)
@@ -149,7 +156,7 @@ def _outside_of_jobs() -> Iterator[None]:
     kept_out = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name.startswith(KEPT_OUT) and name != "SLURM_CONF"
+        if name.startswith(JOB_VARIABLES) and name != "SLURM_CONF"
     }
     try:
         yield

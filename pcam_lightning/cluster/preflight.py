@@ -1,34 +1,36 @@
 """What would make the jobs of a sweep fail, found before anything is queued."""
 
-import json
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pcam_lightning.cluster.job_config import JobConfig
 from pcam_lightning.cluster.queue import ask
 from pcam_lightning.cluster.ranks import ranks_per_node
-from pcam_lightning.composition import run_folder, validated_in
+from pcam_lightning.composition import Config, of_command, run_folder
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.record import check_free
+from pcam_lightning.runs.resume import finished_summary
 
 SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "panfs", "wekafs")
 """File systems (how their names begin) that all nodes of a cluster can see."""
-MARGIN_BYTES = 50_000_000
-"""Of a run, beside its checkpoints: predictions, plots, gradients, logs."""
 
 
-def check(configs: Sequence[Any], resources: Mapping[str, Any], executor: Any, sweep: Path) -> None:
+def check(
+    configs: Sequence[Config], resources: Mapping[str, Any], executor: Any, sweep: Path
+) -> None:
     """Check every job of a sweep, and that Slurm can ever start it.
 
     Args:
-        configs: each job's whole composed config.
+        configs: of each job, with `hydra` in it, resolved.
         resources: the launcher's parameters.
         executor: submitit's, with them.
         sweep: the sweep's folder.
@@ -44,7 +46,6 @@ def check(configs: Sequence[Any], resources: Mapping[str, Any], executor: Any, s
         except InputError as error:
             problems.append(str(error))
     problems += _resource_problems(plain, resources)
-    problems += _disk_problems(plain, sweep)
     problems += _double_problems(configs, sweep)
     if "partition" in resources:
         problems += _slurm_problems(resources, executor, len(configs))
@@ -53,13 +54,34 @@ def check(configs: Sequence[Any], resources: Mapping[str, Any], executor: Any, s
         raise PreflightError(list(dict.fromkeys(problems)))
 
 
-def _checked(config: Any) -> dict[str, Any]:
-    """A job's config as plain containers; raises InputError for what its command would refuse."""
+def settle_data(jobs: Sequence[JobConfig]) -> list[JobConfig]:
+    """Return checked jobs that will read the data set that there is now, and no other."""
+    from pcam_lightning.data.source import find_root, warn_of_demo
+
+    keys = ("root", "default_root")
+    settled, missing = [], set()
+    for job in jobs:
+        data, given = (config.get("data", {}) for config in (job.checked, job.given))
+        if given and all(data[key] == given[key] for key in keys):
+            root = find_root(data)
+            if root is None and data["default_root"] is not None:
+                missing.add(data["default_root"])
+            choice = {"root": root and str(root.absolute()), "default_root": None}
+            job = replace(job, given=job.given | {"data": given | choice})
+        settled.append(job)
+    for folder in sorted(missing):
+        warn_of_demo(folder)
+    return settled
+
+
+def _checked(config: Config) -> Config:
+    """A job's config without `hydra`; raises InputError for what its command would refuse."""
     from pcam_lightning import assembly
 
     folder = run_folder(config)
-    plain = validated_in(folder, config)
-    check_free(folder, resume=plain.get("ckpt_path") is not None)
+    plain = of_command(config)
+    if finished_summary(plain, folder) is None:
+        check_free(folder, resume=plain.get("ckpt_path") is not None)
     if "data" in plain:
         assembly.check_targets(plain)
         _check_data(plain["data"])
@@ -132,25 +154,18 @@ def _resource_problems(
         )
 
 
-def _disk_problems(configs: Sequence[dict[str, Any]], sweep: Path) -> Iterator[str]:
-    """Where the sweep's folder has no room for its runs."""
-    there = next(path for path in (sweep, *sweep.parents) if path.exists())
-    needed = sum(_run_bytes(config) for config in configs)
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        yield (
-            f"hydra.sweep.dir={sweep}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB "
-            f"for the checkpoints of {len(configs)} runs"
-        )
-
-
-def _double_problems(configs: Sequence[Any], sweep: Path) -> Iterator[str]:
-    """Where jobs of an earlier start would write to the same runs."""
+def _double_problems(configs: Sequence[Config], sweep: Path) -> Iterator[str]:
+    """Where two jobs, or jobs of an earlier start, would write to the same runs."""
     from pcam_lightning.collection.states import job_states
 
+    folders = Counter(run_folder(config) for config in configs)
+    if (most := folders.most_common(1)[0])[1] > 1:
+        yield (
+            f"hydra.sweep.subdir: {most[1]} jobs would write to {most[0]}; expected a folder for "
+            "each, such as ${hydra.job.num}"
+        )
     if not (sweep / "sweep.json").is_file():
         return
-    folders = {run_folder(config) for config in configs}
     going = [job for job in job_states(sweep) if job.folder in folders and not job.has_ended]
     if going:
         yield (
@@ -158,20 +173,6 @@ def _double_problems(configs: Sequence[Any], sweep: Path) -> Iterator[str]:
             f"first is {going[0].job_id} ({going[0].state}); wait for them, cancel them, or choose "
             "another folder"
         )
-
-
-def _run_bytes(config: dict[str, Any]) -> int:
-    """What a run writes, about: two checkpoints with the optimizer's states, and a draft."""
-    if "model" not in config:
-        return MARGIN_BYTES
-    return MARGIN_BYTES + 3 * 3 * 4 * _parameters(json.dumps(config["model"]))
-
-
-@cache
-def _parameters(model: str) -> int:
-    from hydra.utils import instantiate
-
-    return sum(parameter.numel() for parameter in instantiate(json.loads(model)).parameters())
 
 
 def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> Iterator[str]:
@@ -199,8 +200,8 @@ def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> I
         if facts["State"] != "UP":
             yield f"hydra.launcher.partition={name}: it is {facts['State']} now"
     largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
-    if largest and jobs >= int(largest[1]):
-        yield f"{jobs} jobs: Slurm takes fewer than {largest[1]} in one array; split the sweep"
+    if largest and jobs > int(largest[1]):
+        yield f"{jobs} jobs: Slurm takes {largest[1]} in one array at most; split the sweep"
     yield from _refusal(executor)
 
 

@@ -8,22 +8,24 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from pcam_lightning.cluster.queue import states
+from pcam_lightning.cluster.queue import Watch
 from pcam_lightning.collection.states import last_line
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.record import RunFileError
 
 SECONDS_BETWEEN_LOOKS = 1.0
+"""At files and processes of the jobs; Slurm is asked less often (see `queue.Watch`)."""
 SECONDS_GONE = 10.0
-"""How long a job must be out of the queue, without a result, to have ended."""
+"""A job has ended without a result if two answers of Slurm at least this far apart lack it."""
 
 
 def wait(sweep: Path, records: Sequence[dict[str, Any]], jobs: Sequence[Any]) -> list[JobReturn]:
     """Say what becomes of each job until all have ended.
 
     A job that leaves neither the queue nor a result behind is waited for; one that is out of the
-    queue without a result has failed. Returns one JobReturn a job; a failed one raises SystemExit
-    when asked for its value. Ctrl-C leaves the jobs running.
+    queue without a result has failed. While Slurm does not answer, no job is out of it. Returns one
+    JobReturn a job; a failed one raises SystemExit when asked for its value. Ctrl-C leaves the jobs
+    running.
     """
     many = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     _say(f"submitted {many}; logs and sweep.json are in {sweep}")
@@ -32,20 +34,21 @@ def wait(sweep: Path, records: Sequence[dict[str, Any]], jobs: Sequence[Any]) ->
     said: dict[int, str] = {}
     gone_since: dict[int, float] = {}
     returns: dict[int, JobReturn] = {}
+    watch = Watch(_say)
     try:
         while len(returns) < len(jobs):
             waiting = [i for i in range(len(jobs)) if i not in returns]
-            queue = _queue([jobs[i] for i in waiting])
+            queue = _queue([jobs[i] for i in waiting], watch)
             for i in waiting:
                 state, over = _look(jobs[i], queue)
                 if not over and state == "gone":
-                    since = gone_since.setdefault(i, time.monotonic())
-                    over = time.monotonic() - since > SECONDS_GONE
-                elif state != "gone":
+                    since = gone_since.setdefault(i, watch.answered)
+                    over = watch.answered - since > SECONDS_GONE
+                elif state not in ("gone", "unknown"):
                     gone_since.pop(i, None)
                 if over:
                     returns[i], state = _outcome(sweep, records[i], jobs[i])
-                if state not in ("gone", said.get(i)):
+                if state not in ("gone", "unknown", said.get(i)):
                     said[i] = state
                     _say(f"{titles[i]}: {state}")
             if len(returns) < len(jobs):
@@ -66,19 +69,23 @@ def _titles(records: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _queue(jobs: Sequence[Any]) -> dict[str, str] | None:
-    """State of each job in Slurm's queue; None where that cannot be known now."""
+def _queue(jobs: Sequence[Any], watch: Watch) -> dict[str, str] | None:
+    """State of each job in the queue; None where that cannot be known now."""
     if hasattr(jobs[0], "_process"):  # of this machine
-        return {job.job_id: "RUNNING" for job in jobs if not job.done()}
-    return states([job.job_id for job in jobs])
+        return {
+            job.job_id: "RUNNING" if _tasks(job)[0].paths.stdout.exists() else "PENDING"
+            for job in jobs
+            if not job.done()
+        }
+    return watch.states([job.job_id for job in jobs])
 
 
 def _look(job: Any, queue: dict[str, str] | None) -> tuple[str, bool]:
     """What to say of a job, and whether it is over for certain."""
     if all(task.paths.result_pickle.exists() for task in _tasks(job)):
         return "over", True
-    if queue is None:  # nothing is known: as before
-        return "gone", False
+    if queue is None:
+        return "unknown", False
     state = queue.get(job.job_id)
     if state is None:
         return "gone", hasattr(job, "_process")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pcam_lightning.collection.table import (
     Setting,
     at,
     deviation,
+    hidden_keys,
     mean,
     runs_table,
     settings,
@@ -63,6 +65,9 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         _write_table(folder / "table", speeds)
         print_speeds(console, speeds, dataset)
     else:
+        if keys := hidden_keys(found):
+            line = f"runs with the same overrides differ in {', '.join(keys)}; each has its own row"
+            print(one_line(f"warning: {line}"), file=sys.stderr)
         best, reason = champion(found, metric)
         summary |= {"metric": metric, "settings": len(found)}
         summary |= {"champion": best and _describe(best), "reason": reason}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class JobState:
         number: in its sweep, from 0.
         overrides: of the job, such as `seed=1`.
         state: `finished`; `failed`; `lost`: it left the queue, or its process is gone, and it did
-            not say how it ended; `running`; `queued`; where no queue can say more, `preempted`,
-            `killed`, or `unknown`.
+            not say how it ended; `running`; `queued`; where there is no queue, `preempted` or
+            `killed`; `unknown`: Slurm does not answer, or the run has no status.
         error: the last line of what went wrong, None where nothing did.
         log: of the job's process, None where it has none of its own.
         folder: of the run; it may not be there yet.
@@ -60,8 +60,14 @@ class JobState:
         return self.state not in ("running", "queued", "unknown")
 
 
-def job_states(folder: Path | str) -> list[JobState]:
+Queue = Callable[[Sequence[str]], dict[str, str] | None]
+"""Returns the states of Slurm jobs by their ids, as `queue.states` does."""
+
+
+def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
     """The jobs of a sweep: those of its `sweep.json`, else the runs in and below the folder.
+
+    Slurm's queue is asked at once, or through `ask`.
 
     Raises:
         RunFileError: no such folder, or a sweep.json that is damaged or points out of it.
@@ -72,7 +78,8 @@ def job_states(folder: Path | str) -> list[JobState]:
     submitted, jobs = _read_sweep(sweep)
     # Asked first: a job that ends in between has left its state by the time its folder is read.
     ids = [job["job_id"] for job in jobs if job["job_id"]]
-    queued = queue.states(ids) if submitted.get("executor") == "slurm" else None
+    ask = ask or queue.states
+    queued = ask(ids) if submitted.get("executor") == "slurm" else None
     return [_of_job(sweep, job, submitted.get("executor"), queued) for job in jobs]
 
 
@@ -111,6 +118,9 @@ def _of_job(
         if queued is not None:
             # A job that was killed with its node says `running` for ever.
             state = "queued" if word in QUEUED else "running" if word in RUNNING else "lost"
+        elif executor == "slurm":
+            # What the run says may have been its last word: it may be queued again, or gone.
+            state, error = "unknown", queue.NO_ANSWER
         elif executor == "local":
             state = _local(state, job_id)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,13 @@ from pcam_lightning.collection.states import STATES, JobState
 from pcam_lightning.evaluation.baselines import beaten_by_constant
 from pcam_lightning.evaluation.metrics import METRICS
 from pcam_lightning.runs.record import RunFileError
+from pcam_lightning.runs.resume import weight_settings
 
 SPLITS = ("val", "test")
 SCORES = [(split, name) for split in SPLITS for name in METRICS]
 SPEEDS = ["seconds", "patches_per_second"]
 DEFAULT = "(default)"  # the value of a key that other jobs set
+UNKNOWN = "(unknown)"  # the value of a key that runs with the same overrides differ in
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,18 @@ class Result:
         name = at(self.manifest, "dataset", "name") or at(self.summary, "dataset")
         return None if name is None else str(name)
 
+    @cached_property
+    def config(self) -> dict[str, str]:
+        """The resolved keys that can change the scores, and the data set, as far as known."""
+        config = at(self.manifest, "config")
+        if not isinstance(config, dict):
+            return {}
+        found = {key: _shown(value) for key, value in weight_settings(config).items()}
+        if self.dataset is not None:
+            fingerprint = at(self.manifest, "dataset", "fingerprint")
+            found["dataset"] = f"{self.dataset} {fingerprint or ''}".strip()
+        return found
+
     def score(self, split: str, name: str) -> float:
         """NaN where there is none."""
         return number(at(self.summary, split, "metrics", name, "value"))
@@ -63,7 +79,7 @@ class Setting:
     """Jobs that differ in their seed alone.
 
     Attributes:
-        values: of the swept keys.
+        values: of the swept keys, and of those that differ though no override says so.
         results: of its jobs, finished or not.
     """
 
@@ -119,14 +135,49 @@ def swept_keys(jobs: Sequence[JobState]) -> list[str]:
 
 
 def settings(results: Sequence[Result]) -> list[Setting]:
-    """Results by the values of the swept keys, in the order of the first job of each."""
+    """Results by the values of the swept keys, in the order of the first job of each.
+
+    Runs that have the same overrides and were made of different configs all the same (of a file in
+    `conf/` that was edited in between, of another data set) are settings of their own.
+    """
     keys = swept_keys([result.job for result in results])
+    given: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        values = _values(result.job)
+        given.setdefault(tuple(values.get(key, DEFAULT) for key in keys), []).append(result)
+    hidden = {values: _differing(group) for values, group in given.items()}
+    every = list(dict.fromkeys(key for differing in hidden.values() for key in differing))
     found: dict[tuple[str, ...], Setting] = {}
     for result in results:
-        given = _values(result.job)
-        values = {key: given.get(key, DEFAULT) for key in keys}
-        found.setdefault(tuple(values.values()), Setting(values, [])).results.append(result)
+        values = tuple(_values(result.job).get(key, DEFAULT) for key in keys)
+        own = [result.config.get(key, UNKNOWN) for key in hidden[values]]
+        setting = found.setdefault(
+            (*values, *own), Setting(dict(zip(keys, values, strict=True)), [])
+        )
+        setting.results.append(result)
+    for setting in found.values():
+        for key in every:
+            known = (each.config[key] for each in setting.results if key in each.config)
+            setting.values[key] = next(known, UNKNOWN)
     return list(found.values())
+
+
+def hidden_keys(found: Sequence[Setting]) -> list[str]:
+    """Return the keys in which settings differ though their runs have the same overrides."""
+    jobs = [result.job for setting in found for result in setting.results]
+    swept = swept_keys(jobs)
+    return [key for key in (found[0].values if found else ()) if key not in swept]
+
+
+def _differing(group: Sequence[Result]) -> list[str]:
+    """Return the keys in which runs that scored differ, except their seed and what follows it."""
+    configs = [result.config for result in group if result.summary and result.config]
+    return [
+        key
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if len({config.get(key) for config in configs}) > 1
+        if any(config.get(key) != config.get("seed") for config in configs)
+    ]
 
 
 def runs_table(found: Sequence[Setting]) -> pd.DataFrame:
@@ -234,6 +285,10 @@ def _values(job: JobState) -> dict[str, str]:
         key, _, value = override.partition("=")
         values[key.lstrip("+")] = value
     return values
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _joined(key: str, value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from pcam_lightning.comparison.data import changed_rows
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.checkout import changed_lines, read_checkout
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import environment_text
-from pcam_lightning.runs.resume import changes_weights, leaves
+from pcam_lightning.runs.resume import flatten, weight_settings
 from pcam_lightning.runs.run import MissingRunFileError
 
 SHOWN_LINES = 10
@@ -51,8 +51,10 @@ class Origin:
     def facts(self) -> dict[tuple[str, str], Any]:
         """Everything that is compared, by kind and name."""
         manifest = self.manifest
-        config = _without_folder(manifest.get("config", {}))
-        facts = {("config", key): value for key, value in leaves(config)}
+        config = manifest.get("config", {})
+        if folder := config.get("run_dir"):  # reads the same for every run
+            config = move_folder(config, folder, "${run_dir}")
+        facts = {("config", key): value for key, value in flatten(config)}
         facts |= {("code", name): digest for name, digest in _part(manifest, "sources")}
         facts["code", "commit"] = manifest.get("git", {}).get("commit")
         facts |= {("package", name): version for name, version in self.packages.items()}
@@ -83,6 +85,7 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
     facts = [origin.facts() for origin in origins]
     sources_known = all(origin.manifest.get("sources") for origin in origins)
     lines = _changed_lines(origins)
+    settings = {key for each in origins for key in weight_settings(each.manifest.get("config", {}))}
     found = []
     for kind, name in dict.fromkeys(key for each in facts for key in each):
         values = [each.get((kind, name)) for each in facts]
@@ -91,7 +94,7 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
         if kind == "code":
             matters = name != "commit" or not sources_known
         elif kind == "config":
-            matters = changes_weights(name)
+            matters = name in settings
         else:
             matters = kind not in MATTERS or name in MATTERS[kind]
         detail: list[str] = []
@@ -136,15 +139,6 @@ def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -
             return []
         paths.append((Path(dataset["root"]) / name, dataset["files"][name]))
     return changed_rows(*paths) or None
-
-
-def _without_folder(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config whose paths into its own run folder read the same for every run."""
-    folder = config.get("run_dir")
-    if not folder:
-        return dict(config)
-    text = json.dumps(config).replace(json.dumps(folder)[1:-1], "${run_dir}")
-    return json.loads(text)
 
 
 def _part(manifest: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:

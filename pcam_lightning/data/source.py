@@ -47,11 +47,7 @@ def find_source(data: Mapping[str, Any]) -> Source:
     if (root := find_root(data)) is not None:
         return Source("pcam", root.resolve())
     if data["default_root"] is not None:
-        log.warning(
-            "No PatchCamelyon files in %s: using the DEMO set, made-up patches. Results on it say "
-            "nothing about real tissue. Name the real files with data.root=FOLDER or PCAM_ROOT.",
-            data["default_root"],
-        )
+        warn_of_demo(data["default_root"])
     demo = data["demo"]
     options = DemoOptions(**{key: demo[key] for key in demo if key != "parent"})
     return Source("demo", ensure_demo(Path(demo["parent"]), options).resolve())
@@ -71,6 +67,15 @@ def find_root(data: Mapping[str, Any]) -> Path | None:
         f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are not there, the first "
         f"is {missing[0].name}; expected the official H5 files (python -m pcam_lightning.download "
         f"root={root} fetches them), data.on_missing=download, or data=demo"
+    )
+
+
+def warn_of_demo(default_root: str) -> None:
+    """Warn that runs use the demo set, since the default folder lacks the official files."""
+    log.warning(
+        "No PatchCamelyon files in %s: using the DEMO set, made-up patches. Results on it say "
+        "nothing about real tissue. Name the real files with data.root=FOLDER or PCAM_ROOT.",
+        default_root,
     )
 
 

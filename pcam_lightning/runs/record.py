@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,11 @@ from typing import Any
 from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.runs.process import process_mark
 
+SECONDS_BETWEEN_BEATS = 15.0
+"""A run's process renews the modification time of its `status.json` this often."""
+SECONDS_OF_SILENCE = 90.0
+"""Without a sign of life for this long, a process on another machine is gone. Some file systems
+show a change to other machines only after a minute."""
 ATTEMPT_FILES = ("manifest.json", "code.patch", "environment.txt", "status.json")
 
 
@@ -125,8 +131,12 @@ class Recording:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process": process_mark(os.getpid()),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "slurm_restarts": _slurm_restarts(),
         }
         self._write()
+        self._ended = threading.Event()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def update(self, **facts: Any) -> None:
         """Add facts such as `epoch=3` to the status and renew its `updated` time.
@@ -147,7 +157,14 @@ class Recording:
         self._status.update(state="preempted", reason=_one_line(reason))
         self._write()
 
+    def _beat(self) -> None:
+        """Show other machines that this process is alive, until the run ends."""
+        while not self._ended.wait(SECONDS_BETWEEN_BEATS):
+            with suppress(OSError):
+                os.utime(self.folder / "status.json")
+
     def _end(self, error: dict[str, Any] | None) -> None:
+        self._ended.set()
         if self._status["state"] == "running":
             self._status["state"] = "failed" if error else "finished"
         self._status.update(error=error, finished=_now())
@@ -183,9 +200,9 @@ def recording(
     finished with `resume=True`; what the earlier start wrote of itself is kept in `attempts/N/`.
     Only one process may record a run: with several ranks, rank 0.
 
-    Raises RunFolderBusyError when a living process of this machine records there (a process of
-    another machine cannot be asked and is taken for gone, as after a requeue),
-    RunFolderFinishedError, and RunFileError when the folder or its status is unusable.
+    Raises RunFolderBusyError when a living process records there, RunFolderFinishedError, and
+    RunFileError when the folder or its status is unusable. A process of another machine is alive
+    while it renews `status.json`, unless Slurm has requeued its job, which is this one.
     """
     run = _claim(Path(folder), resume=resume)
     try:
@@ -205,10 +222,10 @@ def recording(
 
 
 def check_free(folder: Path, *, resume: bool = False) -> None:
-    """Raise what `recording` would raise for a folder that is taken, without touching it."""
+    """Raise what `recording` would raise for a folder that is taken, without claiming it."""
     path = folder / "status.json"
     if path.exists():
-        _refuse_taken(folder, read_json(path), resume=resume)
+        _check_not_taken(folder, read_json(path), resume=resume)
 
 
 def _claim(folder: Path, *, resume: bool) -> Recording:
@@ -221,24 +238,66 @@ def _claim(folder: Path, *, resume: bool) -> Recording:
         attempt = 1
         if path.exists():
             status = read_json(path)
-            _refuse_taken(folder, status, resume=resume)
+            _check_not_taken(folder, status, resume=resume)
             attempt = _keep_attempt(folder, status)
         return Recording(folder, attempt)
 
 
-def _refuse_taken(folder: Path, status: Mapping[str, Any], *, resume: bool) -> None:
+def _check_not_taken(folder: Path, status: Mapping[str, Any], *, resume: bool) -> None:
     state = status.get("state")
     # A preempted run is still being written until its process is gone.
-    if state in ("running", "preempted") and status.get("finished") is None and is_alive(status):
-        raise RunFolderBusyError(
-            f"{folder} is being written by process {status['pid']} on {status['host']}, started "
-            f"{status.get('started')}: wait for it, stop it, or choose another folder"
-        )
+    if state in ("running", "preempted") and status.get("finished") is None:
+        alive, seen = is_alive(status), ""
+        if alive is None and not _is_requeued(status):
+            silence = _silence(folder)
+            alive = silence < SECONDS_OF_SILENCE
+            seen = (
+                f", seen {max(0, silence):.0f} s ago; it counts as gone after "
+                f"{SECONDS_OF_SILENCE:.0f} s"
+            )
+        if alive:
+            raise RunFolderBusyError(
+                f"{folder} is being written by process {status.get('pid')} on {status.get('host')}"
+                f"{seen}, started {status.get('started')}: wait for it, stop it, or choose another "
+                "folder"
+            )
     if state == "finished" and not resume:
         raise RunFolderFinishedError(
             f"{folder} holds a run that finished {status.get('finished')}: "
             "choose another folder, or ask to resume"
         )
+
+
+def _is_requeued(status: Mapping[str, Any]) -> bool:
+    """Return whether Slurm has ended the process of a status in order to start this one."""
+    job, restarts = status.get("slurm_job"), status.get("slurm_restarts")
+    if job is None or job != os.environ.get("SLURM_JOB_ID"):
+        return False
+    return isinstance(restarts, int) and restarts < _slurm_restarts()
+
+
+def _slurm_restarts() -> int:
+    """Return how often Slurm has requeued this process's job; 0 outside of one."""
+    text = os.environ.get("SLURM_RESTART_COUNT", "")  # not set before the first restart
+    return int(text) if text.isdecimal() else 0
+
+
+def _silence(folder: Path) -> float:
+    """Return the seconds since the process of a run last renewed its `status.json`.
+
+    Both times are of the file system's clock: those of machines differ.
+    """
+    with (folder / "status.json").open("rb") as file:  # opened, NFS does not answer from its cache
+        renewed = os.fstat(file.fileno()).st_mtime
+    draft = folder / f".clock.{os.urandom(4).hex()}.tmp"
+    try:
+        draft.touch()
+        return draft.stat().st_mtime - renewed
+    except OSError:
+        return time.time() - renewed
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _keep_attempt(folder: Path, status: Mapping[str, Any]) -> int:

@@ -1,19 +1,24 @@
-"""Going on in a run folder: from which checkpoint, and only with the config it was begun with."""
+"""Resuming a run: from which checkpoint, and only with the config that it was begun with."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import read_json
 
 HISTORY = ("metrics.csv", "gradients.parquet")
 FREE = (
+    # where the run is, how it is started and on which machines
     "ckpt_path",
     "resume",
     "run_dir",
     "experiment_name",
+    "preflight",
+    "cluster",
+    # where the data is and how it is read; its fingerprint is checked
     "data.root",
     "data.default_root",
     "data.on_missing",
@@ -21,69 +26,187 @@ FREE = (
     "data.cache",
     "data.cache_dir",
     "data.device_resident",
-    "callbacks.last_checkpoint",
-    "callbacks.progress",
+    "data.demo.parent",
+    # what is shown, logged and measured
     "logger",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.enable_autolog_hparams",
+    "trainer.default_root_dir",
+    "trainer.profiler",
+    "trainer.detect_anomaly",
 )
-"""Keys and groups of a config that change no weights."""
+"""Keys and groups of a config that change no weights. `trainer.enable_checkpointing` and
+`trainer.limit_val_batches` are not among them: they decide on the best checkpoint."""
+
+OBSERVERS = (
+    "pcam_lightning.callbacks.GradientNorm",
+    "pcam_lightning.callbacks.LastCheckpoint",
+    "pcam_lightning.callbacks.Throughput",
+    "pcam_lightning.callbacks.progress",
+    "lightning.pytorch.callbacks.DeviceStatsMonitor",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.callbacks.ModelSummary",
+    "lightning.pytorch.callbacks.OnExceptionCheckpoint",
+    "lightning.pytorch.callbacks.RichModelSummary",
+    "lightning.pytorch.callbacks.RichProgressBar",
+    "lightning.pytorch.callbacks.TQDMProgressBar",
+)
+"""Targets of callbacks that log, show or save, and change no weights."""
+
+STILL_TO_COME = ("trainer.max_epochs", "trainer.limit_test_batches")
+"""Keys that change nothing of what an unfinished run has done."""
 
 
-def changes_weights(key: str) -> bool:
-    """Whether a key of a config, such as `optimizer.lr`, can change what a run computes."""
-    return not any(f"{key}.".startswith(f"{name}.") for name in FREE)
+def weight_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config that can change what a run computes, with their values.
+
+    Paths into the run's own folder read the same for every run.
+    """
+    callbacks = {
+        name: part
+        for name, part in (config.get("callbacks") or {}).items()
+        if part and not (isinstance(part, Mapping) and part.get("_target_") in OBSERVERS)
+    }
+    settings = dict(config) | {"callbacks": callbacks}
+    if isinstance(folder := config.get("run_dir"), str) and folder:
+        settings = move_folder(settings, folder, "${run_dir}")
+    return {
+        key: value
+        for key, value in flatten(settings)
+        if not any(f"{key}.".startswith(f"{name}.") for name in FREE)
+    }
 
 
-def take_up(config: dict[str, Any], folder: Path) -> str | None:
-    """Prepare a config for going on in a folder, if a start with it will.
+def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:
+    """Return the `summary.json` of a finished run of this config in a folder.
+
+    Returns None where the folder holds no finished run, or where `resume=false` or a checkpoint
+    that the run was not begun from asks for a new start.
+
+    Raises:
+        InputError: the folder holds a finished run of another config or of other data.
+    """
+    paths = [folder / name for name in ("manifest.json", "status.json", "summary.json")]
+    if config.get("resume") != "auto" or not all(path.is_file() for path in paths):
+        return None
+    # The manifest first: of a run that another rank starts here again, the status is written first.
+    manifest, status = (read_json(path) for path in paths[:2])
+    before = manifest.get("config")
+    if status.get("state") != "finished" or not before or _begins_elsewhere(config, before):
+        return None
+    if config["trainer"]["precision"] == "auto":
+        before = before | {"trainer": before["trainer"] | {"precision": "auto"}}
+    if difference := _first_difference(before, config):
+        raise InputError(
+            f"{folder}: holds a run that finished with {difference}; expected the same, another "
+            f"folder, or, to train longer, ckpt_path={folder}/checkpoints/last.ckpt in another "
+            "folder"
+        )
+    _check_data(config["data"], before["data"], manifest.get("dataset") or {}, folder)
+    return paths[2]
+
+
+def check_resumable(config: dict[str, Any], folder: Path) -> str | None:
+    """Prepare a config for continuing the run of a folder, if a start with it will.
 
     A precision left to the machine becomes the one that the run was begun with. Returns the
-    fingerprint of the data it was begun with, None where nothing goes on.
+    fingerprint of the data it was begun with, None where nothing continues.
 
     Raises:
         InputError: the folder's run was begun with another config; names the first key that
             differs.
     """
+    if not _continues(config, folder):
+        return None
     path = folder / "manifest.json"
-    if config["resume"] != "auto" or config["ckpt_path"] is not None or not path.is_file():
-        return None
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        return None
-    manifest = read_json(path)
-    before = manifest.get("config", {})
-    if config["trainer"]["precision"] == "auto" and before:
-        config["trainer"]["precision"] = before["trainer"]["precision"]
-    begun, now = dict(leaves(before)), dict(leaves(config))
-    for key in sorted(begun.keys() | now.keys()):
-        free = key == "trainer.max_epochs" or not changes_weights(key)
-        if begun and not free and begun.get(key) != now.get(key):
+    manifest = read_json(path) if path.is_file() else {}
+    if before := manifest.get("config"):
+        if config["trainer"]["precision"] == "auto":
+            config["trainer"]["precision"] = before["trainer"]["precision"]
+        if difference := _first_difference(before, config, STILL_TO_COME):
             raise InputError(
-                f"{folder}: begun with {key}={begun.get(key)}, now {now.get(key)}; expected the "
-                "same to go on with, or resume=false, or another folder"
+                f"{folder}: begun with {difference}; expected the same to continue, or "
+                "resume=false, or another folder"
             )
     return manifest.get("dataset", {}).get("fingerprint")
 
 
 def choose_checkpoint(config: Mapping[str, Any], folder: Path) -> str | None:
-    """What to go on from: the checkpoint that was named, the folder's last one, or None.
+    """Return the checkpoint to continue from: the folder's last one, the one that was named, or
+    None.
 
-    Where it is None, and in drafts of checkpoints, what a start that was killed left is removed.
+    The folder's own comes first where its run was begun from the named one: that run continues.
     """
-    if config["ckpt_path"] is not None:
-        return config["ckpt_path"]
-    last = folder / "checkpoints" / "last.ckpt"
-    goes_on = config["resume"] == "auto" and last.is_file()
-    if is_first_rank():
-        for draft in (folder / "checkpoints").glob(".*.tmp"):
-            draft.unlink()
-        for name in () if goes_on else HISTORY:
-            (folder / name).unlink(missing_ok=True)
-    return str(last) if goes_on else None
+    if _continues(config, folder):
+        return str(folder / "checkpoints" / "last.ckpt")
+    return config["ckpt_path"]
 
 
-def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a config with its value, as `optimizer.lr` and 0.001."""
+def remove_leftovers(folder: Path, checkpoint: str | None) -> None:
+    """Remove drafts of checkpoints and, where a run begins anew, its logs of an earlier start."""
+    if not is_first_rank():
+        return
+    for draft in (folder / "checkpoints").glob(".*.tmp"):
+        draft.unlink()
+    for name in HISTORY if checkpoint is None else ():
+        (folder / name).unlink(missing_ok=True)
+
+
+def flatten(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key of a config with its value, as `optimizer.lr` and 0.001."""
     if isinstance(config, Mapping):
         for key, value in config.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
+            yield from flatten(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, config
+
+
+def _continues(config: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether a start with this config continues from the folder's own `last.ckpt`."""
+    if config["resume"] != "auto" or not (folder / "checkpoints" / "last.ckpt").is_file():
+        return False
+    path = folder / "manifest.json"
+    before = read_json(path).get("config") if path.is_file() else None
+    return not _begins_elsewhere(config, before or {})
+
+
+def _begins_elsewhere(config: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Return whether a config names a checkpoint that the run before was not begun from."""
+    return config["ckpt_path"] not in (None, before.get("ckpt_path"))
+
+
+def _first_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[str, ...] = ()
+) -> str | None:
+    """Describe the first key, by name, that can change weights and differs."""
+    begun, given = weight_settings(before), weight_settings(now)
+    for key in sorted((begun.keys() | given.keys()) - set(free)):
+        if begun.get(key) != given.get(key):
+            return f"{key}={begun.get(key)}, now {given.get(key)}"
+    return None
+
+
+def _check_data(
+    data: Mapping[str, Any], before: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path
+) -> None:
+    """Raise `InputError` where a config would read other data than a finished run has read.
+
+    Where its files are gone there is nothing to compare.
+    """
+    from pcam_lightning.data.files import file_digests, fingerprint, missing_files
+
+    root, expected = data["root"] or data["default_root"], dataset.get("fingerprint")
+    if root is not None and not missing_files(Path(root)):
+        found = fingerprint(file_digests(Path(root)))
+    elif data["root"] is None and dataset.get("name") == "demo":
+        found = expected  # the keys of the demo set have been compared
+    else:
+        gone = root == (before.get("root") or before.get("default_root"))
+        found = expected if gone else "of no files"
+    if found != expected:
+        raise InputError(
+            f"data.root={root}: other data (fingerprint {found}) than the run in {folder} was made "
+            f"with ({expected}); expected the same, or another folder"
+        )

@@ -17,10 +17,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from pcam_lightning import schema
-from pcam_lightning.composition import validated_in
+from pcam_lightning.cluster.job_config import JobConfig, compose
+from pcam_lightning.composition import of_command
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.record import check_free, is_alive
-from pcam_lightning.runs.resume import changes_weights, leaves
+from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.run import Run, is_run_folder
 
 if TYPE_CHECKING:
@@ -76,7 +77,14 @@ class OptunaSweeper(Sweeper):
         self.space: Space = space.read_space(parser.parse_overrides([*given, *arguments]))
         self.folder = Path(self._config.hydra.sweep.dir).absolute()
         self.storage = Path(settings["storage"] or self.folder / "study.journal").absolute()
-        configs = [self._compose(self._overrides(0, corner)) for corner in self.space.corners()]
+        configs = [of_command(self._job(0, corner).checked) for corner in self.space.corners()]
+        corner = next(self.space.corners())
+        if any(self._job(n, corner).folder != self.folder / str(n) for n in range(2)):
+            subdir = OmegaConf.to_container(self._config.hydra.sweep)["subdir"]
+            raise InputError(
+                f"hydra.sweep.subdir={subdir}: a search keeps trial N in "
+                "the folder N, expected ${hydra.job.num}"
+            )
         with alone(self.folder):
             OmegaConf.save(self._config, self.folder / "multirun.yaml")
             self.storage.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +117,15 @@ class OptunaSweeper(Sweeper):
             return
         from optuna.trial import TrialState
 
+        from pcam_lightning.cluster.queue import Watch
         from pcam_lightning.collection.states import job_states
 
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         numbers, said = {trial.number for trial in running}, None
+        watch = Watch(lambda text: print(text, flush=True))
         while going := [
             job.number
-            for job in job_states(self.folder)
+            for job in job_states(self.folder, watch.states)
             if job.number in numbers and not job.has_ended
         ]:
             if going != said:
@@ -219,15 +229,14 @@ class OptunaSweeper(Sweeper):
         }
         return overrides + [f"+callbacks.pruning.{key}={value}" for key, value in pruning.items()]
 
-    def _compose(self, overrides: list[str]) -> dict[str, Any]:
-        """The checked config of a job, before anything runs."""
-        config = self._context.config_loader.load_sweep_config(self._config, overrides)
-        return validated_in(Path("run"), config)
+    def _job(self, number: int, parameters: Mapping[str, Any]) -> JobConfig:
+        overrides = self._overrides(number, parameters)
+        return compose(self._context.config_loader, self._config, overrides, number)
 
     def _begun_with(self, config: dict[str, Any]) -> dict[str, Any]:
         """What has to be the same when the search goes on, or its trials cannot be compared."""
         config["callbacks"].pop("pruning", None)
-        shared = {key: value for key, value in leaves(config) if changes_weights(key)}
+        shared = weight_settings(config)
         search = {f"hydra.sweeper.{key}": self.settings[key] for key in COMPARABLE}
         if self.settings["storage"]:  # elsewhere than the runs: it has to find them again
             search["hydra.sweep.dir"] = str(self.folder)

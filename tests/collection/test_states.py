@@ -65,11 +65,15 @@ def test_a_failed_job_that_waits_again_is_queued(tmp_path: Path, slurm) -> None:
 
 
 def test_without_an_answer_of_slurm_nothing_is_called_lost(tmp_path: Path, slurm) -> None:
-    write_sweep(tmp_path, [{}, {}, {}])
+    write_sweep(tmp_path, [{}, {}, {}, {}])
     write_run(tmp_path / "0", ["seed=0"], state="preempted")
     write_run(tmp_path / "1", ["seed=1"], state="running")
+    write_run(tmp_path / "3", ["seed=3"])
     slurm(None)
-    assert states(tmp_path) == ["preempted", "running", "unknown"]
+    assert states(tmp_path) == ["unknown", "unknown", "unknown", "finished"]
+    jobs = job_states(tmp_path)
+    assert [job.error for job in jobs] == [queue.NO_ANSWER] * 3 + [None]
+    assert not any(job.has_ended for job in jobs[:3])
 
 
 def test_local_jobs_are_processes(tmp_path: Path, slurm) -> None:

@@ -10,6 +10,7 @@ from sweep_files import scores, write_run
 from pcam_lightning.collection.states import job_states
 from pcam_lightning.collection.table import (
     Result,
+    hidden_keys,
     runs_table,
     settings,
     settings_table,
@@ -103,3 +104,43 @@ def test_swept_keys(tmp_path: Path, overrides: list[list[str]], keys: list[str])
     for number, words in enumerate(overrides):
         write_run(tmp_path / str(number), words)
     assert swept_keys(job_states(tmp_path)) == keys
+
+
+BASE = {"seed": 1, "run_dir": "/s/0", "optimizer": {"lr": 0.1}, "data": {"seed": 1, "root": "/a"}}
+
+
+# Two runs with the overrides seed=1 and seed=2, the first of BASE: the second is of the same
+# setting unless its config differs in a key that can change scores and is not its seed.
+@pytest.mark.parametrize(
+    ("changes", "dataset", "key"),
+    [
+        ({}, "demo", None),
+        ({"data": {"seed": 2, "root": "/b"}, "run_dir": "/s/1"}, "demo", None),
+        ({"callbacks": {"a": {"path": "/s/1/a"}}, "run_dir": "/s/1"}, "demo", None),
+        ({"logger": {"a": 1}, "experiment_name": "x"}, "demo", None),
+        ({"optimizer": {"lr": 0.5}}, "demo", "optimizer.lr"),
+        ({"optimizer": {"lr": 0.1, "momentum": 0.9}}, "demo", "optimizer.momentum"),
+        ({"data": {"seed": 7, "root": "/a"}}, "demo", "data.seed"),
+        ({"callbacks": {"a": {"path": "/s/10/a"}}, "run_dir": "/s/1"}, "demo", "callbacks.a.path"),
+        ({}, "pcam", "dataset"),
+    ],
+)
+def test_runs_of_different_configs_are_never_averaged(
+    tmp_path: Path, changes: dict, dataset: str, key: str | None
+) -> None:
+    first = BASE | ({"callbacks": {"a": {"path": "/s/0/a"}}} if "callbacks" in changes else {})
+    second = BASE | {"seed": 2, "data": {"seed": 2, "root": "/a"}} | changes
+    write_run(tmp_path / "0", ["seed=1"], scores(auroc=0.6), config=first)
+    write_run(tmp_path / "1", ["seed=2"], scores(auroc=0.8), config=second, dataset=dataset)
+    write_run(tmp_path / "2", ["seed=3"], state="running")
+    rows = found(tmp_path)
+    assert hidden_keys(rows) == [key] * (key is not None)
+    finished = [row for row in rows if any(each.summary for each in row.results)]
+    means = [pytest.approx(0.7)] if key is None else [0.6, 0.8]
+    assert [row.mean("val", "auroc") for row in finished] == means
+    assert len({tuple(row.values) for row in rows}) == 1 and len({row.name for row in rows}) == len(
+        rows
+    )
+    if key == "optimizer.lr":
+        names = ["optimizer.lr=0.1", "optimizer.lr=0.5", "optimizer.lr=(unknown)"]
+        assert [row.name for row in rows] == names

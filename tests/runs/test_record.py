@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -279,11 +280,10 @@ def test_of_many_starts_in_the_same_instant_one_wins(tmp_path):
     "change",
     [
         {"process": "an earlier owner of the process id"},
-        {"host": "another-node"},
         {"process": None},
     ],
 )
-def test_a_recycled_process_id_or_another_host_does_not_block(tmp_path, change):
+def test_a_recycled_process_id_does_not_block(tmp_path, change):
     with recording(tmp_path, {}):
         status = _status(tmp_path)
         (tmp_path / "status.json").write_text(json.dumps(status))
@@ -292,6 +292,67 @@ def test_a_recycled_process_id_or_another_host_does_not_block(tmp_path, change):
         (tmp_path / "status.json").write_text(json.dumps(status | change))
         with recording(tmp_path, {}):
             pass
+
+
+# A run of another machine is alive while it renews its status.json, but for one whose own job Slurm
+# has requeued. (its status, this process's job, seconds since its last sign of life, is alive)
+JOB = {"slurm_job": "7", "slurm_restarts": 1}
+ELSEWHERE = [
+    ({}, {}, 0, True),
+    ({}, {}, 60, True),
+    ({}, {}, 600, False),
+    ({"state": "preempted"}, {}, 0, True),
+    (JOB, {}, 0, True),
+    (JOB, {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "2"}, 0, True),
+    (JOB, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, 0, True),
+    (JOB, {"SLURM_JOB_ID": "7"}, 0, True),
+    (JOB, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, 0, False),
+    ({"slurm_job": None}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, 0, True),
+    ({"slurm_job": "7", "slurm_restarts": "x"}, {"SLURM_JOB_ID": "7"}, 0, True),
+]
+
+
+@pytest.mark.parametrize(("status", "job", "silence", "alive"), ELSEWHERE)
+@pytest.mark.parametrize("clock", [0.0, 86_400.0])
+def test_a_run_alive_on_another_machine(
+    tmp_path, monkeypatch, status, job, silence, alive, clock
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "status.json"
+    text = {"state": "running", "finished": None, "host": "another-node", "pid": 1} | status
+    path.write_text(json.dumps(text))
+    renewed = path.stat().st_mtime - silence
+    os.utime(path, (renewed, renewed))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + clock)  # of a machine whose clock is wrong
+    if alive:
+        with pytest.raises(RunFolderBusyError, match=r"^[^\n]*another-node"):
+            record.check_free(tmp_path)
+        with pytest.raises(RunFolderBusyError), recording(tmp_path, {}):
+            pass
+        assert list(tmp_path.iterdir()) == [path] and json.loads(path.read_text()) == text
+    else:
+        with recording(tmp_path, {}):
+            pass
+        assert _status(tmp_path)["state"] == "finished"
+
+
+def test_a_run_shows_that_it_is_alive_until_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "SECONDS_BETWEEN_BEATS", 0.01)
+    path = tmp_path / "status.json"
+    with recording(tmp_path, {}):
+        for _ in range(2):
+            os.utime(path, (0, 0))
+            deadline = time.monotonic() + 60
+            while path.stat().st_mtime == 0:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        (beating,) = [each for each in threading.enumerate() if each.name == "heartbeat"]
+    beating.join(timeout=60)
+    assert not beating.is_alive()
 
 
 def test_a_run_folder_that_cannot_be_made_is_bad_input(tmp_path):
