@@ -29,9 +29,9 @@ from pcam_lightning.collection.table import (
     settings,
     settings_table,
 )
-from pcam_lightning.collection.text import markdown, one_line
 from pcam_lightning.evaluation.metrics import METRICS
 from pcam_lightning.runs.record import write_bytes, write_json
+from pcam_lightning.text import markdown, one_line
 
 
 def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pcam_lightning.collection.table import Result, at, number, text, where_it_ran
-from pcam_lightning.collection.text import one_line
+from pcam_lightning.text import one_line
 
 CASE = ("model", "batch_size", "precision", "device")
 FIGURES = ("median", "low", "high", "of_first", "milliseconds", "waiting", "overhead")

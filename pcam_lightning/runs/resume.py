@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.contents import read_manifest
 from pcam_lightning.runs.process import is_first_rank
-from pcam_lightning.runs.record import read_json
 
 HISTORY = ("metrics.csv", "gradients.parquet")
 FREE = (
@@ -48,7 +48,7 @@ def take_up(config: dict[str, Any], folder: Path) -> str | None:
         return None
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
-    manifest = read_json(path)
+    manifest = read_manifest(path)
     before = manifest.get("config", {})
     if config["trainer"]["precision"] == "auto" and before:
         config["trainer"]["precision"] = before["trainer"]["precision"]
