@@ -21,6 +21,7 @@ from pcam_lightning.composition import CONF, Config, validated, validated_in
 from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
+from pcam_lightning.text import printable
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
@@ -49,7 +50,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 sys.exit(stop.exit_code)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1
-                print(f"failed: {failure}", file=sys.stderr, flush=True)
+                print(f"failed: {printable(str(failure))}", file=sys.stderr, flush=True)
             except Exception:
                 # Hydra would take it home, and leave Slurm a job that succeeded and an empty log.
                 if "SUBMITIT_EXECUTOR" not in os.environ:
@@ -126,7 +127,7 @@ def _options_first(arguments: list[str]) -> list[str]:
 def _report(error: Exception) -> int:
     lines = error.problems if isinstance(error, PreflightError) else [_one_line(error)]
     for line in lines:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -12,9 +12,9 @@ from pcam_lightning.comparison.data import changed_rows
 from pcam_lightning.data.files import SPLITS, SplitFiles
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.checkout import changed_lines, read_checkout
+from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.manifest import environment_text
 from pcam_lightning.runs.resume import changes_weights, leaves
-from pcam_lightning.runs.files import MissingRunFileError
 
 SHOWN_LINES = 10
 H5_NAMES = {

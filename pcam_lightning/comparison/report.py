@@ -12,8 +12,8 @@ from pcam_lightning.comparison.divergence import metric_differences, part
 from pcam_lightning.comparison.origin import Difference, Origin, differences
 from pcam_lightning.comparison.pictures import plot_comparison
 from pcam_lightning.runs import Run, find_runs
-from pcam_lightning.runs.record import write_json
 from pcam_lightning.runs.files import MissingRunFileError
+from pcam_lightning.runs.record import write_json
 from pcam_lightning.runs.run import is_run_folder
 from pcam_lightning.terminal import Terminal
 
