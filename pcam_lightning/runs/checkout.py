@@ -93,8 +93,8 @@ def changed_lines(
 ) -> dict[str, list[str]] | None:
     """What differs between two states of the code, each a commit and a patch of it.
 
-    Returns the lines of each file that differs, "-" before those of `one` and "+" before those of
-    `other`, or None where this checkout does not know the commits, where a commit is no commit's
+    Returns the lines of each text file that differs, "-" before those of `one` and "+" before those
+    of `other`, or None where this checkout does not know the commits, where a commit is no commit's
     name, or where a patch is too large or does not apply. Both may come from anybody: patches are
     applied to an index in a temporary folder, never to files, and nothing in the repository is
     written.
@@ -117,15 +117,19 @@ def changed_lines(
         name = lines[0].partition(" b/")[2]
         # After the first hunk: its header would otherwise look like two changed lines.
         start = next((i for i, line in enumerate(lines) if line.startswith("@@")), len(lines))
-        changed[name] = [line for line in lines[start:] if line[:1] in ("-", "+")]
+        if found := [line for line in lines[start:] if line[:1] in ("-", "+")]:
+            changed[name] = found
     return changed
 
 
 def _tree(root: Path, commit: str, patch: bytes, environment: dict[str, str]) -> str:
     """The tree object of a commit with a patch applied, but for files that hold no text."""
     _git(root, "read-tree", "--end-of-options", commit, environment=environment)
+    parts = _parts(patch)
+    if patch and not parts:
+        raise _GitError("no patch of git diff")
     # No lines can be shown of what is compressed, which may unpack to any size.
-    text = b"\n".join(part for part in _parts(patch) if BINARY not in part)
+    text = b"\n".join(part for part in parts if BINARY not in part)
     if text:
         given = text.rstrip(b"\n") + b"\n"
         words = ("apply", "--cached", "--end-of-options", "-")
