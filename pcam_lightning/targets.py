@@ -65,7 +65,7 @@ def _check_part(
     target, calls = part.get("_target_"), _calls(section)
     if target in trusted:
         return
-    if "_target_" in part and target not in calls:
+    if "_target_" in part and not (isinstance(target, str) and target in calls):
         raise InputError(
             f"{where}._target_={target}: not called, since a file names it; expected one of "
             f"{', '.join(sorted(calls))}, or the name on the command line if you trust it"

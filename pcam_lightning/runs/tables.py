@@ -91,12 +91,13 @@ def read_parquet(
         text = [field.name for field in file.schema_arrow if _is_text(field.type)]
         # As a dictionary, a text that every row repeats takes memory once.
         arrow = pq.ParquetFile(pa.BufferReader(content), read_dictionary=text).read()
-        table = arrow.to_pandas(ignore_metadata=True)
+        # Metadata is JSON of any depth, and says what becomes an index.
+        table = arrow.replace_schema_metadata(None).to_pandas()
         # Text compares and joins as text again.
         return table.astype(dict.fromkeys(text, object))
     except RunFileError:
         raise
-    except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
+    except (pa.ArrowException, ValueError, OSError, KeyError, TypeError, RecursionError) as error:
         reason = one_line(error)
         raise RunFileError(f"{path}: not a readable parquet file ({reason})") from None
 
