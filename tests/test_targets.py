@@ -34,7 +34,7 @@ def stranger(tmp_path: Path, composed) -> Callable[..., Run]:
     def make(**changes: Any) -> Run:
         for path, value in changes.items():
             set_in(config, path, value)
-        folder = Path(config["run_dir"])
+        folder = tmp_path / "run"
         folder.mkdir()
         dataset = {"name": "pcam", "root": "/data/pcam", "fingerprint": "0"}
         manifest = {"config": config, "dataset": dataset}

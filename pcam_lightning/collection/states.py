@@ -14,7 +14,7 @@ from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import MissingRunFileError, RunFileError, read_end, read_json
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.run import is_run_folder
-from pcam_lightning.text import one_line
+from pcam_lightning.text import one_line, printable
 
 FAILURES = ("failed", "lost", "damaged")
 STATES = ("finished", *FAILURES, "running", "queued", "preempted", "killed", "unknown")
@@ -94,7 +94,7 @@ def count_states(states: Iterable[str]) -> str:
 def _of_run(sweep: Path, number: int, run: Run) -> JobState:
     state, error = _state(run)
     try:
-        overrides = tuple(run.overrides)
+        overrides = tuple(map(printable, run.overrides))
     except RunFileError:
         overrides = ()
     # Nothing will start it again.
@@ -120,7 +120,7 @@ def _of_job(
             state = state or "unknown"
     if state in FAILURES and error is None:
         error = last_line(log)
-    overrides = tuple(job["overrides"])
+    overrides = tuple(map(printable, job["overrides"]))
     return JobState(job["number"], overrides, state, error, log, folder, sweep, job_id)
 
 

@@ -5,7 +5,7 @@ so that no spreadsheet computes a cell.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ def csv_bytes(table: pandas.DataFrame) -> bytes:
     plain = table.rename(columns=spreadsheet_cell)
     for place, kind in enumerate(table.dtypes):
         if kind.kind not in "iufb":
-            plain.isetitem(place, table.iloc[:, place].astype(object).map(spreadsheet_cell))
+            plain.isetitem(place, _mapped(table.iloc[:, place], spreadsheet_cell))
     return plain.to_csv(index=False).encode(errors="replace")
 
 
@@ -39,7 +39,7 @@ def parquet_bytes(table: pandas.DataFrame) -> bytes:
     plain = table.copy(deep=False)
     for place, kind in enumerate(table.dtypes):
         if kind.kind not in "iufb":
-            plain.isetitem(place, table.iloc[:, place].map(_encodable))
+            plain.isetitem(place, _mapped(table.iloc[:, place], _encodable))
     return plain.to_parquet(index=False)
 
 
@@ -146,6 +146,13 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _mapped(column: pandas.Series, function: Callable[[object], object]) -> pandas.Series:
+    # Series.map would make floats of whole numbers beside None.
+    import pandas
+
+    return pandas.Series([function(value) for value in column], column.index, dtype=object)
 
 
 def _encodable(value: object) -> object:
