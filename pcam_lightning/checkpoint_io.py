@@ -1,19 +1,19 @@
 """Checkpoint files: written whole or not at all, and looked at before they are gone on from."""
 
 import io
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
+from pcam_lightning.checkpoint_file import read_structure
 from pcam_lightning.errors import InputError
 from pcam_lightning.module import PCamClassifier
 from pcam_lightning.runs.record import write_bytes
+from pcam_lightning.text import one_line
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -58,6 +58,8 @@ def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
             f"{path}: holds weights and no optimizer states, so that nothing can go on from it; "
             "expected a checkpoint such as last.ckpt"
         )
+    if not _is_optimizer_state(checkpoint["optimizer_states"]):
+        raise InputError(f"{path}: damaged, its optimizer_states are those of no optimizer")
     if fault := _other_optimizer(checkpoint["optimizer_states"][0], module):
         raise InputError(f"{path}: of another optimizer: {fault}")
     return path
@@ -75,7 +77,10 @@ def load_weights(path: Path, module: PCamClassifier) -> None:
     if not path.is_file():
         raise InputError(f"checkpoint={path}: no such file, expected one such as best.ckpt")
     _read_of(str(path), module)
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise _damaged(path, error) from None
     module.load_state_dict(checkpoint["state_dict"])
 
 
@@ -85,7 +90,12 @@ def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
         raise InputError(f"{path}: no checkpoint of Lightning, found {found[:200] or 'nothing'}")
-    if fault := _other_network(checkpoint["state_dict"], module):
+    state = checkpoint["state_dict"]
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise InputError(f"{path}: damaged, its state_dict holds more than named tensors")
+    if fault := _other_network(state, module):
         raise InputError(f"{path}: of another network: {fault}")
     return checkpoint
 
@@ -93,23 +103,16 @@ def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
 def _read_sound(path: str) -> Any:
     """What is in a checkpoint, its tensors without their values."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch (2.14) does not look at the checksums
-        if damaged:
-            raise InputError(f"{path}: damaged, the checksum of {damaged} in it does not match")
-        return torch.load(path, weights_only=True, map_location="meta", mmap=True)
+        return read_structure(Path(path))
     except InputError:
         raise
-    except UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        what = found[1] if found else "more than that"
-        raise InputError(
-            f"{path}: expected tensors and plain containers, found {what}; not loaded, since that "
-            "could run any code"
-        ) from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cut short, damaged or no checkpoint ({reason})") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: object, error: Exception) -> InputError:
+    reason = one_line(error, 200)
+    return InputError(f"{path}: cut short, damaged or no checkpoint ({reason})")
 
 
 def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
@@ -124,6 +127,19 @@ def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | No
             found, wanted = list(state[key].shape), list(tensor.shape)
             return f"{key} is {found}, expected {wanted} as in {name}"
     return next((f"{key} is not in {name}" for key in state if key not in expected), None)
+
+
+def _is_optimizer_state(states: Any) -> bool:
+    """Whether every item is what an optimizer's `state_dict` returns."""
+    return isinstance(states, list) and all(
+        isinstance(each, dict)
+        and isinstance(kept := each.get("state"), dict)
+        and all(isinstance(values, dict) for values in kept.values())
+        and isinstance(groups := each.get("param_groups"), list)
+        and all(isinstance(group, dict) and "params" in group for group in groups)
+        and groups
+        for each in states
+    )
 
 
 def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | None:

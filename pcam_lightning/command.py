@@ -20,9 +20,11 @@ from pcam_lightning.cluster.requeue import requeue
 from pcam_lightning.composition import CONF, Config, validated, validated_in
 from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
 from pcam_lightning.printing import keep_printing
+from pcam_lightning.runs.contents import read_manifest
 from pcam_lightning.runs.process import is_first_rank
-from pcam_lightning.runs.record import check_free, read_json
+from pcam_lightning.runs.record import check_free
 from pcam_lightning.runs.resume import finished_summary
+from pcam_lightning.text import printable
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
@@ -55,7 +57,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 sys.exit(stop.exit_code)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1
-                print(f"failed: {failure}", file=sys.stderr, flush=True)
+                print(f"failed: {printable(str(failure))}", file=sys.stderr, flush=True)
             except Exception:
                 # Hydra would take it home, and leave Slurm a job that succeeded and an empty log.
                 if "SUBMITIT_EXECUTOR" not in os.environ:
@@ -122,7 +124,7 @@ def _finished_before(config: Config) -> Path | None:
     summary = finished_summary(config, folder)
     if summary is not None and is_first_rank():
         # Hydra has written this job's config over the run's.
-        save_resolved(read_json(folder / "manifest.json")["config"], folder)
+        save_resolved(read_manifest(folder / "manifest.json")["config"], folder)
         print(f"finished: {folder} holds this run", flush=True)
     return summary
 
@@ -151,7 +153,7 @@ def _options_first(arguments: list[str]) -> list[str]:
 def _report(error: Exception) -> int:
     lines = error.problems if isinstance(error, PreflightError) else [_one_line(error)]
     for line in lines:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return 2
 
 

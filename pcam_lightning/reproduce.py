@@ -5,11 +5,15 @@ python -m pcam_lightning.reproduce run=FOLDER
 
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from pcam_lightning import schema
 from pcam_lightning.command import Config, command, save_resolved
+from pcam_lightning.composition import CONF
 from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import CheckFailed, InputError
 from pcam_lightning.runs import Run
@@ -17,9 +21,14 @@ from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
+from pcam_lightning.targets import check_foreign
+from pcam_lightning.text import one_line
 from pcam_lightning.training import train
 
 log = logging.getLogger(__name__)
+
+CALLED = ("model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+"""The sections of a config that are instantiated with all that is in them."""
 
 
 @command("reproduce")
@@ -27,12 +36,11 @@ def main(config: Config) -> Path:
     folder, run = Path(config["run_dir"]), Run(config["run"])
     if run.state != "finished":
         raise InputError(f"{run.path}: this run is {run.state}, expected a finished one")
-    dataset = run.manifest["dataset"]
-    twin = twin_config(run, folder / "twin")
-    schema.check("train", twin)
+    dataset = run.manifest.get("dataset", {})
+    twin = twin_config(run, folder / "twin", config["trust"])
 
     def make_twin() -> Path:
-        return train(twin, dataset["fingerprint"])
+        return train(twin, dataset.get("fingerprint"))
 
     if not is_first_rank():
         return make_twin()
@@ -42,30 +50,55 @@ def main(config: Config) -> Path:
         warn(run, manifest)
         make_twin()
         summary = judge(folder, run, Run(folder / "twin"))
-    print(summary["verdict"])
+    print(one_line(summary["verdict"], 1000))
     if not summary["identical"]:
         raise CheckFailed(summary["verdict"], folder / "summary.json")
     return folder / "summary.json"
 
 
-def twin_config(run: Run, folder: Path) -> Config:
+def twin_config(run: Run, folder: Path, trusted: Collection[str] = ()) -> Config:
     """The config of a run, to be run in another folder: with its data, without remote loggers.
 
+    It may come from anybody: it calls what `conf/` calls, writes into `folder` alone, and downloads
+    nothing.
+
+    Args:
+        run: a finished run of train.
+        folder: the twin's.
+        trusted: other targets that the config may call.
+
     Raises:
-        RunFileError: the run's manifest is missing or damaged.
+        InputError: the run's manifest is missing or damaged, is of another command, or its config
+            would call or write more than that.
     """
-    manifest = run.manifest
+    manifest, where = run.manifest, f"{run.path}/manifest.json"
     if "config" not in manifest:
-        raise InputError(f"{run.path}/manifest.json: no config, expected a run of train")
+        raise InputError(f"{where}: no config, expected a run of train")
     config = manifest["config"]
+    try:
+        schema.check("train", config)
+    except InputError as error:
+        raise InputError(f"{where}: config.{error}") from None
     config = move_folder(config, config["run_dir"], folder)
-    config["data"] |= recorded_root(manifest["dataset"])
+    config["run_dir"] = str(folder)
+    data = config["data"] | recorded_root(manifest.get("dataset", {}))
+    data["demo"] = data["demo"] | {"parent": _demo_parent()}
+    if data["cache_dir"] is not None:
+        data["cache_dir"] = str(folder / "cache")
+    config["data"] = data
     config["logger"] = {
         name: part
         for name, part in config["logger"].items()
         if part and part["_target_"] == "pcam_lightning.loggers.CSVLogger"
     }
+    check_foreign(config, CALLED, where, folder, trusted)
+    # Its other keys are fixed by the schema.
+    check_foreign({"data": {"_target_": data["_target_"]}}, ["data"], where, folder, trusted)
     return config
+
+
+def _demo_parent() -> str:
+    return OmegaConf.load(CONF / "data" / "pcam.yaml").demo.parent
 
 
 def warn(run: Run, manifest: dict[str, Any]) -> None:
@@ -74,8 +107,8 @@ def warn(run: Run, manifest: dict[str, Any]) -> None:
 
     for each in differences([Origin.of(run), Origin.now(manifest)]):
         if each.matters and each.kind not in ("config", "data", "determinism"):
-            before, after = each.values
-            log.warning("%s %s: then %s, now %s", each.kind, each.name, before, after)
+            before, after = map(one_line, each.values)
+            log.warning("%s %s: then %s, now %s", each.kind, one_line(each.name), before, after)
 
 
 def judge(folder: Path, run: Run, twin: Run) -> dict[str, Any]:

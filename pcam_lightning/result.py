@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from pcam_lightning.runs import Run
 from pcam_lightning.runs.curves import plot_curves
 from pcam_lightning.runs.record import write_json
 from pcam_lightning.runs.run import MissingRunFileError
+from pcam_lightning.terminal import Terminal
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
 
@@ -89,13 +89,13 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
             f"{_number(scores['low'])}-{_number(scores['high'])}",
             *map(_number, constants),
         )
-    console = Console()
+    console = Terminal()
     console.print(table)
     if test["beaten_by_constant"]:
         console.print(f"! a constant does as well: {', '.join(test['beaten_by_constant'])}")
     where = os.path.relpath(folder)
-    console.print(f"plots: {where}/plots", highlight=False, soft_wrap=True)
-    console.print(f"curves: tensorboard --logdir {where}", highlight=False, soft_wrap=True)
+    console.print(f"plots: {where}/plots", soft_wrap=True)
+    console.print(f"curves: tensorboard --logdir {where}", soft_wrap=True)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

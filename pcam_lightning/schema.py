@@ -338,6 +338,7 @@ class Compare(Section):
 
 class Reproduce(Submitted):
     run: str
+    trust: list[str]
     experiment_name: Name
     run_dir: str
 

@@ -129,8 +129,9 @@ def _with_hospitals(table: pd.DataFrame, path: str) -> pd.DataFrame:
         raise InputError(
             f"evaluate.hospitals={path}: {reason}; expected a CSV with the columns slide, hospital"
         ) from None
-    slides = known["slide"].tolist()
-    if twice := sorted({slide for slide in slides if slides.count(slide) > 1}):
-        raise InputError(f"evaluate.hospitals={path}: slide {twice[0]} is there twice")
-    hospital = dict(zip(slides, known["hospital"].tolist(), strict=True))
+    twice = known["slide"].duplicated()
+    if twice.any():
+        slide = known.loc[twice, "slide"].min()
+        raise InputError(f"evaluate.hospitals={path}: slide {slide} is there twice")
+    hospital = dict(zip(known["slide"], known["hospital"], strict=True))
     return table.assign(hospital=[hospital.get(slide, "unknown") for slide in table["slide"]])

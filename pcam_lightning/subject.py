@@ -12,6 +12,7 @@ from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.run import is_run_folder
+from pcam_lightning.targets import check_foreign
 
 Config = dict[str, Any]
 
@@ -109,36 +110,41 @@ def find_subject(config: Config, overrides: Iterable[str]) -> Subject:
     if run is None:
         return Subject(config, checkpoint)
     manifest = run.manifest
-    if not isinstance(manifest.get("config"), dict) or "model" not in manifest["config"]:
-        raise InputError(f"{run.path}/manifest.json: no config, expected a run of train")
-    dataset = manifest.get("dataset", {})
+    of_run, dataset = manifest.get("config", {}), manifest.get("dataset", {})
+    for section in ("model", "data"):
+        if section not in of_run:
+            raise InputError(
+                f"{run.path}/manifest.json: no config.{section}, expected a run of train"
+            )
     config = config | {
-        "model": _model(run, config, manifest["config"], named),
-        "data": _data(config["data"], manifest["config"]["data"], dataset, named),
+        "model": _model(run, config, of_run, named),
+        "data": _data(config["data"], of_run["data"], dataset, named),
     }
-    schema.check("evaluate", config)
+    try:
+        schema.check("evaluate", config)
+    except InputError as error:
+        raise InputError(f"{run.path}/manifest.json: config.{error}") from None
     return Subject(config, checkpoint, {}, run, dataset)
 
 
 def _model(run: Run, config: Config, of_run: Config, named: list[str]) -> Config:
     if any(override.startswith(("model=", "model.")) for override in named):
         return config["model"]
-    target = str(of_run["model"].get("_target_"))
-    # A manifest is a file like any other, and what a target names is imported and called.
-    if not target.startswith("pcam_lightning.models.") and target != config["model"]["_target_"]:
-        raise InputError(
-            f"{run.path}/manifest.json: the model is {target}, which is no network of "
-            f"pcam_lightning; if you trust it, name it: model=NAME or model._target_={target}"
-        )
+    check_foreign(of_run, ["model"], f"{run.path}/manifest.json")
     return of_run["model"]
 
 
 def _data(ours: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:
-    """The run's data, but for what is named now and for what only concerns training."""
+    """The run's data, but for what is named now, for what only concerns training, and for folders
+    that would be written to.
+    """
     if any(override.startswith("data=") for override in named):
         return ours
     keys = {re.split(r"[.=]", override)[1] for override in named if override.startswith("data.")}
     data = of_run | {"_target_": ours["_target_"], "filter": "none", "exclude": None}
+    demo = of_run.get("demo")
+    data["demo"] = (demo if isinstance(demo, dict) else {}) | {"parent": ours["demo"]["parent"]}
+    data |= {key: ours[key] for key in ("cache_dir", "on_missing")}
     data |= {key: ours[key] for key in keys}
     if ours["root"] is not None:
         return data | {"root": ours["root"]}

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from pcam_lightning.auditing.faults import fences, valid_labels
 from pcam_lightning.auditing.scan import SplitScan
 from pcam_lightning.findings import KINDS
+from pcam_lightning.terminal import Terminal
 
 BINS = np.arange(0, 256 + 4, 4)  # of the histogram of mean intensities
 
@@ -46,7 +46,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     for kind, counts in report["findings"].items():
         style = "bold" if any(counts.values()) else "dim"
         table.add_row(kind, *(f"{counts[split]:,}" for split in splits), style=style)
-    console = Console()
+    console = Terminal()
     console.print(table)
     for split, facts in splits.items():
         if facts["storage"]["bytes"] > 1.5 * facts["storage"]["bytes_as_uint8"]:

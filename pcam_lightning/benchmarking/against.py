@@ -5,6 +5,7 @@ from typing import Any
 
 from pcam_lightning.comparison.origin import Difference, Origin, differences
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.files import RunFileError
 
 KEY = ("contender", "model", "parameters", "batch_size", "precision", "device", "device_name")
 """What tells rows apart; rows that agree in these are compared."""
@@ -20,7 +21,10 @@ def hold_against(
     Raises:
         RunFileError: the earlier run is not whole.
     """
-    found = changes(rows, earlier.summary["rows"])
+    measured = earlier.summary.get("rows")
+    if measured is None:
+        raise RunFileError(f"{earlier.path}/summary.json: no rows, expected a run of benchmark")
+    found = changes(rows, measured)
     changed = causes(differences([Origin.of(earlier), Origin.now(manifest)]))
     said = [
         f"{each['verdict']}: {each['contender']}, {each['model']}, batch {each['batch_size']}, "
@@ -46,7 +50,9 @@ def changes(
     found = []
     for row in now:
         old = before.get(_key(row))
-        if old is None or old["median"] is None or row["median"] is None:
+        if old is None or row["median"] is None:
+            continue
+        if None in (old.get("median"), old.get("low"), old.get("high")):
             continue
         ratio = row["median"] / old["median"]
         verdict = "same"

@@ -1,16 +1,16 @@
 """What a benchmark measured: tables as files and on the terminal, and what they say in words."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from pcam_lightning.runs.record import write_bytes
+from pcam_lightning.runs.tables import csv_bytes
+from pcam_lightning.terminal import Terminal
 
 Row = Mapping[str, Any]
 
@@ -44,12 +44,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
 
 def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
     """`table.csv`, with every number, and `table.md`, to be read."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(folder / "table.csv", text.getvalue().encode())
+    write_bytes(folder / "table.csv", csv_bytes(pd.DataFrame(rows, dtype=object)))
     headings, cells = _shown(rows, unit)
     lines = [headings, ["---"] * len(headings), *cells]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -58,7 +53,7 @@ def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
 
 def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
     """The table, then saturation points, verdicts and what changed since an earlier benchmark."""
-    console = Console(highlight=False)
+    console = Terminal()
     console.width = max(console.width, 100)  # in a log file, no name is cut short
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     headings, cells = _shown(rows, summary["unit"])
@@ -68,7 +63,7 @@ def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
         table.add_row(*line)
     console.print(table)
     for line in summary["said"]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def saturation_points(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.runs.record import read_json, write_bytes
+from pcam_lightning.runs.contents import read_manifest
+from pcam_lightning.runs.record import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class BestCheckpoint(ModelCheckpoint):
     def _copy(self, source: Path, state: dict[str, Any], data: Any) -> str | None:
         """Copy the best checkpoints of another run here; return what stands against it, if so."""
         try:
-            dataset = read_json(source.parent / "manifest.json").get("dataset") or {}
+            dataset = read_manifest(source.parent / "manifest.json").get("dataset") or {}
         except (InputError, OSError):
             return f"{source.parent}/manifest.json does not tell on which data it was reached"
         if dataset.get("fingerprint") != getattr(data, "fingerprint", None):

@@ -14,11 +14,11 @@ from scipy.special import stdtrit
 
 from pcam_lightning.collection.champion import CHOOSING
 from pcam_lightning.collection.table import DEFAULT, Setting, deviation, mean
-from pcam_lightning.collection.text import one_line
 from pcam_lightning.evaluation.metrics import METRICS
 from pcam_lightning.runs.curves import METRIC_NAMES
 from pcam_lightning.runs.figures import BLUE, FAINT, GREY, INK, ORANGE, new_figure, png
 from pcam_lightning.runs.record import write_bytes
+from pcam_lightning.text import one_line
 
 LEVEL = 0.95
 LOG_FROM = 10  # times the smallest value that the largest has to be for a log axis

@@ -10,8 +10,6 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pcam_lightning.collection.champion import champion
@@ -31,9 +29,11 @@ from pcam_lightning.collection.table import (
     settings,
     settings_table,
 )
-from pcam_lightning.collection.text import markdown, one_line
 from pcam_lightning.evaluation.metrics import METRICS
 from pcam_lightning.runs.record import write_bytes, write_json
+from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
+from pcam_lightning.terminal import Terminal
+from pcam_lightning.text import markdown, one_line
 
 
 def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
             if job.state in FAILURES
         ],
     }
-    console = Console(highlight=False)
+    console = Terminal()
     dataset = one_line(", ".join(datasets))
     _write_table(folder / "runs", runs_table(found))
     speeds = speeds_table(results)
@@ -77,7 +77,7 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         plot_sweep(folder / "plots", found, metric, best, dataset)
         _print_settings(console, found, metric, best, dataset)
         name = f"champion: {best.name}" if best else "no champion"
-        console.print(escape(one_line(f"{name} ({reason})")), soft_wrap=True)
+        console.print(one_line(f"{name} ({reason})"), soft_wrap=True)
     _print_jobs(console, jobs)
     write_json(folder / "summary.json", summary)
     return summary
@@ -130,9 +130,9 @@ def _as_markdown(
 
 
 def _print_settings(
-    console: Console, found: Sequence[Setting], metric: str, best: Setting | None, dataset: str
+    console: Terminal, found: Sequence[Setting], metric: str, best: Setting | None, dataset: str
 ) -> None:
-    table = Table(box=SIMPLE, title=f"dataset: {escape(dataset)}", title_justify="left")
+    table = Table(box=SIMPLE, title=f"dataset: {dataset}", title_justify="left")
     table.add_column("setting", overflow="fold")
     columns = list(dict.fromkeys([("val", metric), ("test", metric), ("val", "f2")]))
     for column in ("runs", *(f"{split} {name}" for split, name in columns)):
@@ -140,21 +140,21 @@ def _print_settings(
     for each in found:
         scores = [_number(each, split, name, 3) for split, name in columns]
         style = "bold" if each is best else None
-        table.add_row(escape(one_line(each.name)), _runs(each), *scores, style=style)
+        table.add_row(one_line(each.name), _runs(each), *scores, style=style)
     console.print(table)
     marked = {name for each in found for split, name in columns if _mark(each, split, name)}
     if marked:
         console.print(f"! a constant does as well in the mean: {', '.join(sorted(marked))}")
 
 
-def _print_jobs(console: Console, jobs: Sequence[JobState]) -> None:
+def _print_jobs(console: Terminal, jobs: Sequence[JobState]) -> None:
     """Every failure in one line, and how many jobs are in each state."""
     for job in jobs:
         if job.state in FAILURES:
             said = job.error or "no error was left"
             line = f"{job.state}: {job.folder} ({' '.join(job.overrides)}): {said}"
             line += f"; log: {job.log}" if job.log else ""
-            console.print(escape(one_line(line, 1000)), soft_wrap=True)
+            console.print(one_line(line, 1000), soft_wrap=True)
     console.print(f"jobs: {count_states(job.state for job in jobs)}")
 
 
@@ -179,5 +179,5 @@ def _runs(setting: Setting) -> str:
 
 
 def _write_table(stem: Path, table: pd.DataFrame) -> None:
-    write_bytes(stem.with_suffix(".csv"), table.to_csv(index=False).encode(errors="replace"))
-    write_bytes(stem.with_suffix(".parquet"), table.to_parquet(index=False))
+    write_bytes(stem.with_suffix(".csv"), csv_bytes(table))
+    write_bytes(stem.with_suffix(".parquet"), parquet_bytes(table))

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pcam_lightning.collection.table import Result, at, number, text, where_it_ran
-from pcam_lightning.collection.text import one_line
+from pcam_lightning.terminal import Terminal
+from pcam_lightning.text import one_line
 
 CASE = ("model", "batch_size", "precision", "device")
 FIGURES = ("median", "low", "high", "of_first", "milliseconds", "waiting", "overhead")
@@ -33,8 +32,8 @@ def speeds_table(results: Sequence[Result]) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
-def print_speeds(console: Console, speeds: pd.DataFrame, dataset: str) -> None:
-    table = Table(box=SIMPLE, title=f"dataset: {escape(dataset)}", title_justify="left")
+def print_speeds(console: Terminal, speeds: pd.DataFrame, dataset: str) -> None:
+    table = Table(box=SIMPLE, title=f"dataset: {dataset}", title_justify="left")
     for column in ("partition", "node", "job", "contender", "case"):
         table.add_column(column, overflow="fold")
     for column in ("median", "lowest", "highest"):
@@ -43,7 +42,7 @@ def print_speeds(console: Console, speeds: pd.DataFrame, dataset: str) -> None:
         names = [row[key] or "-" for key in ("partition", "node", "job_id", "contender")]
         names.append(" ".join(row[key] for key in CASE if row[key]) or "-")
         figures = ["-" if row[key] != row[key] else _count(row[key]) for key in FIGURES[:3]]
-        table.add_row(*(escape(one_line(name)) for name in names), *figures)
+        table.add_row(*(one_line(name) for name in names), *figures)
     console.print(table)
 
 

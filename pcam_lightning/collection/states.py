@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.cluster import queue
-from pcam_lightning.collection.text import one_line
 from pcam_lightning.runs import Run, find_runs
+from pcam_lightning.runs.files import MissingRunFileError, RunFileError, read_end, read_json
 from pcam_lightning.runs.process import process_mark
-from pcam_lightning.runs.record import RunFileError, read_json
 from pcam_lightning.runs.run import is_run_folder
+from pcam_lightning.text import one_line, printable
 
-FAILURES = ("failed", "lost")
+FAILURES = ("failed", "lost", "damaged")
 STATES = ("finished", *FAILURES, "running", "queued", "preempted", "killed", "unknown")
 
 # Slurm has more words; what is neither of these has left the queue.
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
+JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
+"""As submitit gives them: of a process, a job, or a task of an array."""
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
 
@@ -31,8 +34,9 @@ class JobState:
         number: in its sweep, from 0.
         overrides: of the job, such as `seed=1`.
         state: `finished`; `failed`; `lost`: it left the queue, or its process is gone, and it did
-            not say how it ended; `running`; `queued`; where there is no queue, `preempted` or
-            `killed`; `unknown`: Slurm does not answer, or the run has no status.
+            not say how it ended; `damaged`: a file of its folder cannot be read; `running`;
+            `queued`; where there is no queue, `preempted` or `killed`; `unknown`: Slurm does not
+            answer, or the run has no status.
         error: the last line of what went wrong, None where nothing did.
         log: of the job's process, None where it has none of its own.
         folder: of the run; it may not be there yet.
@@ -96,11 +100,11 @@ def count_states(states: Iterable[str]) -> str:
 
 
 def _of_run(sweep: Path, number: int, run: Run) -> JobState:
+    state, error = _state(run)
     try:
-        overrides = tuple(str(override) for override in run.overrides)
+        overrides = tuple(map(printable, run.overrides))
     except RunFileError:
         overrides = ()
-    state, error = _state(run)
     # Nothing will start it again.
     state = "lost" if state == "killed" else state
     return JobState(number, overrides, state, error, None, run.path, sweep)
@@ -112,9 +116,9 @@ def _of_job(
     folder, log, job_id = job["folder"], job["log"], job["job_id"]
     state, error = _state(Run(folder)) if is_run_folder(folder) else (None, None)
     word = (queued or {}).get(job_id)
-    if state == "failed" and word in QUEUED:  # and starts once more
+    if state in ("failed", "damaged") and word in QUEUED:  # and starts once more
         state, error = "queued", None
-    elif state not in ("finished", "failed"):
+    elif state not in ("finished", "failed", "damaged"):
         if queued is not None:
             # A job that was killed with its node says `running` for ever.
             state = "queued" if word in QUEUED else "running" if word in RUNNING else "lost"
@@ -127,28 +131,32 @@ def _of_job(
             state = state or "unknown"
     if state in FAILURES and error is None:
         error = last_line(log)
-    overrides = tuple(job["overrides"])
+    overrides = tuple(map(printable, job["overrides"]))
     return JobState(job["number"], overrides, state, error, log, folder, sweep, job_id)
 
 
 def _local(state: str | None, job_id: str | None) -> str:
     if state in (None, "preempted", "killed"):
         # The id of a local job is that of a process, which may start the run once more.
-        if job_id and job_id.isdigit() and process_mark(int(job_id)):
+        if job_id and job_id.isdecimal() and process_mark(int(job_id)):
             return "queued"
         return state if state == "preempted" else "lost"
     return state
 
 
 def _state(run: Run) -> tuple[str, str | None]:
-    """What a run says of itself, and its error."""
+    """What a run says of itself, and its error; `damaged` where one of its files cannot be read."""
     try:
         state = run.state
-        if state == "finished":
-            run.summary  # noqa: B018  a result that cannot be read is none
+        for name in ("manifest", "summary", "overrides"):
+            try:
+                getattr(run, name)
+            except MissingRunFileError:
+                if state == "finished" and name == "summary":
+                    raise  # a result that is not there is none
         error = run.status.get("error") if state == "failed" else None
     except RunFileError as damaged:
-        return "failed", one_line(damaged)
+        return "damaged", one_line(damaged)
     text = error.get("text") if isinstance(error, dict) else error
     return state, None if text is None else one_line(text)
 
@@ -167,10 +175,12 @@ def _read_job(path: Path, place: int, job: Any) -> dict[str, Any]:
     if not isinstance(job, dict):
         raise RunFileError(f"{where} is a {type(job).__name__}, expected an object")
     number, overrides, job_id = job.get("number", place), job.get("overrides"), job.get("job_id")
-    if not isinstance(number, int):
-        raise RunFileError(f"{where}.number={number!r}: expected an integer")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
+        raise RunFileError(f"{where}.number={number!r}: expected a job's number")
     if not _are_words(overrides):
         raise RunFileError(f"{where}.overrides={overrides!r}: expected a list of KEY=VALUE")
+    if job_id is not None and not JOB_ID.fullmatch(str(job_id)):
+        raise RunFileError(f"{where}.job_id={job_id!r}: expected one such as '13' or '12_0'")
     return {
         "number": number,
         "overrides": overrides,
@@ -186,7 +196,7 @@ def _are_words(value: Any) -> bool:
 
 def _inside(sweep: Path, name: Any, where: str) -> Path:
     if isinstance(name, str) and name and "\0" not in name:
-        path = sweep / name
+        path = sweep / name.encode("utf-8", "replace").decode()
         if path.resolve().is_relative_to(sweep.resolve()):
             return path
     raise RunFileError(f"{where}={name!r}: expected a path inside {sweep}")
@@ -195,9 +205,8 @@ def _inside(sweep: Path, name: Any, where: str) -> Path:
 def last_line(log: Path | None, size: int = 1 << 16) -> str | None:
     """The last line of a log that says something, from its last `size` bytes."""
     try:
-        with open(log or "", "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - size))
-            lines: Sequence[str] = file.read().decode(errors="replace").splitlines()
-    except OSError:
+        text = b"" if log is None else read_end(log, size)
+    except RunFileError:
         return None
+    lines: Sequence[str] = text.decode(errors="replace").splitlines()
     return next((one_line(line) for line in reversed(lines) if line.strip()), None)

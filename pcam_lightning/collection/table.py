@@ -17,6 +17,7 @@ from pcam_lightning.evaluation.baselines import beaten_by_constant
 from pcam_lightning.evaluation.metrics import METRICS
 from pcam_lightning.runs.record import RunFileError
 from pcam_lightning.runs.resume import weight_settings
+from pcam_lightning.text import printable
 
 SPLITS = ("val", "test")
 SCORES = [(split, name) for split in SPLITS for name in METRICS]
@@ -304,4 +305,4 @@ def _read(job: JobState, name: str) -> dict[str, Any]:
 
 def text(value: Any) -> str | None:
     """None for none."""
-    return None if value is None else str(value)
+    return None if value is None else printable(str(value))

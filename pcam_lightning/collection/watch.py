@@ -7,21 +7,20 @@ import io
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from pcam_lightning.collection.states import JobState, count_states, titles
 from pcam_lightning.collection.table import at
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.record import RunFileError, is_alive
+from pcam_lightning.runs.files import RunFileError
+from pcam_lightning.runs.record import is_alive
+from pcam_lightning.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
         look: the jobs as they stand now.
         every_seconds: between two looks.
     """
-    console = Console(highlight=False)
+    console = Terminal()
     lines, before = _Lines(console), None
     view = Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext()
     try:
@@ -112,7 +111,7 @@ def _goes_on(jobs: Sequence[JobState]) -> bool:
 class _Lines:
     """One line a job whenever its state, epoch or score has changed."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._known: dict[tuple[str, int], tuple] = {}
 
@@ -121,7 +120,7 @@ class _Lines:
             key, known = (str(job.sweep), job.number), (job.state, far.epoch, far.auroc, job.error)
             if self._known.get(key) != known:
                 self._known[key] = known
-                self._console.print(escape(_line(job, title, far)), soft_wrap=True)
+                self._console.print(_line(job, title, far), soft_wrap=True)
 
 
 def _line(job: JobState, title: str, far: Progress) -> str:
@@ -135,12 +134,11 @@ def _table(rows: Sequence[Row]) -> Table:
     counts = count_states(job.state for job, _, _ in rows)
     table = Table(box=SIMPLE, title=counts, title_justify="left")
     for column in ("job", "overrides", "state", "epoch", "val/auroc", "train/loss", "elapsed", ""):
-        table.add_column(column, no_wrap=column not in ("overrides", ""))
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
     # Where a terminal has not room for all, those to look at come first.
     for job, title, far in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
         cells = (str(job.number), title, job.state, far.epoch, far.auroc, far.loss, far.elapsed)
-        cut = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in (*cells, job.error or "")]
-        table.add_row(*cut)
+        table.add_row(*cells, job.error or "")
     return table
 
 
@@ -148,17 +146,16 @@ def _newest(run: Run) -> dict[str, float]:
     """The newest value of each column of `metrics.csv`."""
     try:
         text = run.read("metrics.csv").decode(errors="replace")
-    except OSError:
+    except RunFileError:
         return {}
     # A number at the end may be half written, and would be read as another one.
     whole = text[: text.rfind("\n") + 1]
     newest: dict[str, float] = {}
-    for row in csv.DictReader(io.StringIO(whole)):
-        for name, value in row.items():
-            try:
-                newest[name] = float(value)
-            except (TypeError, ValueError):
-                continue
+    with suppress(csv.Error):  # a field of more than 128 kB
+        for row in csv.DictReader(io.StringIO(whole)):
+            for name, value in row.items():
+                with suppress(TypeError, ValueError):
+                    newest[name] = float(value)
     return newest
 
 
@@ -180,5 +177,5 @@ def _elapsed(status: dict) -> str:
         end = status.get("finished")
         stop = datetime.fromisoformat(end) if end else datetime.now().astimezone()
         return str(stop - start).partition(".")[0]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""

@@ -7,8 +7,9 @@ import pandas as pd
 
 from pcam_lightning.evaluation.bootstrap import bootstrap_differences, resampling_unit
 from pcam_lightning.evaluation.metrics import compute_metrics
+from pcam_lightning.evaluation.predictions import checked_predictions
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.run import MissingRunFileError
+from pcam_lightning.runs.files import MissingRunFileError, RunFileError
 
 SPLITS = ("val", "test")
 
@@ -30,7 +31,7 @@ def part(one: Run, other: Run) -> dict[str, Any] | None:
         RunFileError: a table is damaged.
     """
     try:
-        first, second = (run.gradients.set_index("step") for run in (one, other))
+        first, second = (_steps(run) for run in (one, other))
     except MissingRunFileError:
         return None
     steps = first.index.intersection(second.index)
@@ -52,12 +53,12 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
     found = {}
     for split in SPLITS:
         try:
-            a, b = (run.predictions(split) for run in (one, other))
+            a, b = (_predictions(run, split) for run in (one, other))
         except MissingRunFileError:
             continue
         if not a[["row", "label"]].equals(b[["row", "label"]]):
             continue
-        thresholds = tuple(run.summary[split]["threshold"] for run in (one, other))
+        thresholds = tuple(_threshold(run, split) for run in (one, other))
         slide = a["slide"].to_numpy() if "slide" in a else None
         label, scores = a["label"].to_numpy(), (a["probability"], b["probability"])
         intervals = bootstrap_differences(label, scores, thresholds, slide)
@@ -73,6 +74,27 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
     return found
 
 
+def _steps(run: Run) -> pd.DataFrame:
+    """The gradients of a run by step; a step that was made again after a resume counts once."""
+    table = run.gradients
+    kinds = {name: table[name].dtype.kind for name in table if name not in ("rows", "losses")}
+    if "step" not in table or not set(kinds.values()) <= set("iuf"):
+        other = next((name for name, kind in kinds.items() if kind not in "iuf"), "step")
+        raise RunFileError(f"{run.path}/gradients.parquet: column {other}: expected numbers")
+    return table.drop_duplicates("step", keep="last").set_index("step")
+
+
+def _predictions(run: Run, split: str) -> pd.DataFrame:
+    return checked_predictions(run.predictions(split), f"{run.path}/predictions/{split}.parquet")
+
+
+def _threshold(run: Run, split: str) -> float:
+    threshold = (run.summary.get(split) or {}).get("threshold")
+    if threshold is None:
+        raise RunFileError(f"{run.path}/summary.json: no {split}.threshold, expected a number")
+    return threshold
+
+
 def _first_difference(a: pd.DataFrame, b: pd.DataFrame, names: list[str]) -> dict[str, Any] | None:
     if not names:
         return None
@@ -84,7 +106,7 @@ def _first_difference(a: pd.DataFrame, b: pd.DataFrame, names: list[str]) -> dic
     column = int(np.argmax(differs[row]))
     return {
         "step": int(a.index[row]),
-        "epoch": int(a["epoch"].iloc[row]),
+        "epoch": int(a["epoch"].iloc[row]) if "epoch" in a else None,
         "name": names[column].removeprefix("norm/"),
         "values": [one[row, column].item(), other[row, column].item()],
     }

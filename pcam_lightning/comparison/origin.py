@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.comparison.data import changed_rows
+from pcam_lightning.data.files import SPLITS, SplitFiles
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.checkout import changed_lines, read_checkout
+from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import environment_text
 from pcam_lightning.runs.resume import flatten, weight_settings
-from pcam_lightning.runs.run import MissingRunFileError
 
 SHOWN_LINES = 10
+H5_NAMES = {
+    path.name
+    for files in (SplitFiles(Path(), split) for split in SPLITS)
+    for path in (files.images, files.labels)
+}
 MATTERS = {
     "python": {"version"},
     "hardware": {"cpu", "gpus", "driver", "cuda", "torch_threads"},
@@ -134,8 +140,10 @@ def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -
     """What differs between two files as far as that is known; None where nothing does."""
     paths = []
     for manifest in (one, other):
-        dataset = manifest["dataset"]
-        if name not in dataset.get("files", {}):
+        dataset = manifest.get("dataset", {})
+        if name not in H5_NAMES or dataset.get("root") is None:
+            return []
+        if name not in (dataset.get("files") or {}):
             return []
         paths.append((Path(dataset["root"]) / name, dataset["files"][name]))
     return changed_rows(*paths) or None

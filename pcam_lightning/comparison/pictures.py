@@ -12,6 +12,7 @@ from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.curves import read_history
 from pcam_lightning.runs.figures import CYCLE, FAINT, GREY
+from pcam_lightning.text import one_line
 
 SMOOTHED = 50  # windows of the training loss over a run
 
@@ -37,16 +38,16 @@ def plot_comparison(
         style = {
             "color": CYCLE[place % len(CYCLE)],
             "lw": max(1.0, 4.0 - 1.5 * place),
-            "label": name,
+            "label": one_line(name),
         }
         metrics, gradients = read_history(run)
         window = max(1, len(gradients) // SMOOTHED)
         for axes, column in ((panels[0, 0], "loss"), (panels[1, 1], "norm")):
-            if column in gradients:
+            if column in gradients and "step" in gradients:
                 smooth = gradients[column].rolling(window, min_periods=1, center=True).median()
                 axes.plot(gradients["step"], smooth, **style)
         for axes, column in ((panels[0, 1], "val/loss"), (panels[1, 0], "val/auroc")):
-            if column in metrics:
+            if column in metrics and "epoch" in metrics:
                 values = metrics[["epoch", column]].dropna()
                 axes.plot(values["epoch"], values[column], marker="o", ms=4, **style)
     titles = ("training loss, median of a fiftieth", "validation loss", "validation AUROC")
@@ -61,7 +62,11 @@ def plot_comparison(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     title = f"dataset: {', '.join(dict.fromkeys(datasets))}"
-    figure.legend(handles, labels, title=title, loc="outside upper left", ncols=2, frameon=False)
+    legend = figure.legend(
+        handles, labels, title=one_line(title), loc="outside upper left", ncols=2, frameon=False
+    )
+    for text in (legend.get_title(), *legend.get_texts()):
+        text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
 

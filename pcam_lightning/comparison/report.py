@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pcam_lightning.comparison.divergence import metric_differences, part
 from pcam_lightning.comparison.origin import Difference, Origin, differences
 from pcam_lightning.comparison.pictures import plot_comparison
 from pcam_lightning.runs import Run, find_runs
+from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.record import write_json
-from pcam_lightning.runs.run import MissingRunFileError, is_run_folder
+from pcam_lightning.runs.run import is_run_folder
+from pcam_lightning.terminal import Terminal
 
 PLACES = ("batch", "loss", "tensor")
 SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2")
@@ -46,7 +46,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "runs": [str(run.path) for run in runs],
         "names": names(runs),
-        "datasets": [origin.manifest.get("dataset", {}).get("name", "?") for origin in origins],
+        "datasets": [origin.manifest.get("dataset", {}).get("name") or "?" for origin in origins],
         "states": [run.state for run in runs],
         "weights_digests": digests,
         "differences": [vars(each) for each in found],
@@ -114,29 +114,29 @@ def where(parted: dict[str, Any] | None) -> str:
 
 def print_report(report: dict[str, Any]) -> None:
     """The differences, one line each, then metrics and a verdict for each run but the first."""
-    console = Console(highlight=False)
+    console = Terminal()
     titles = report["names"]
     table = Table(box=SIMPLE, title="what differs", title_justify="left")
     table.add_column("", no_wrap=True)
     for title in titles:
-        table.add_column(escape(title), overflow="fold")
+        table.add_column(title, overflow="fold")
     for each in report["differences"]:
         style = None if each["matters"] else "dim"
-        values = [escape(_short(value)) for value in each["values"]]
-        table.add_row(f"{each['kind']} {escape(each['name'])}", *values, style=style)
+        values = [_short(value) for value in each["values"]]
+        table.add_row(f"{each['kind']} {each['name']}", *values, style=style)
     if report["differences"]:
         console.print(table)
     for each in report["differences"]:
         if each["detail"]:
-            console.print(f"{each['kind']} {escape(each['name'])}:")
+            console.print(f"{each['kind']} {each['name']}:")
             for line in each["detail"]:
-                console.print(f"    {escape(line)}", soft_wrap=True)
+                console.print(f"    {line}", soft_wrap=True)
     for title, pair, text in zip(titles[1:], report["pairs"], report["verdict"], strict=True):
         for split, compared in pair["metrics"].items():
             if not compared["identical"]:
                 shown = [_change(name, compared["metrics"][name]) for name in SHOWN_METRICS]
-                console.print(f"{escape(title)}, {split}: {', '.join(shown)}", soft_wrap=True)
-        console.print(f"{escape(title)}: {escape(text)}", soft_wrap=True)
+                console.print(f"{title}, {split}: {', '.join(shown)}", soft_wrap=True)
+        console.print(f"{title}: {text}", soft_wrap=True)
 
 
 def find(paths: Sequence[str]) -> list[Run]:

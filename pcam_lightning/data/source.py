@@ -82,6 +82,8 @@ def warn_of_demo(default_root: str) -> None:
 def recorded_root(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a `data` section that name the data set of a finished run again.
 
+    It is read where it is, and never downloaded.
+
     Args:
         dataset: `name` and `root` of the run's manifest.
 
@@ -91,7 +93,7 @@ def recorded_root(dataset: Mapping[str, Any]) -> dict[str, Any]:
     root = None if dataset.get("name") == "demo" else dataset.get("root")
     if root is None and dataset.get("name") != "demo":
         raise InputError("manifest.json: no dataset.root, expected the folder of the run's data")
-    return {"root": root, "default_root": None}
+    return {"root": root, "default_root": None, "on_missing": "error"}
 
 
 def _folder(data: Mapping[str, Any]) -> Path | None:

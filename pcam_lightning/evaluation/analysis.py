@@ -11,7 +11,6 @@ import pandas as pd
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation import plots
 from pcam_lightning.evaluation.appearance import PROPERTIES
-from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.evaluation.baselines import not_beyond_constant
 from pcam_lightning.evaluation.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.evaluation.calibration import (
@@ -28,6 +27,8 @@ from pcam_lightning.evaluation.predictions import save_table
 from pcam_lightning.evaluation.slices import cut, score_slices
 from pcam_lightning.evaluation.summary import summarise
 from pcam_lightning.evaluation.thresholds import choose_threshold, parse_rule
+from pcam_lightning.runs.record import write_bytes
+from pcam_lightning.runs.tables import csv_bytes
 
 PLAIN_LOGIT = "logit_without_tta"
 """The column of a table that was made with test-time augmentation, for what it was without."""
@@ -171,8 +172,7 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
         said[f"temperature {temperature:.3g}"] = calibrated(analysis.table["logit"], temperature)
     plots.plot_reliability(reliability, label, said, heading)
     plots.plot_slices(slices, analysis.slices, heading)
-    with atomic_path(folder / "slices.csv") as temporary:
-        analysis.slices.to_csv(temporary, index=False)
+    write_bytes(folder / "slices.csv", csv_bytes(analysis.slices))
     save_table(folder / "slices.parquet", analysis.slices)
     return paths
 

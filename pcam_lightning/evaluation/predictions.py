@@ -9,6 +9,7 @@ probability  float64           sigmoid(logit), in [0, 1]
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.atomic import atomic_path
+from pcam_lightning.runs.tables import read_parquet
 
+LAST_ROW = 2**48
 COLUMNS = ("row", "label", "logit", "probability")
 
 
@@ -60,7 +63,7 @@ def write_predictions(
         columns["logit"] = logit.astype(np.float32)
     # From the stored logit, so that the two columns of the file agree to the last digit.
     columns["probability"] = sigmoid(columns["logit"])
-    table = _valid(pd.DataFrame(columns | dict(others or {})), path)
+    table = checked_predictions(pd.DataFrame(columns | dict(others or {})), path)
     save_table(path, table)
 
 
@@ -80,17 +83,11 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
         InputError: (a ValueError) the file is missing, is no parquet file or holds no valid table;
             one line names file and fault.
     """
-    try:
-        table = pd.read_parquet(path, engine="pyarrow")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected a predictions table") from None
-    except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable parquet file ({reason})") from error
-    return _valid(table, path)
+    return checked_predictions(read_parquet(Path(path)), path)
 
 
-def _valid(table: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+def checked_predictions(table: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return a table as `read_predictions` does; `path` is only named where it is no valid one."""
     fault = _fault(table)
     if fault:
         raise InputError(f"{path}: {fault}")
@@ -117,9 +114,13 @@ def _fault(table: pd.DataFrame) -> str | None:
         kinds = "iu" if name == "row" else "iufb"
         if table[name].to_numpy().dtype.kind not in kinds:
             return f"column {name} should hold numbers, its type is {table[name].dtype}"
+    for name in table.columns.intersection(["slide", "hospital"]):
+        if not table[name].map(lambda value: isinstance(value, str)).all():
+            return f"column {name} should hold text"
     row, label, logit, probability = (table[name].to_numpy() for name in COLUMNS)
     for wrong, what in (
         (row < 0, "negative row numbers"),
+        (row > LAST_ROW, "row numbers that no file has"),
         (table["row"].duplicated().to_numpy(), "duplicate rows"),
         ((label != 0) & (label != 1), "labels other than 0 and 1"),
         (~np.isfinite(logit), "infinite logits"),

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from pcam_lightning.evaluation.analysis import Analysis
+from pcam_lightning.terminal import Terminal
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity", "precision")
 
@@ -21,7 +21,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         analysis: what it was made from.
         notes: slices at most, those that are worse first.
     """
-    split, console = analysis.split, Console(highlight=False, soft_wrap=True)
+    split, console = analysis.split, Terminal(soft_wrap=True)
     scores, chosen, unproven = summary[split], summary["threshold"], _unproven(summary)
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     table.add_column("", no_wrap=True)
@@ -47,7 +47,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         how += ", the split reported here: what it decides looks better than it will be"
     if unproven:
         console.print(f"~ better than a constant by no more than chance: {', '.join(unproven)}")
-    console.print(f"threshold: {chosen['value']:.4g} ({how})", markup=False)
+    console.print(f"threshold: {chosen['value']:.4g} ({how})")
     calibration = summary["calibration"]
     error = calibration["before"]["ece"]
     text = f"calibration error: {_number(error['value'])}"
@@ -63,14 +63,13 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         console.print(
             f"tta: auroc {change['value']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
             + (f", {cost:.1f} times the time" if cost else ""),
-            markup=False,
         )
     worse = len(summary["slices"]["worse"])
     console.print(f"slices: {worse} of {summary['slices']['scored']} worse beyond chance")
     noted = [each for each in analysis.slices.to_dict("records") if each["note"]]
     for each in noted[:notes]:
         told = f"{each['property']} {each['slice']}: {each['note']}"
-        console.print(f"  {told}", markup=False)
+        console.print(f"  {told}")
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
 

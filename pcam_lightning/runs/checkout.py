@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 PATCH_LIMIT = 5_000_000
 GIT_TIMEOUT = 60
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
+"""A commit as git names it. Anything else could be an option, or a name with another meaning."""
+BINARY = b"\nGIT binary patch\n"
 # Untracked files of other kinds are notes, data, results, or a .env with passwords.
 MARK = b"diff --git "
 # Plumbing, because `git diff` follows the user's taste in colours and prefixes.
@@ -89,10 +93,15 @@ def changed_lines(
 ) -> dict[str, list[str]] | None:
     """What differs between two states of the code, each a commit and a patch of it.
 
-    Returns the lines of each file that differs, "-" before those of `one` and "+" before those of
-    `other`, or None where this checkout does not know the commits or a patch does not apply.
-    Nothing in the repository is written.
+    Returns the lines of each text file that differs, "-" before those of `one` and "+" before those
+    of `other`, or None where this checkout does not know the commits, where a commit is no commit's
+    name, or where a patch is too large or does not apply. Both may come from anybody: patches are
+    applied to an index in a temporary folder, never to files, and nothing in the repository is
+    written.
     """
+    for commit, patch in (one, other):
+        if not COMMIT.fullmatch(commit) or len(patch) > 2 * PATCH_LIMIT:
+            return None
     try:
         root = _find_root(package)
         if root is None:
@@ -108,15 +117,23 @@ def changed_lines(
         name = lines[0].partition(" b/")[2]
         # After the first hunk: its header would otherwise look like two changed lines.
         start = next((i for i, line in enumerate(lines) if line.startswith("@@")), len(lines))
-        changed[name] = [line for line in lines[start:] if line[:1] in ("-", "+")]
+        if found := [line for line in lines[start:] if line[:1] in ("-", "+")]:
+            changed[name] = found
     return changed
 
 
 def _tree(root: Path, commit: str, patch: bytes, environment: dict[str, str]) -> str:
-    """The tree object of a commit with a patch applied."""
-    _git(root, "read-tree", commit, environment=environment)
-    if patch:
-        _git(root, "apply", "--cached", "-", environment=environment, given=patch)
+    """The tree object of a commit with a patch applied, but for files that hold no text."""
+    _git(root, "read-tree", "--end-of-options", commit, environment=environment)
+    parts = _parts(patch)
+    if patch and not parts:
+        raise _GitError("no patch of git diff")
+    # No lines can be shown of what is compressed, which may unpack to any size.
+    text = b"\n".join(part for part in parts if BINARY not in part)
+    if text:
+        given = text.rstrip(b"\n") + b"\n"
+        words = ("apply", "--cached", "--end-of-options", "-")
+        _git(root, *words, environment=environment, given=given)
     return _text(_git(root, "write-tree", environment=environment))
 
 
@@ -216,7 +233,9 @@ def _git(
         answer = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", *words],
             cwd=folder,
-            env=inherited | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"} | dict(environment or {}),
+            env=inherited
+            | {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+            | dict(environment or {}),
             input=given,
             capture_output=True,
             timeout=GIT_TIMEOUT,

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError, Preempted
+from pcam_lightning.runs.contents import read_status
+from pcam_lightning.runs.files import RunFileError as RunFileError
+from pcam_lightning.runs.files import read_json as read_json
 from pcam_lightning.runs.process import process_mark
 
 SECONDS_BETWEEN_BEATS = 15.0
@@ -26,10 +29,6 @@ SECONDS_OF_SILENCE = 90.0
 """Without a sign of life for this long, a process on another machine is gone. Some file systems
 show a change to other machines only after a minute."""
 ATTEMPT_FILES = ("manifest.json", "code.patch", "environment.txt", "status.json")
-
-
-class RunFileError(InputError):
-    """A file of a run folder cannot be read or written."""
 
 
 class RunFolderBusyError(InputError):
@@ -91,17 +90,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy scalars and arrays, and tensors, without importing either
         return _plain(value.tolist())
     raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r:.100}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises RunFileError when it holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFileError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise RunFileError(f"{path} holds a JSON {type(value).__name__}, expected an object")
-    return value
 
 
 def is_alive(status: Mapping[str, Any]) -> bool | None:
@@ -225,7 +213,7 @@ def check_free(folder: Path, *, resume: bool = False) -> None:
     """Raise what `recording` would raise for a folder that is taken, without claiming it."""
     path = folder / "status.json"
     if path.exists():
-        _check_not_taken(folder, read_json(path), resume=resume)
+        _check_not_taken(folder, read_status(path), resume=resume)
 
 
 def _claim(folder: Path, *, resume: bool) -> Recording:
@@ -237,7 +225,7 @@ def _claim(folder: Path, *, resume: bool) -> Recording:
         path = folder / "status.json"
         attempt = 1
         if path.exists():
-            status = read_json(path)
+            status = read_status(path)
             _check_not_taken(folder, status, resume=resume)
             attempt = _keep_attempt(folder, status)
         return Recording(folder, attempt)

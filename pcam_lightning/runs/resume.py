@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.contents import read_manifest, read_status
 from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.process import is_first_rank
-from pcam_lightning.runs.record import read_json
 
 HISTORY = ("metrics.csv", "gradients.parquet")
 FREE = (
@@ -92,7 +92,7 @@ def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:
     if config.get("resume") != "auto" or not all(path.is_file() for path in paths):
         return None
     # The manifest first: of a run that another rank starts here again, the status is written first.
-    manifest, status = (read_json(path) for path in paths[:2])
+    manifest, status = read_manifest(paths[0]), read_status(paths[1])
     before = manifest.get("config")
     if status.get("state") != "finished" or not before or _begins_elsewhere(config, before):
         return None
@@ -121,7 +121,7 @@ def check_resumable(config: dict[str, Any], folder: Path) -> str | None:
     if not _continues(config, folder):
         return None
     path = folder / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    manifest = read_manifest(path) if path.is_file() else {}
     if before := manifest.get("config"):
         if config["trainer"]["precision"] == "auto":
             config["trainer"]["precision"] = before["trainer"]["precision"]
@@ -168,7 +168,7 @@ def _continues(config: Mapping[str, Any], folder: Path) -> bool:
     if config["resume"] != "auto" or not (folder / "checkpoints" / "last.ckpt").is_file():
         return False
     path = folder / "manifest.json"
-    before = read_json(path).get("config") if path.is_file() else None
+    before = read_manifest(path).get("config") if path.is_file() else None
     return not _begins_elsewhere(config, before or {})
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcam_lightning.runs.record import RunFileError, is_alive, read_json
+from pcam_lightning.runs.contents import read_manifest, read_status, read_summary
+from pcam_lightning.runs.files import (
+    MissingRunFileError,
+    RunFileError,
+    check_file,
+    read_file,
+    read_json,
+    read_yaml,
+)
+from pcam_lightning.runs.record import is_alive
+from pcam_lightning.runs.tables import read_csv, read_parquet
 from pcam_lightning.runs.threshold import Threshold, read_threshold
 
 if TYPE_CHECKING:
@@ -29,8 +38,8 @@ MADE_BY = {
 }
 
 
-class MissingRunFileError(RunFileError, FileNotFoundError):
-    """A run folder does not (yet) hold a file."""
+FILE_BYTES = 64 << 20
+"""The largest file that `Run.read` reads: a history, or code.patch."""
 
 
 class Run:
@@ -55,12 +64,12 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What made the run (see `manifest.collect_manifest`)."""
-        return read_json(self._file("manifest.json"))
+        return read_manifest(self._file("manifest.json"))
 
     @property
     def status(self) -> dict[str, Any]:
         """How the run goes, as last written by its own process; see also `state`."""
-        return read_json(self._file("status.json"))
+        return read_status(self._file("status.json"))
 
     @property
     def state(self) -> str:
@@ -73,43 +82,50 @@ class Run:
             status = self.status
         except MissingRunFileError:
             return "unknown"
-        state = str(status.get("state", "unknown"))
+        state = status.get("state") or "unknown"
         return "killed" if state == "running" and is_alive(status) is False else state
 
     @property
     def summary(self) -> dict[str, Any]:
         """The result: metrics, baselines, threshold, times."""
-        return read_json(self._file("summary.json"))
+        return read_summary(self._file("summary.json"))
 
     @property
     def config(self) -> dict[str, Any]:
         """The config Hydra wrote, as plain containers; interpolations stay as text."""
-        return self._yaml(".hydra/config.yaml", dict)
+        path = self._file(".hydra/config.yaml")
+        value = read_yaml(path)
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise RunFileError(
+                f"{path} holds a {type(value).__name__}, expected a mapping of names"
+            )
+        return value
 
     @property
     def overrides(self) -> list[str]:
         """The overrides of the command line."""
-        return self._yaml(".hydra/overrides.yaml", list)
+        path = self._file(".hydra/overrides.yaml")
+        value = read_yaml(path)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise RunFileError(
+                f"{path} holds a {type(value).__name__}, expected a list of KEY=VALUE"
+            )
+        return value
 
     @property
     def metrics(self) -> pandas.DataFrame:
         """What was logged: columns `epoch`, `step` and one a metric, NaN where not logged."""
-        import pandas
-
-        return self._table("metrics.csv", pandas.read_csv)
+        return read_csv(self._file("metrics.csv"))
 
     @property
     def gradients(self) -> pandas.DataFrame:
         """One row a training step: `step`, `epoch`, `loss`, `lr`, `norm`, `norm_clipped`, ..."""
-        import pandas
-
-        return self._table("gradients.parquet", pandas.read_parquet)
+        path = self._file("gradients.parquet")
+        return read_parquet(path, whole=["step", "epoch", "batch"], lists=["rows", "losses"])
 
     def predictions(self, split: str) -> pandas.DataFrame:
         """One row a patch of a split (`val`, `test`): row, slide if known, label, logit, ..."""
-        import pandas
-
-        return self._table(f"predictions/{split}.parquet", pandas.read_parquet)
+        return read_parquet(self._file(f"predictions/{split}.parquet"))
 
     @property
     def best_checkpoint(self) -> Path:
@@ -127,43 +143,25 @@ class Run:
         return read_threshold(self.path)
 
     def read(self, name: str) -> bytes:
-        """A file of the run as it is, such as "code.patch"."""
-        return self._file(name).read_bytes()
+        """A file of the run as it is, such as "code.patch", of at most `FILE_BYTES`."""
+        return read_file(self._file(name), FILE_BYTES)
 
     def _file(self, name: str) -> Path:
         path = self.path / name
-        if path.is_file():
+        if os.path.lexists(path):
+            check_file(path)
             return path
-        state = "unknown" if name == "status.json" else self.state
+        try:
+            state = "unknown" if name == "status.json" else self.state
+        except RunFileError:
+            state = "unknown"
         made_by = MADE_BY.get(name, "written when a model is evaluated on that split")
         raise MissingRunFileError(f"{path} is missing: it is {made_by}; this run's state: {state}")
 
-    def _yaml(self, name: str, kind: type) -> Any:
-        import yaml
-
-        path = self._file(name)
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError) as error:
-            raise RunFileError(
-                f"{path} is not valid YAML: {' '.join(str(error).split())}"
-            ) from None
-        if not isinstance(value, kind):
-            expected = {dict: "a mapping", list: "a list"}[kind]
-            raise RunFileError(f"{path} holds a {type(value).__name__}, expected {expected}")
-        return value
-
-    def _table(self, name: str, read: Callable[..., pandas.DataFrame]) -> pandas.DataFrame:
-        path = self._file(name)
-        try:
-            return read(path)
-        except (ValueError, OSError) as error:
-            raise RunFileError(f"{path} cannot be read: {_one_line(error)}") from None
-
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder holds a `status.json` or a `manifest.json`."""
-    return any((folder / name).is_file() for name in ("status.json", "manifest.json"))
+    """Whether a folder holds a `status.json` or a `manifest.json`, be it a damaged one."""
+    return any(os.path.lexists(folder / name) for name in ("status.json", "manifest.json"))
 
 
 def find_runs(folder: Path | str) -> list[Run]:
@@ -178,7 +176,7 @@ def find_runs(folder: Path | str) -> list[Run]:
     runs = []
     for path, below, files in os.walk(top):
         below[:] = [name for name in below if name != "attempts" and not name.startswith(".")]
-        if {"status.json", "manifest.json"} & set(files):
+        if {"status.json", "manifest.json"} & {*below, *files}:
             runs.append(Run(path))
     return sorted(runs, key=lambda run: (_start(run), run.path))
 
@@ -188,10 +186,6 @@ def _start(run: Run) -> float:
     for name in ("attempts/1/manifest.json", "manifest.json", "status.json"):
         try:
             return datetime.fromisoformat(read_json(run.path / name)["started"]).timestamp()
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
     return run.path.stat().st_mtime
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

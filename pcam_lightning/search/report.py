@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pcam_lightning.runs import figures
 from pcam_lightning.runs.record import RunFileError, read_json, write_bytes, write_json
+from pcam_lightning.runs.tables import csv_bytes
 
 FEWEST = 10
 """Complete trials before anything is said of importance: of fewer, it would be chance."""
@@ -31,7 +32,7 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
         metric: that the trials are compared by.
     """
     table = trial_table(study)
-    write_bytes(folder / "study.csv", table.to_csv(index=False).encode())
+    write_bytes(folder / "study.csv", csv_bytes(table))
     complete = study.get_trials(states=[TrialState.COMPLETE])
     best = study.best_trial if complete else None
     dataset = _dataset(folder, best)

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_a_failure_of_its_run_alone(tmp_path: Path, name: str)
     write_run(tmp_path / "0", ["seed=0"])
     (write_run(tmp_path / "1", ["seed=1"], started="2026-01-02") / name).write_text('{"val": ')
     first, second = job_states(tmp_path)
-    assert (first.state, second.state) == ("finished", "failed")
+    assert (first.state, second.state) == ("finished", "damaged")
     assert second.error is not None and f"{name} is not valid JSON" in second.error
 
 

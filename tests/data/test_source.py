@@ -36,7 +36,11 @@ def test_the_default_root_is_read_where_it_has_the_files(tmp_path: Path, pcam_ro
 
 
 def test_a_finished_run_names_its_data_again(tmp_path: Path) -> None:
-    assert recorded_root({"name": "demo", "root": "/a"}) == {"root": None, "default_root": None}
+    assert recorded_root({"name": "demo", "root": "/a"}) == {
+        "root": None,
+        "default_root": None,
+        "on_missing": "error",
+    }
     assert recorded_root({"name": "pcam", "root": "/a"})["root"] == "/a"
     with pytest.raises(InputError, match="dataset"):
         recorded_root({})

@@ -1,5 +1,4 @@
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -32,17 +31,17 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"value": None}, "value=None, expected a probability"),
-        ({"value": "0.5"}, "value='0.5', expected a probability"),
+        ({"value": None}, "value=None"),
+        ({"value": "0.5"}, "value='0.5'"),
         ({"value": True}, "value=True"),
         ({"value": -0.1}, "value=-0.1"),
         ({"value": 1.5}, "value=1.5"),
-        ({"temperature": 0}, "temperature=0, expected a number above 0"),
-        ({"tta": "d8"}, "tta='d8', expected 'none' or 'd4'"),
+        ({"temperature": 0}, "temperature=0"),
+        ({"tta": "d8"}, "tta='d8'"),
     ],
 )
 def test_what_is_no_threshold_is_refused(tmp_path: Path, change: dict, said: str) -> None:
-    (tmp_path / "threshold.json").write_text(json.dumps(asdict(THRESHOLD) | change))
+    (tmp_path / "threshold.json").write_text(json.dumps(THRESHOLD.model_dump() | change))
     with pytest.raises(RunFileError, match=r"threshold\.json") as caught:
         read_threshold(tmp_path)
     assert said in str(caught.value)
@@ -50,5 +49,5 @@ def test_what_is_no_threshold_is_refused(tmp_path: Path, change: dict, said: str
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "threshold.json").write_text('{"value": 0.5}')
-    with pytest.raises(RunFileError, match="no rule, expected what evaluate writes"):
+    with pytest.raises(RunFileError, match=r"threshold\.json: rule"):
         read_threshold(tmp_path)

@@ -5,7 +5,7 @@ from html import unescape
 import pytest
 from markdown_it import MarkdownIt
 
-from pcam_lightning.collection.text import markdown, one_line
+from pcam_lightning.text import markdown, one_line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""Values that the JSON files of a run folder may hold, as far as somebody reads them.
+
+Further keys are left alone: other commands and later versions write more.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pcam_lightning.runs.files import RunFileError, read_json
+from pcam_lightning.text import one_line
+
+
+def _is_path(value: str) -> str:
+    try:
+        if b"\0" not in os.fsencode(value):
+            return value
+    except UnicodeEncodeError:
+        pass
+    raise ValueError("expected a path")
+
+
+PathText = Annotated[str, AfterValidator(_is_path)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Metric = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Content(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Dataset(Content):
+    name: str | None = None
+    root: PathText | None = None
+    fingerprint: str | None = None
+    files: dict[str, str] | None = None
+
+
+class Git(Content):
+    commit: str | None = None
+
+
+class Config(Content):
+    run_dir: PathText | None = None
+    model: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    trainer: dict[str, Any] | None = None
+
+
+class Manifest(Content):
+    started: str | None = None
+    seed: int | None = None
+    dataset: Dataset = Dataset()
+    git: Git = Git()
+    config: Config = Config()
+    sources: dict[str, str] | None = None
+    python: dict[str, Any] | None = None
+    packages: dict[str, Any] | None = None
+    hardware: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None
+    slurm: dict[str, Any] | None = None
+    determinism: dict[str, Any] | None = None
+
+
+class Error(Content):
+    text: str = ""
+
+
+class Status(Content):
+    state: Literal["running", "finished", "failed", "preempted"] | None = None
+    error: Error | str | None = None
+    attempt: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    started: str | None = None
+    finished: str | None = None
+    host: str | None = None
+    pid: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    process: str | None = None
+
+
+class Score(Content):
+    value: Metric | None = None
+
+
+class Split(Content):
+    threshold: Annotated[float, Field(ge=0, le=2)] | None = None
+    metrics: dict[str, Score] = {}
+    baselines: dict[str, dict[str, Metric | None]] = {}
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Split:
+        for name, score in self.metrics.items():
+            if name != "log_loss" and (score.value or 0) > 1:
+                raise ValueError(f"metrics.{name}.value={score.value}: expected at most 1")
+        return self
+
+
+class BenchmarkRow(Content):
+    contender: str | None = None
+    model: str | None = None
+    parameters: int | None = None
+    batch_size: int | None = None
+    precision: str | int | None = None
+    device: str | None = None
+    device_name: str | None = None
+    median: Annotated[float, Field(gt=0, le=1e15)] | None = None
+    low: Amount | None = None
+    high: Amount | None = None
+
+
+class Summary(Content):
+    dataset: str | None = None
+    val: Split | None = None
+    test: Split | None = None
+    weights_digest: str | None = None
+    best_checkpoint: PathText | None = None
+    seconds: Amount | None = None
+    training_patches_per_second: Amount | None = None
+    rows: list[BenchmarkRow] | None = None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return a `manifest.json`; raises RunFileError for a missing or damaged one."""
+    return checked(path, read_json(path), Manifest)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return a `status.json`; raises RunFileError for a missing or damaged one."""
+    return checked(path, read_json(path), Status)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return a `summary.json`; raises RunFileError for a missing or damaged one."""
+    return checked(path, read_json(path), Summary)
+
+
+def checked(path: Path, value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Return `value` as it is where `model` accepts it, else raise RunFileError with the key."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] == "missing" else f"={one_line(repr(first['input']), 60)}"
+        expected = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        raise RunFileError(f"{path}: {where}{given}: {one_line(expected)}") from None
+    return value

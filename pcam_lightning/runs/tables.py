@@ -1,0 +1,159 @@
+"""Tables of a run folder: CSV and parquet, checked before and after they are read, and CSV written
+so that no spreadsheet computes a cell.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcam_lightning.runs.files import RunFileError, read_file
+from pcam_lightning.text import one_line, spreadsheet_cell
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+CSV_BYTES = 256 << 20
+PARQUET_BYTES = 2 << 30
+ROWS = 20_000_000
+VALUES = 500_000_000
+"""Rows times columns; densenet121's gradients of 100 epochs of PCam are 80 million."""
+UNPACKED_BYTES = 8 << 30
+COLUMNS = 10_000
+
+
+def csv_bytes(table: pandas.DataFrame) -> bytes:
+    """Return a table as CSV (UTF-8), its text cells and names as `spreadsheet_cell` makes them."""
+    plain = table.rename(columns=spreadsheet_cell)
+    for place, kind in enumerate(table.dtypes):
+        if kind.kind not in "iufb":
+            plain.isetitem(place, _mapped(table.iloc[:, place], spreadsheet_cell))
+    return plain.to_csv(index=False).encode(errors="replace")
+
+
+def parquet_bytes(table: pandas.DataFrame) -> bytes:
+    """Return a table as parquet; lone surrogates in text, which it cannot hold, become `?`."""
+    plain = table.copy(deep=False)
+    for place, kind in enumerate(table.dtypes):
+        if kind.kind not in "iufb":
+            plain.isetitem(place, _mapped(table.iloc[:, place], _encodable))
+    return plain.to_parquet(index=False)
+
+
+def read_csv(path: Path) -> pandas.DataFrame:
+    """Return a table of numbers; a last line that is still being written is left out.
+
+    Raises:
+        RunFileError: no such file, or a column that holds anything but numbers and blanks.
+    """
+    import pandas
+
+    content = read_file(path, CSV_BYTES)
+    # A number at the end may be half written, and would be read as another one.
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole.partition(b"\n")[0].split(b",")) > COLUMNS:
+        raise RunFileError(f"{path}: expected at most {COLUMNS:,} columns")
+    try:
+        table = pandas.read_csv(io.BytesIO(whole), index_col=False)
+    except (ValueError, OverflowError) as error:
+        raise RunFileError(f"{path} cannot be read: {one_line(error)}") from None
+    for name, kind in zip(table.columns, table.dtypes, strict=True):
+        if kind.kind not in "iuf":
+            raise RunFileError(f"{path}: column {one_line(name, 60)} holds no numbers")
+    return table
+
+
+def read_parquet(
+    path: Path, *, whole: Collection[str] = (), lists: Collection[str] = ()
+) -> pandas.DataFrame:
+    """Return a table of numbers and text.
+
+    Args:
+        path: the file.
+        whole: columns that hold whole numbers, where they are there.
+        lists: columns that may hold lists of numbers.
+
+    Raises:
+        RunFileError: no such file, no parquet file, more rows than any run has, two columns of one
+            name, or a column of another kind.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = read_file(path, PARQUET_BYTES)
+    try:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            _check_size(path, file.metadata)
+            _check_columns(path, file.schema_arrow, whole, lists)
+        text = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        # As a dictionary, a text that every row repeats takes memory once.
+        arrow = pq.ParquetFile(pa.BufferReader(content), read_dictionary=text).read()
+        # Metadata is JSON of any depth, and says what becomes an index.
+        table = arrow.replace_schema_metadata(None).to_pandas()
+        # Text compares and joins as text again.
+        return table.astype(dict.fromkeys(text, object))
+    except RunFileError:
+        raise
+    except (pa.ArrowException, ValueError, OSError, KeyError, TypeError, RecursionError) as error:
+        reason = one_line(error)
+        raise RunFileError(f"{path}: not a readable parquet file ({reason})") from None
+
+
+def _check_size(path: Path, metadata: pyarrow.parquet.FileMetaData) -> None:
+    if metadata.num_rows > ROWS or metadata.num_columns > COLUMNS:
+        raise RunFileError(
+            f"{path}: {metadata.num_rows:,} rows and {metadata.num_columns:,} columns, expected at "
+            f"most {ROWS:,} and {COLUMNS:,}"
+        )
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    values = sum(column.num_values for column in columns)
+    size = sum(column.total_uncompressed_size for column in columns)
+    if values > VALUES or size > UNPACKED_BYTES or sum(g.num_rows for g in groups) > ROWS:
+        raise RunFileError(f"{path}: {values:,} values of {size:,} bytes, more than any run has")
+
+
+def _check_columns(
+    path: Path, schema: pyarrow.Schema, whole: Collection[str], lists: Collection[str]
+) -> None:
+    from pyarrow import types
+
+    if len(set(schema.names)) != len(schema.names):
+        raise RunFileError(f"{path}: two columns of one name")
+    for field in schema:
+        kind, name = field.type, one_line(field.name, 60)
+        if field.name in whole and not types.is_integer(kind):
+            raise RunFileError(
+                f"{path}: column {name} holds {one_line(kind, 60)}, expected integers"
+            )
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if types.is_list(kind) and field.name in lists:
+            kind = kind.value_type
+        number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+        if not number and not types.is_null(kind) and not _is_text(kind):
+            raise RunFileError(
+                f"{path}: column {name} holds {one_line(field.type, 60)}, expected numbers or text"
+            )
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _mapped(column: pandas.Series, function: Callable[[object], object]) -> pandas.Series:
+    # Series.map would make floats of whole numbers beside None.
+    import pandas
+
+    return pandas.Series([function(value) for value in column], column.index, dtype=object)
+
+
+def _encodable(value: object) -> object:
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
