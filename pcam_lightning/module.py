@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_auroc,
-    binary_average_precision,
-    binary_fbeta_score,
-)
 
 from pcam_lightning.data.dataset import Batch
 from pcam_lightning.errors import InputError
+from pcam_lightning.evaluation.metrics import compute_metrics
+from pcam_lightning.evaluation.predictions import sigmoid
 from pcam_lightning.seeds import derive_seed
+
+
+SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
+"""Metrics of `evaluation.metrics` that are logged of validation and test, beside the loss."""
 
 
 class Predictions(NamedTuple):
@@ -200,18 +200,14 @@ def is_clipped(norm: Tensor, limit: float) -> bool:
 
 
 def split_metrics(predictions: Predictions) -> dict[str, Tensor]:
-    """Loss, AUROC, average precision, and accuracy and F2 at probability 0.5, over a split.
+    """Return loss, AUROC, average precision, accuracy and F2 at probability 0.5, over a split.
 
-    Where only one class is present, AUROC and average precision are undefined, and NaN.
+    Each is a float32 scalar, and NaN where it is undefined (see `evaluation.metrics`). All of them
+    are NaN where any logit is not finite.
     """
     _, label, logit = predictions
-    probability = logit.double().sigmoid()  # float32 would tie confident patches at 0 and 1
-    both = bool(label.min() != label.max())
-    undefined = torch.tensor(torch.nan)
-    return {
-        "loss": binary_cross_entropy_with_logits(logit, label.float()),
-        "auroc": binary_auroc(probability, label) if both else undefined,
-        "average_precision": binary_average_precision(probability, label) if both else undefined,
-        "accuracy": binary_accuracy(probability, label),
-        "f2": binary_fbeta_score(probability, label, beta=2.0),
-    }
+    if not logit.isfinite().all():
+        return dict.fromkeys(("loss", *SPLIT_METRICS), torch.tensor(torch.nan))
+    scores = compute_metrics(label.numpy(), sigmoid(logit.numpy()))
+    loss = binary_cross_entropy_with_logits(logit, label.float())
+    return {"loss": loss} | {name: torch.tensor(scores[name]) for name in SPLIT_METRICS}

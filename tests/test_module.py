@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning import Trainer
@@ -9,6 +10,7 @@ from torch import nn
 
 from pcam_lightning.augment import Dihedral
 from pcam_lightning.data import PCamDataModule
+from pcam_lightning.evaluation.summary import summarise
 from pcam_lightning.models import MLP
 from pcam_lightning.module import PCamClassifier, Predictions, split_metrics
 
@@ -26,8 +28,6 @@ def test_metrics_equal_scikit_learns(ties: bool) -> None:
     label = predictions.label.numpy()
     probability = 1 / (1 + np.exp(-predictions.logit.double().numpy()))
     decision = probability >= 0.5
-    # torchmetrics calls a probability of exactly 0.5 negative, the evaluation room positive.
-    decision[probability == 0.5] = False
     expected = {
         "loss": metrics.log_loss(label, probability),
         "auroc": metrics.roc_auc_score(label, probability),
@@ -37,6 +37,27 @@ def test_metrics_equal_scikit_learns(ties: bool) -> None:
     }
     found = {name: float(value) for name, value in split_metrics(predictions).items()}
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_tie_with_the_threshold_is_tumour_in_training_and_summary_alike() -> None:
+    tied = Predictions(torch.arange(4), torch.tensor([0, 1, 0, 1]), torch.zeros(4))
+    trained = split_metrics(tied)
+    probability = np.full(4, 0.5)
+    table = pd.DataFrame({"row": range(4), "label": tied.label, "probability": probability})
+    summary = summarise(table, 0.5, 0.5, resamples=1)["metrics"]
+    # All four are called tumour, two of them rightly: recall 1, precision 1/2.
+    assert float(trained["f2"]) == pytest.approx(summary["f2"]["value"]) == pytest.approx(5 / 6)
+    assert float(trained["accuracy"]) == summary["accuracy"]["value"] == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [[0], [3], [0, 1, 2, 3]])
+def test_no_metric_is_known_where_a_logit_is_not_finite(value: float, rows: list[int]) -> None:
+    logit = torch.tensor([-1.0, 1.0, -2.0, 3.0])
+    logit[rows] = value
+    found = split_metrics(Predictions(torch.arange(4), torch.tensor([0, 1, 0, 1]), logit))
+    assert set(found) == {"loss", "auroc", "average_precision", "accuracy", "f2"}
+    assert all(torch.isnan(each) for each in found.values())
 
 
 def test_ranking_metrics_of_one_class_are_undefined() -> None:
