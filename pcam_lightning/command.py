@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pcam_lightning import plugins
 from pcam_lightning.cluster.requeue import requeue
 from pcam_lightning.composition import CONF, Config, names_data_root, validated, validated_in
-from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
+from pcam_lightning.errors import CheckFailed, Diverged, InputError, Preempted, PreflightError
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import check_free
 
@@ -29,7 +29,8 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
     The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
     the path of its summary, which is printed last. Bad input is one line on stderr and exit code
-    2; a failed check is one line and exit code 1; a bug keeps its traceback and exit code 1.
+    2; a failed check, or training that diverged, is one line and exit code 1; a bug keeps its
+    traceback and exit code 1.
     """
 
     def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
@@ -48,6 +49,10 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                     print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
                 requeue(stop.number)
                 sys.exit(stop.exit_code)
+            except Diverged as failure:
+                if is_first_rank():
+                    print(f"failed: {failure}", file=sys.stderr, flush=True)
+                sys.exit(1)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1
                 print(f"failed: {failure}", file=sys.stderr, flush=True)

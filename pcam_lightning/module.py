@@ -13,11 +13,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.data.dataset import Batch
+from pcam_lightning.divergence import DivergenceCheck
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.metrics import compute_metrics
 from pcam_lightning.evaluation.predictions import sigmoid
 from pcam_lightning.seeds import derive_seed
-
 
 SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 """Metrics of `evaluation.metrics` that are logged of validation and test, beside the loss."""
@@ -61,6 +61,7 @@ class PCamClassifier(LightningModule):
         self.predictions: dict[str, Predictions] = {}
         """The latest ones of each split, "val" and "test"; on every rank the whole split."""
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._divergence = DivergenceCheck()
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [B, 96, 96, 3] to logits [B]."""
@@ -70,6 +71,7 @@ class PCamClassifier(LightningModule):
         # Lightning (2.6) makes the loader where `configure_optimizers` asks for the number of
         # steps, which is before it loads a checkpoint, and then leaves out the loader's position.
         self.trainer.fit_loop._load_combined_loader_states()
+        self._divergence = DivergenceCheck()  # an earlier fit may have ended inside an epoch
         steps = int(self.trainer.estimated_stepping_batches)
         for entry in self.trainer.lr_scheduler_configs:
             begun = getattr(entry.scheduler, "total_steps", steps + 1) - 1  # OneCycleLR's
@@ -89,6 +91,10 @@ class PCamClassifier(LightningModule):
         self._default_generator().manual_seed(self._stream("dropout", batch_idx))
         logit, label = self(image).float(), batch.label.float()
         loss = binary_cross_entropy_with_logits(logit, label)
+        self._divergence.record(self.trainer, loss)
+        # On a GPU or with several ranks only where the loss is fetched anyway.
+        if is_logged_step(self.trainer) or (loss.is_cpu and self.trainer.world_size == 1):
+            self._divergence.check(self.trainer)
         if is_logged_step(self.trainer):
             self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         # Not the other way round, the mean of these as the loss: its gradient is rounded otherwise.
@@ -101,9 +107,16 @@ class PCamClassifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
+    def on_validation_start(self) -> None:
+        if self._is_fitting():
+            self._divergence.check(self.trainer, self.state_dict().values())
+
     def on_validation_epoch_end(self) -> None:
         scores = self._score("val")
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if self._is_fitting():
+            # Before any callback sees the metrics: to a checkpoint NaN may look like a best value.
+            if bad := int((~self.predictions["val"].logit.isfinite()).sum()):
+                raise self._divergence.failure(f"{bad} validation logits are not finite")
             for entry in self.trainer.lr_scheduler_configs:
                 if isinstance(entry.scheduler, ReduceLROnPlateau):
                     entry.scheduler.step(scores[entry.monitor])  # type: ignore[index]
@@ -113,6 +126,13 @@ class PCamClassifier(LightningModule):
         # know of it. Validation does instead.
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_epoch_end(self) -> None:
+        self._divergence.check(self.trainer, self.state_dict().values())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise `Diverged` instead of writing weights that are not finite."""
+        self._divergence.check(self.trainer, checkpoint["state_dict"].values())
 
     def on_test_epoch_end(self) -> None:
         self._score("test")
@@ -142,6 +162,9 @@ class PCamClassifier(LightningModule):
                 clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _is_fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _default_generator(self) -> torch.Generator:
         # torch.manual_seed seeds those of every kind of device and, for each kind that is not in

@@ -49,7 +49,8 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
     """Return, by split and metric, the second run's value less the first's, with a 95 % interval.
 
     Metrics that need a decision are taken at each run's own threshold; "thresholds" holds both, as
-    from `decision_threshold`. Empty for a split that a run has no predictions of, or of which it predicted other patches.
+    from `decision_threshold`. Empty for a split that a run has no predictions of, or of which it
+    predicted other patches.
     """
     found = {}
     for split in SPLITS:
