@@ -1,5 +1,6 @@
 """A PatchCamelyon network with its loss, optimizer, schedule and metrics."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 """Metrics of `evaluation.metrics` that are logged of validation and test, beside the loss."""
 
 
+VAL_METRICS = tuple(f"val/{name}" for name in ("loss", *SPLIT_METRICS))
+"""Names under which validation logs."""
+
+
 class Predictions(NamedTuple):
     """What a network said of the N rows of a split; sorted by row, each row once, on the CPU."""
 
@@ -36,6 +41,9 @@ class Predictions(NamedTuple):
 
 class PCamClassifier(LightningModule):
     """Binary classification of patches with cross-entropy on one logit.
+
+    A fit ends with a validation, whatever ends it: epochs, steps or time. `Diverged` ends it where
+    a loss, a weight or a logit is not finite.
 
     Args:
         model: uint8 [B, 96, 96, 3] to logits [B].
@@ -101,6 +109,15 @@ class PCamClassifier(LightningModule):
         patch_loss = binary_cross_entropy_with_logits(logit.detach(), label, reduction="none")
         return {"loss": loss, "patch_loss": patch_loss}
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Let every fit end with a validation, also inside an epoch."""
+        trainer = self.trainer
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True  # Lightning (2.6) validates there only if this is set
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if ends and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._collected.append((batch.row, batch.label, self(batch.image).float()))
 
@@ -143,8 +160,16 @@ class PCamClassifier(LightningModule):
         if self.scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, steps // (self.trainer.max_epochs or 1))
-        return [optimizer], self.scheduler(optimizer, steps, per_epoch)  # type: ignore[return-value]
+        batches = self.trainer.num_training_batches
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+        entries = self.scheduler(optimizer, steps, per_epoch)
+        for entry in entries:
+            monitor = entry.get("monitor")
+            if isinstance(entry["scheduler"], ReduceLROnPlateau) and monitor not in VAL_METRICS:
+                raise InputError(
+                    f"scheduler: monitors {monitor}, expected one of {', '.join(VAL_METRICS)}"
+                )
+        return [optimizer], entries  # type: ignore[return-value]
 
     def configure_gradient_clipping(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -102,9 +103,10 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = state[name].detach().cpu()
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        digest.update(tensor.numpy().tobytes())
+        # As bytes, since NumPy has no bfloat16; flat, since a scalar has no axis to view them along.
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
