@@ -1,5 +1,6 @@
-"""Checks of a run's settings against the number of its patches, before training starts."""
+"""Checks of a run's settings against its data, before training starts."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,18 +29,16 @@ def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
     counts = {split: _batches(trainer, datamodule, split) for split in ("train", "val", "test")}
     for split, count in counts.items():
         limit = getattr(trainer, f"limit_{split}_batches")
-        if isinstance(limit, float) and limit and count and int(limit * count) == 0:
+        if limit and count and not _limited(count, limit):
             key = f"limit_{split}_batches"
             if trainer.overfit_batches and split != "test":
                 key = "overfit_batches"
             raise InputError(
                 f"trainer.{key}={limit:g}: less than one of {count} batches, expected a number of "
-                f"batches such as trainer.{key}=1, or a share of at least {1 / count:.2g}"
+                f"batches such as trainer.{key}=1, or a share of at least {math.ceil(1000 / count) / 1000:g}"
             )
-    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
-    count = (
-        int(counts["train"] * limit) if isinstance(limit, float) else min(counts["train"], limit)
-    )
+    interval = trainer.val_check_interval
+    count = _limited(counts["train"], trainer.limit_train_batches)
     if isinstance(interval, int) and not isinstance(interval, bool) and interval > count:
         raise InputError(
             f"trainer.val_check_interval={interval}: more than the {count} training batches of an "
@@ -61,11 +60,10 @@ def check_classes(
         InputError: one class is absent, and a metric that needs both picks the best checkpoint or
             stops training.
     """
-    labels, limit = datamodule.datasets["valid"].labels, trainer.limit_val_batches
-    count = _batches(trainer, datamodule, "val")
-    count = int(count * limit) if isinstance(limit, float) else min(count, limit)
+    labels = datamodule.datasets["valid"].labels
+    count = _limited(_batches(trainer, datamodule, "val"), trainer.limit_val_batches)
     labels = labels[: count * datamodule.batch_size * trainer.world_size]
-    if labels.min() != labels.max():
+    if not count or labels.min() != labels.max():
         return
     for name, part in callbacks.items():
         if part and part.get("monitor") in OF_BOTH_CLASSES:
@@ -84,3 +82,8 @@ def _batches(trainer: Trainer, datamodule: PCamDataModule, split: str) -> int:
     if split == "train":
         return len(EpochBatches(dataset.labels, size, world_size=ranks))
     return len(SequentialBatches(len(dataset), size, world_size=ranks))
+
+
+def _limited(batches: int, limit: float) -> int:
+    """How many of these batches a limit leaves: a share where it is a float, else a number."""
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)

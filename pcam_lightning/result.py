@@ -105,7 +105,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu()
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        # As bytes, since NumPy has no bfloat16; flat, since a scalar has no axis to view them along.
+        # NumPy has no bfloat16, and a scalar tensor has no axis along which to view its bytes.
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

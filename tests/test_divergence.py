@@ -115,11 +115,10 @@ def test_large_and_finite_is_nothing_to_stop_for(pcam_root: Path, tmp_path: Path
 def test_of_several_losses_the_first_that_is_not_finite_is_named() -> None:
     """On a GPU the host looks at many steps at once."""
     check = DivergenceCheck()
+    trainer: Any = SimpleNamespace(world_size=1, optimizers=[SimpleNamespace()])
     for number, loss in enumerate([0.5, 0.25, torch.inf, torch.nan]):
         group = {"lr": 2.0**-number}
-        trainer: Any = SimpleNamespace(
-            global_step=number, world_size=1, optimizers=[SimpleNamespace(param_groups=[group])]
-        )
+        trainer.global_step, trainer.optimizers[0].param_groups = number, [group]
         check.record(trainer, torch.tensor(loss))
         if number == 1:
             check.check(trainer)

@@ -1,5 +1,6 @@
 """Metrics that need a decision are compared at the threshold that each run decides by."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ def made_run(folder: Path, **stored: Any) -> Run:
     write_json(folder / "status.json", {"state": "finished"})
     write_json(folder / "summary.json", {"weights_digest": "0a", "test": {"threshold": 0.5}})
     if stored:
-        facts: dict[str, Any] = {"rule": "youden", "temperature": None, "checkpoint": "best.ckpt"}
-        facts |= {"value": STORED, "tta": "none", "weights_digest": "0a"}
-        write_threshold(folder, Threshold(**facts | {"dataset": {}, "validation": {}} | stored))
+        chosen = Threshold(STORED, "youden", None, "none", "best.ckpt", "0a", {}, {})
+        write_threshold(folder, replace(chosen, **stored))
     return Run(folder)
 
 
