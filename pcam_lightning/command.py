@@ -74,6 +74,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             plugins.register()
             try:
+                _check_choices(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(_report(error))
@@ -132,6 +133,23 @@ def _options_first(arguments: list[str]) -> list[str]:
     """
     overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a[:1] in "+~"]
     return [a for a in arguments if a not in overrides] + overrides
+
+
+def _check_choices(arguments: list[str]) -> None:
+    """Raise `InputError` where a group is given a value that names no file, such as `logger=null`.
+
+    Hydra (1.3) raises a bare ValueError for it, which does not name the group.
+    """
+    for argument in arguments:
+        group, equals, value = argument.lstrip("+").partition("=")
+        folders = [CONF / group, CONF / "searches" / group]
+        if (
+            equals
+            and value.lower() in ("null", "true", "false")
+            and any(folder.is_dir() for folder in folders)
+        ):
+            names = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
+            raise InputError(f"{group}={value}: expected one of {', '.join(names)}")
 
 
 def _report(error: Exception) -> int:

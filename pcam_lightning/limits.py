@@ -33,9 +33,10 @@ def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
             key = f"limit_{split}_batches"
             if trainer.overfit_batches and split != "test":
                 key = "overfit_batches"
+            share = math.ceil(1000 / count) / 1000
             raise InputError(
                 f"trainer.{key}={limit:g}: less than one of {count} batches, expected a number of "
-                f"batches such as trainer.{key}=1, or a share of at least {math.ceil(1000 / count) / 1000:g}"
+                f"batches such as trainer.{key}=1, or a share of at least {share:g}"
             )
     interval = trainer.val_check_interval
     count = _limited(counts["train"], trainer.limit_train_batches)

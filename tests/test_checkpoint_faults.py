@@ -16,6 +16,7 @@ from pcam_files import SPLITS, random_split, write_split
 from torch import nn
 from torch.optim import SGD, Adam
 
+from pcam_lightning import schedulers
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.models import CNN, MLP
 from pcam_lightning.module import PCamClassifier
@@ -174,6 +175,20 @@ def test_one_of_another_optimizer(refused, saved, before: type, now: str, said: 
     optimizer = partial(before, lr=0.1, **({"momentum": 0.9} if before is SGD else {}))
     line = refused(saved(CNN((4, 4)), optimizer).read_bytes(), f"optimizer={now}")
     assert line.startswith("of another optimizer: ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("cosine", "onecycle"), ("onecycle", "cosine"), ("onecycle", "plateau"), ("plateau", "none")],
+)
+def test_one_of_another_scheduler(refused, sound: Path, before: str, now: str) -> None:
+    """Schedules that are functions of the step keep the same: these can replace each other."""
+    schedule = getattr(schedulers, before)
+    made = schedule(SGD([nn.Parameter(torch.zeros(1))], 0.1, momentum=0.9), 10, 5)
+    states = [entry["scheduler"].state_dict() for entry in made]
+    content = changed(sound, lambda checkpoint: checkpoint.update(lr_schedulers=states))
+    assert refused(content, f"scheduler={now}").startswith("of another scheduler: ")
+    assert "data.root=nowhere" in refused(content, f"scheduler={before}")
 
 
 def test_one_of_weights_alone(refused, saved, sound: Path) -> None:
