@@ -103,9 +103,9 @@ def fitted(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    Trainer(callbacks=list(callbacks), **settings | dict(trainer or {})).fit(
-        module, datamodule=PCamDataModule(root, batch_size=batch_size)
-    )
+    settings |= dict(trainer or {})
+    datamodule = PCamDataModule(root, batch_size=batch_size)
+    Trainer(callbacks=list(callbacks), **settings).fit(module, datamodule=datamodule)
     return module
 
 
