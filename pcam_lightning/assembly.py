@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcam_lightning.allocator import keep_freed_memory
@@ -30,6 +31,8 @@ from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.seeds import derive_seed
 
 Config = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 def check_targets(config: Config) -> None:
@@ -117,6 +120,11 @@ def build_trainer(config: Config) -> Trainer:
         group: [instantiate(part) for part in config[group].values() if part]
         for group in ("callbacks", "logger")
     }
+    if not parts["logger"]:  # with which Lightning (2.6) refuses the monitor when training starts
+        monitors = [each for each in parts["callbacks"] if isinstance(each, LearningRateMonitor)]
+        parts["callbacks"] = [each for each in parts["callbacks"] if each not in monitors]
+        if monitors:
+            log.warning("no logger: the learning rate is not logged")
     try:
         trainer = instantiate(config["trainer"], **parts)
     except (MisconfigurationException, InstantiationException) as error:
@@ -166,6 +174,15 @@ def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
 
 
 @contextmanager
+def settings_reported() -> Iterator[None]:
+    """Raise `InputError` where Lightning refuses a setting inside the block."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
 def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None]:
     """Where the block raises, end the other ranks that Lightning started on this machine.
 
@@ -201,7 +218,8 @@ def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataMod
 
     Without a checkpoint callback the weights are scored as they are, and the path is None.
     """
-    best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    paths = [getattr(each, "best_model_path", None) for each in trainer.checkpoint_callbacks]
+    best = next((path for path in paths if path), None)
     arguments: dict[str, Any] = dict(
         datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
     )

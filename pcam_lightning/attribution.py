@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.evaluation.metrics import is_tumour
 
 WINDOW, STRIDE = 16, 8  # pixels, of occlusion
 BATCH = 32
@@ -53,7 +54,7 @@ def _attribute(
     model: nn.Module, layer: nn.Module | None, image: Tensor, threshold: float
 ) -> NDArray[np.float32]:
     with torch.no_grad():
-        said = model(image).double().sigmoid() >= threshold
+        said = is_tumour(model(image).double().sigmoid(), threshold)
     sign = torch.where(said, 1.0, -1.0)
 
     def decided(pixels: Tensor) -> Tensor:

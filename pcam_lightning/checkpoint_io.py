@@ -1,7 +1,7 @@
 """Checkpoint files: written whole or not at all, and looked at before they are gone on from."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
 
     Raises:
         InputError: there is no file, it is damaged, holds more than tensors and plain containers,
-            has no optimizer states, or is of another network or optimizer.
+            has no optimizer states, or is of another network, optimizer or scheduler.
     """
     if path is None:
         return None
@@ -62,6 +62,8 @@ def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
         raise InputError(f"{path}: damaged, its optimizer_states are those of no optimizer")
     if fault := _other_optimizer(checkpoint["optimizer_states"][0], module):
         raise InputError(f"{path}: of another optimizer: {fault}")
+    if fault := _other_scheduler(checkpoint.get("lr_schedulers") or [], module):
+        raise InputError(f"{path}: of another scheduler: {fault}")
     return path
 
 
@@ -162,3 +164,18 @@ def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | 
     if None not in (theirs, ours) and theirs != ours:
         return f"{key} was {theirs}, expected {ours} as in {name}"
     return None
+
+
+def _other_scheduler(states: Sequence[Mapping[str, Any]], module: PCamClassifier) -> str | None:
+    """How the first scheduler's state differs in kind from that of the module's, or None."""
+    if module.optimizer is None or module.scheduler is None or not states:
+        return None
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = module.scheduler(optimizer, 2, 1)[0]["scheduler"]
+    missing = sorted(scheduler.state_dict().keys() - states[0].keys())
+    more = sorted(states[0].keys() - scheduler.state_dict().keys())
+    if not missing and not more:
+        return None
+    name = type(scheduler).__name__
+    found = f"it kept {more[0]}" if more else f"it kept no {missing[0]}"
+    return f"{found}, expected the state of {name}"

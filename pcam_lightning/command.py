@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pcam_lightning import plugins
 from pcam_lightning.cluster.requeue import requeue
 from pcam_lightning.composition import CONF, Config, validated, validated_in
-from pcam_lightning.errors import CheckFailed, InputError, Preempted, PreflightError
+from pcam_lightning.errors import CheckFailed, Diverged, InputError, Preempted, PreflightError
 from pcam_lightning.printing import keep_printing
 from pcam_lightning.runs.contents import read_manifest
 from pcam_lightning.runs.process import is_first_rank
@@ -32,9 +32,9 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
     The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
     the path of its summary, which is printed last. Bad input is one line on stderr and exit code
-    2; a failed check is one line and exit code 1; a bug keeps its traceback and exit code 1. Output
-    that cannot be written changes nothing (see `printing`). A run that has finished is not run
-    again: the command prints its summary and exits with code 0.
+    2; a failed check, or training that diverged, is one line and exit code 1; a bug keeps its
+    traceback and exit code 1. Output that cannot be written changes nothing (see `printing`). A
+    run that has finished is not run again: the command prints its summary and exits with code 0.
     """
 
     def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
@@ -55,6 +55,10 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                     print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
                 requeue(stop.number)
                 sys.exit(stop.exit_code)
+            except Diverged as failure:
+                if is_first_rank():
+                    print(f"failed: {failure}", file=sys.stderr, flush=True)
+                sys.exit(1)
             except CheckFailed as failure:
                 summary, code = failure.summary, 1
                 print(f"failed: {printable(str(failure))}", file=sys.stderr, flush=True)
@@ -77,6 +81,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             plugins.register()
             try:
+                _check_choices(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(_report(error))
@@ -148,6 +153,23 @@ def _options_first(arguments: list[str]) -> list[str]:
     """
     overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a[:1] in "+~"]
     return [a for a in arguments if a not in overrides] + overrides
+
+
+def _check_choices(arguments: list[str]) -> None:
+    """Raise `InputError` where a group is given a value that names no file, such as `logger=null`.
+
+    Hydra (1.3) raises a bare ValueError for it, which does not name the group.
+    """
+    for argument in arguments:
+        group, equals, value = argument.lstrip("+").partition("=")
+        folders = [CONF / group, CONF / "searches" / group]
+        if (
+            equals
+            and value.lower() in ("null", "true", "false")
+            and any(folder.is_dir() for folder in folders)
+        ):
+            names = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
+            raise InputError(f"{group}={value}: expected one of {', '.join(names)}")
 
 
 def _report(error: Exception) -> int:

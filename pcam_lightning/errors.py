@@ -18,6 +18,21 @@ class CheckFailed(Exception):
         self.summary = summary
 
 
+class Diverged(Exception):
+    """Training met numbers that are not finite, and cannot continue: exit code 1.
+
+    Args:
+        step: the optimizer step, from 0.
+        loss: of that step.
+        lr: the learning rate of that step.
+        reason: what is not finite, where it is not the loss.
+    """
+
+    def __init__(self, step: int, loss: float, lr: float, reason: str | None = None) -> None:
+        place = f"diverged at step {step} (loss {loss:.4g}, lr {lr:.4g})"
+        super().__init__(f"{place}: {reason}" if reason else place)
+
+
 class Preempted(Exception):
     """A signal asked the command to stop, and what it has done is saved: exit code 128 + signal."""
 

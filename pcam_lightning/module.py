@@ -1,5 +1,6 @@
 """A PatchCamelyon network with its loss, optimizer, schedule and metrics."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,16 +12,20 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_auroc,
-    binary_average_precision,
-    binary_fbeta_score,
-)
 
 from pcam_lightning.data.dataset import Batch
+from pcam_lightning.divergence import DivergenceCheck
+from pcam_lightning.evaluation.metrics import compute_metrics
+from pcam_lightning.evaluation.predictions import sigmoid
 from pcam_lightning.schedulers import check_length
 from pcam_lightning.seeds import derive_seed
+
+SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
+"""Metrics of `evaluation.metrics` that are logged of validation and test, beside the loss."""
+
+
+VAL_METRICS = tuple(f"val/{name}" for name in ("loss", *SPLIT_METRICS))
+"""Names under which validation logs."""
 
 
 class Predictions(NamedTuple):
@@ -36,6 +41,9 @@ class Predictions(NamedTuple):
 
 class PCamClassifier(LightningModule):
     """Binary classification of patches with cross-entropy on one logit.
+
+    A fit ends with a validation, whatever ends it: epochs, steps or time. `Diverged` ends it where
+    a loss, a weight or a logit is not finite.
 
     Args:
         model: uint8 [B, 96, 96, 3] to logits [B].
@@ -61,6 +69,7 @@ class PCamClassifier(LightningModule):
         self.predictions: dict[str, Predictions] = {}
         """The latest ones of each split, "val" and "test"; on every rank the whole split."""
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._divergence = DivergenceCheck()
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [B, 96, 96, 3] to logits [B]."""
@@ -70,6 +79,7 @@ class PCamClassifier(LightningModule):
         # Lightning (2.6) makes the loader where `configure_optimizers` asks for the number of
         # steps, which is before it loads a checkpoint, and then leaves out the loader's position.
         self.trainer.fit_loop._load_combined_loader_states()
+        self._divergence = DivergenceCheck()  # an earlier fit may have ended inside an epoch
         steps = int(self.trainer.estimated_stepping_batches)
         for entry in self.trainer.lr_scheduler_configs:
             check_length(entry.scheduler, steps)
@@ -83,11 +93,24 @@ class PCamClassifier(LightningModule):
         self._default_generator().manual_seed(self._stream("dropout", batch_idx))
         logit, label = self(image).float(), batch.label.float()
         loss = binary_cross_entropy_with_logits(logit, label)
+        self._divergence.record(self.trainer, loss)
+        # On a GPU or with several ranks only where the loss is fetched anyway.
+        if is_logged_step(self.trainer) or (loss.is_cpu and self.trainer.world_size == 1):
+            self._divergence.check(self.trainer)
         if is_logged_step(self.trainer):
             self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         # Not the other way round, the mean of these as the loss: its gradient is rounded otherwise.
         patch_loss = binary_cross_entropy_with_logits(logit.detach(), label, reduction="none")
         return {"loss": loss, "patch_loss": patch_loss}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Let every fit end with a validation, also inside an epoch."""
+        trainer = self.trainer
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True  # Lightning (2.6) validates there only if this is set
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if ends and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._collected.append((batch.row, batch.label, self(batch.image).float()))
@@ -95,9 +118,16 @@ class PCamClassifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
+    def on_validation_start(self) -> None:
+        if self._is_fitting():
+            self._divergence.check(self.trainer, self.state_dict().values())
+
     def on_validation_epoch_end(self) -> None:
         scores = self._score("val")
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if self._is_fitting():
+            # Before any callback sees the metrics: to a checkpoint NaN may look like a best value.
+            if bad := int((~self.predictions["val"].logit.isfinite()).sum()):
+                raise self._divergence.failure(f"{bad} validation logits are not finite")
             for entry in self.trainer.lr_scheduler_configs:
                 if isinstance(entry.scheduler, ReduceLROnPlateau):
                     entry.scheduler.step(scores[entry.monitor])  # type: ignore[index]
@@ -108,6 +138,13 @@ class PCamClassifier(LightningModule):
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 
+    def on_train_epoch_end(self) -> None:
+        self._divergence.check(self.trainer, self.state_dict().values())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise `Diverged` instead of writing weights that are not finite."""
+        self._divergence.check(self.trainer, checkpoint["state_dict"].values())
+
     def on_test_epoch_end(self) -> None:
         self._score("test")
 
@@ -117,8 +154,16 @@ class PCamClassifier(LightningModule):
         if self.scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, steps // (self.trainer.max_epochs or 1))
-        return [optimizer], self.scheduler(optimizer, steps, per_epoch)  # type: ignore[return-value]
+        batches = self.trainer.num_training_batches
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+        entries = self.scheduler(optimizer, steps, per_epoch)
+        for entry in entries:
+            monitor = entry.get("monitor")
+            if isinstance(entry["scheduler"], ReduceLROnPlateau) and monitor not in VAL_METRICS:
+                raise InputError(
+                    f"scheduler: monitors {monitor}, expected one of {', '.join(VAL_METRICS)}"
+                )
+        return [optimizer], entries  # type: ignore[return-value]
 
     def configure_gradient_clipping(
         self,
@@ -136,6 +181,9 @@ class PCamClassifier(LightningModule):
                 clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _is_fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _default_generator(self) -> torch.Generator:
         # torch.manual_seed seeds those of every kind of device and, for each kind that is not in
@@ -194,18 +242,14 @@ def is_clipped(norm: Tensor, limit: float) -> bool:
 
 
 def split_metrics(predictions: Predictions) -> dict[str, Tensor]:
-    """Loss, AUROC, average precision, and accuracy and F2 at probability 0.5, over a split.
+    """Return loss, AUROC, average precision, accuracy and F2 at probability 0.5, over a split.
 
-    Where only one class is present, AUROC and average precision are undefined, and NaN.
+    Each is a float32 scalar, and NaN where it is undefined (see `evaluation.metrics`). All of them
+    are NaN where any logit is not finite.
     """
     _, label, logit = predictions
-    probability = logit.double().sigmoid()  # float32 would tie confident patches at 0 and 1
-    both = bool(label.min() != label.max())
-    undefined = torch.tensor(torch.nan)
-    return {
-        "loss": binary_cross_entropy_with_logits(logit, label.float()),
-        "auroc": binary_auroc(probability, label) if both else undefined,
-        "average_precision": binary_average_precision(probability, label) if both else undefined,
-        "accuracy": binary_accuracy(probability, label),
-        "f2": binary_fbeta_score(probability, label, beta=2.0),
-    }
+    if not logit.isfinite().all():
+        return dict.fromkeys(("loss", *SPLIT_METRICS), torch.tensor(torch.nan))
+    scores = compute_metrics(label.numpy(), sigmoid(logit.numpy()))
+    loss = binary_cross_entropy_with_logits(logit, label.float())
+    return {"loss": loss} | {name: torch.tensor(scores[name]) for name in SPLIT_METRICS}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
@@ -102,9 +103,10 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = state[name].detach().cpu()
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        digest.update(tensor.numpy().tobytes())
+        # NumPy has no bfloat16, and a scalar tensor has no axis along which to view its bytes.
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

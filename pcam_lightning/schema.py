@@ -123,6 +123,20 @@ class Augment(Part):
     strength: NonNegativeFloat = 0.0
 
 
+MONITORED = {
+    "val/auroc": "max",
+    "val/average_precision": "max",
+    "val/accuracy": "max",
+    "val/f2": "max",
+    "val/loss": "min",
+    "train/loss": "min",
+}
+"""Metrics that are known at the end of every validation, and which way is better."""
+
+
+_LIBRARIES = ("lightning.", "pcam_lightning.")
+
+
 class Callback(Part):
     spike_factor: Annotated[float, Field(gt=1)] = 3.0
     window: Annotated[int, Field(ge=20)] = 100
@@ -143,11 +157,25 @@ Precision = Literal[
 ]
 
 
+def _is_some_time(value: str) -> str:
+    if not value.strip("0:"):
+        raise ValueError("expected more than no time")
+    return value
+
+
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+
+
+Duration = Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$"), AfterValidator(_is_some_time)]
+"""Days, hours, minutes and seconds."""
 
 
 class Trainer(Part):
     max_epochs: PositiveInt
+    max_steps: PositiveInt | Literal[-1] = -1
+    max_time: Duration | dict[str, NonNegativeFloat] | None = None
+    val_check_interval: Amount | Duration | None = None
+    overfit_batches: NonNegativeInt | Annotated[float, Field(ge=0, le=1)] = 0.0
     accelerator: Accelerator
     devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)]
     num_nodes: PositiveInt
@@ -208,6 +236,35 @@ class Train(Submitted):
                 "expected optimizer.fused=false, trainer.gradient_clip_val=null or "
                 "trainer.precision=bf16-mixed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _monitored_metrics_exist(self) -> "Train":
+        callbacks = {name: part for name, part in self.callbacks.items() if part is not None}
+        # A callback of the user may log anything.
+        known = all(part.target.startswith(_LIBRARIES) for part in callbacks.values())
+        for name, part in callbacks.items():
+            kind, given = part.target.rpartition(".")[2], part.model_extra or {}
+            if kind not in ("ModelCheckpoint", "EarlyStopping"):
+                continue
+            key, monitor, mode = f"callbacks.{name}", given.get("monitor"), given.get("mode", "min")
+            needed = monitor is not None or kind == "EarlyStopping"
+            if needed and known and monitor not in MONITORED:
+                raise ValueError(
+                    f"{key}.monitor={monitor}: no such metric, expected one of "
+                    f"{', '.join(MONITORED)}"
+                )
+            if mode != MONITORED.get(monitor, mode):
+                raise ValueError(
+                    f"{key}.mode={mode}: takes the worst {monitor} for the best, expected "
+                    f"{key}.mode={MONITORED[monitor]}"
+                )
+            kept, filename = given.get("save_top_k", 1), given.get("filename") or "{epoch}"
+            if kept not in (0, 1) and "{" not in filename:
+                raise ValueError(
+                    f"{key}.save_top_k={kept}: all would be written to {filename}.ckpt, expected "
+                    f"{key}.save_top_k=1, or {key}.filename='{filename}-{{epoch}}'"
+                )
         return self
 
 

@@ -32,6 +32,7 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
 
     Raises:
         InputError: the config asks for what is not there; nothing has been trained.
+        Diverged: training met numbers that are not finite; earlier checkpoints survive.
         Preempted: a signal asked to stop, and all is saved.
     """
     folder = Path(config["run_dir"])
@@ -56,7 +57,7 @@ def _train(
     checkpoint: str | None,
 ) -> Path:
     # Heavy imports wait until the config is known to be sound.
-    from pcam_lightning import assembly, result
+    from pcam_lightning import assembly, limits, result
     from pcam_lightning.checkpoint_io import check_checkpoint
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
@@ -78,6 +79,8 @@ def _train(
             f"{source.root}: other data than the run was made with (fingerprint "
             f"{datamodule.fingerprint}), expected files with fingerprint {fingerprint}"
         )
+    limits.check_batches(trainer, datamodule)
+    limits.check_classes(config["callbacks"], trainer, datamodule)
     assembly.normalise(module, datamodule)
     log.info("dataset: %s, in %s", source.name, source.root)
     log.info("run: %s", os.path.relpath(folder))
@@ -94,7 +97,8 @@ def _train(
         write_json(folder / "manifest.json", manifest | facts)
 
     with assembly.ranks_end_together(trainer), closing(datamodule):
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with assembly.settings_reported():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = assembly.score_best(trainer, module, datamodule)
 
     path = folder / "summary.json"

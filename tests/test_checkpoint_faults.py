@@ -16,6 +16,7 @@ from pcam_files import SPLITS, random_split, write_split
 from torch import nn
 from torch.optim import SGD, Adam
 
+from pcam_lightning import schedulers
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.models import CNN, MLP
 from pcam_lightning.module import PCamClassifier
@@ -174,6 +175,25 @@ def test_one_of_another_optimizer(refused, saved, before: type, now: str, said: 
     optimizer = partial(before, lr=0.1, **({"momentum": 0.9} if before is SGD else {}))
     line = refused(saved(CNN((4, 4)), optimizer).read_bytes(), f"optimizer={now}")
     assert line.startswith("of another optimizer: ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("cosine", "onecycle", "of another scheduler: "),
+        ("onecycle", "cosine", "of another scheduler: "),
+        ("onecycle", "plateau", "of another scheduler: "),
+        ("plateau", "none", "of another scheduler: "),
+        ("onecycle", "onecycle", "error: data.root=nowhere"),
+        ("plateau", "plateau", "error: data.root=nowhere"),
+    ],
+)
+def test_one_of_another_scheduler(refused, sound: Path, before: str, now: str, said: str) -> None:
+    """Schedules that are functions of the step keep the same: these can replace each other."""
+    made = getattr(schedulers, before)(SGD([nn.Parameter(torch.zeros(1))], 0.1, momentum=0.9), 9, 3)
+    states = [entry["scheduler"].state_dict() for entry in made]
+    content = changed(sound, lambda checkpoint: checkpoint.update(lr_schedulers=states))
+    assert refused(content, f"scheduler={now}").startswith(said)
 
 
 def test_one_of_weights_alone(refused, saved, sound: Path) -> None:

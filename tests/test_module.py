@@ -1,14 +1,21 @@
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn import metrics
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.augment import Dihedral
 from pcam_lightning.data import PCamDataModule
+from pcam_lightning.errors import InputError
+from pcam_lightning.evaluation.summary import summarise
 from pcam_lightning.models import MLP
 from pcam_lightning.module import PCamClassifier, Predictions, split_metrics
 
@@ -26,8 +33,6 @@ def test_metrics_equal_scikit_learns(ties: bool) -> None:
     label = predictions.label.numpy()
     probability = 1 / (1 + np.exp(-predictions.logit.double().numpy()))
     decision = probability >= 0.5
-    # torchmetrics calls a probability of exactly 0.5 negative, the evaluation room positive.
-    decision[probability == 0.5] = False
     expected = {
         "loss": metrics.log_loss(label, probability),
         "auroc": metrics.roc_auc_score(label, probability),
@@ -39,6 +44,27 @@ def test_metrics_equal_scikit_learns(ties: bool) -> None:
     assert found == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_tie_with_the_threshold_is_tumour_in_training_and_summary_alike() -> None:
+    tied = Predictions(torch.arange(4), torch.tensor([0, 1, 0, 1]), torch.zeros(4))
+    trained = split_metrics(tied)
+    probability = np.full(4, 0.5)
+    table = pd.DataFrame({"row": range(4), "label": tied.label, "probability": probability})
+    summary = summarise(table, 0.5, 0.5, resamples=1)["metrics"]
+    # All four are called tumour, two of them rightly: recall 1, precision 1/2.
+    assert float(trained["f2"]) == pytest.approx(summary["f2"]["value"]) == pytest.approx(5 / 6)
+    assert float(trained["accuracy"]) == summary["accuracy"]["value"] == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [[0], [3], [0, 1, 2, 3]])
+def test_no_metric_is_known_where_a_logit_is_not_finite(value: float, rows: list[int]) -> None:
+    logit = torch.tensor([-1.0, 1.0, -2.0, 3.0])
+    logit[rows] = value
+    found = split_metrics(Predictions(torch.arange(4), torch.tensor([0, 1, 0, 1]), logit))
+    assert set(found) == {"loss", "auroc", "average_precision", "accuracy", "f2"}
+    assert all(torch.isnan(each) for each in found.values())
+
+
 def test_ranking_metrics_of_one_class_are_undefined() -> None:
     predictions = random_predictions(50)
     normal = predictions._replace(label=torch.zeros(50, dtype=torch.int64))
@@ -47,21 +73,39 @@ def test_ranking_metrics_of_one_class_are_undefined() -> None:
     assert torch.isfinite(found["loss"])
 
 
-def fitted(root: Path, batch_size: int = 7, **arguments) -> PCamClassifier:
+class Validated(Callback):
+    """How many steps were done before each validation."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.steps.append(trainer.global_step)
+
+
+def fitted(
+    root: Path,
+    batch_size: int = 7,
+    callbacks: Sequence[Callback] = (),
+    trainer: Mapping[str, Any] | None = None,
+    **arguments,
+) -> PCamClassifier:
     torch.manual_seed(0)
     module = PCamClassifier(
         MLP(hidden=(8,), dropout=0.0), lambda p: torch.optim.SGD(p, lr=1e-3), **arguments
     )
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(module, datamodule=PCamDataModule(root, batch_size=batch_size))
+    settings: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": bool(callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    settings |= dict(trainer or {})
+    datamodule = PCamDataModule(root, batch_size=batch_size)
+    Trainer(callbacks=list(callbacks), **settings).fit(module, datamodule=datamodule)
     return module
 
 
@@ -104,3 +148,46 @@ def test_augmentation_is_for_training_only(pcam_root: Path) -> None:
     image = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
     module.eval()
     assert torch.equal(module(image), module.model(image))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "validated_after"),
+    [
+        ({"max_steps": 4, "max_epochs": 5}, [4]),
+        ({"max_steps": 8, "max_epochs": 5}, [6, 8]),
+        ({"max_steps": 6, "max_epochs": 5}, [6]),
+        ({"max_steps": 2, "max_epochs": 5, "accumulate_grad_batches": 2}, [2]),
+        ({"max_epochs": 2, "check_val_every_n_epoch": 3}, [12]),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [12, 18]),
+        ({"max_steps": 3, "max_epochs": 9, "check_val_every_n_epoch": 5}, [3]),
+    ],
+    ids=str,
+)
+def test_a_fit_ends_with_a_validation(
+    pcam_root: Path, tmp_path: Path, arguments: dict, validated_after: list[int]
+) -> None:
+    """Batches of 7 make 6 steps an epoch, whatever ends the fit."""
+    best = ModelCheckpoint(tmp_path, monitor="val/auroc", mode="max")
+    watch = Validated()
+    fitted(pcam_root, callbacks=[best, watch], trainer=arguments)
+    assert watch.steps == validated_after
+    assert Path(best.best_model_path).is_file()
+
+
+def test_a_plateau_can_only_watch_what_validation_logs(pcam_root: Path) -> None:
+    def watching(optimizer, steps: int, per_epoch: int) -> list[dict]:
+        return [{"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/auc"}]
+
+    with pytest.raises(InputError, match="val/auc, expected one of val/loss, val/auroc"):
+        fitted(pcam_root, scheduler=watching)
+
+
+def test_an_epoch_of_a_schedule_is_an_epoch_of_the_data(pcam_root: Path) -> None:
+    given = []
+
+    def recorded(optimizer, steps: int, per_epoch: int) -> list[dict]:
+        given.append((steps, per_epoch))
+        return []
+
+    fitted(pcam_root, scheduler=recorded, trainer={"max_steps": 2, "max_epochs": 5})
+    assert given == [(2, 6)]

@@ -53,6 +53,20 @@ class Failing(Callback):
             raise RuntimeError(f"planted on rank {self.rank}")
 
 
+class Poisoned(Callback):
+    """Makes the weights of one rank not finite after the fourth step."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.global_rank, trainer.global_step) == (self.rank, 4):
+            with torch.no_grad():
+                next(pl_module.parameters()).fill_(torch.nan)
+
+
 class Pausing(Callback):
     """Makes a file of its rank when testing begins, and gives a signal time to come."""
 
@@ -241,6 +255,16 @@ def test_where_one_rank_fails_none_is_left(parent: Path, tmp_path: Path, rank: i
     assert f"planted on rank {rank}" in err
     assert "summary: " not in out
     assert Run(folder).state == "failed"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_rank_diverges_both_stop(parent: Path, tmp_path: Path, rank: int) -> None:
+    folder = tmp_path / "run"
+    plant = ["+callbacks.plant._target_=test_ranks.Poisoned", f"+callbacks.plant.rank={rank}"]
+    _, err = finish(start(parent, folder, *NETWORK, *plant), code=1)
+    (line,) = err.splitlines()
+    assert line.startswith("failed: diverged at step 4 (loss nan, lr ")
+    assert Run(folder).status["error"]["text"] == line.removeprefix("failed: ")
 
 
 def test_stopped_and_killed_two_ranks_end_the_same(pair, parent: Path, tmp_path: Path) -> None:

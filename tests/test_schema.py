@@ -2,6 +2,7 @@ import pytest
 
 from pcam_lightning import schema
 from pcam_lightning.errors import InputError
+from pcam_lightning.module import VAL_METRICS
 
 
 def test_the_default_config_is_sound(composed) -> None:
@@ -48,6 +49,47 @@ def test_what_is_wrong_is_named_in_one_line(composed, override: str, said: str) 
     assert message.startswith(said) and "\n" not in message
 
 
+SAME_NAME = "callbacks.checkpoint.save_top_k=3"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["+trainer.max_steps=0"], "trainer.max_steps"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs"),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs"),
+        (["+trainer.max_time=00:00:00:00"], "trainer.max_time"),
+        (["+trainer.max_time=5m"], "trainer.max_time"),
+        (["+trainer.val_check_interval=0"], "trainer.val_check_interval"),
+        (["+trainer.val_check_interval=1.5"], "trainer.val_check_interval"),
+        (["+trainer.overfit_batches=1.5"], "trainer.overfit_batches"),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches"),
+        (["trainer.limit_test_batches=0.0"], "trainer.limit_test_batches"),
+        (["callbacks.checkpoint.monitor=val/auc"], "callbacks.checkpoint.monitor"),
+        (["callbacks.checkpoint.monitor=test/auroc"], "callbacks.checkpoint.monitor"),
+        (["callbacks.early_stopping.monitor=val/auc"], "callbacks.early_stopping.monitor"),
+        (["callbacks.early_stopping.monitor=null"], "callbacks.early_stopping.monitor"),
+        (["callbacks.checkpoint.monitor=val/loss"], "callbacks.checkpoint.mode"),
+        (["callbacks.checkpoint.mode=min"], "callbacks.checkpoint.mode"),
+        (["~callbacks.early_stopping.mode"], "callbacks.early_stopping.mode"),
+        ([SAME_NAME], "callbacks.checkpoint.save_top_k"),
+        (["~logger"], "logger"),
+        (["~callbacks"], "callbacks"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_would_fail_only_after_training_is_named(composed, overrides, key: str) -> None:
+    """Limits that train nothing, metrics that are never logged, the worst taken for the best."""
+    with pytest.raises(InputError) as caught:
+        schema.check("train", composed(overrides))
+    message = str(caught.value)
+    assert message.startswith((f"{key}=", f"{key}: ")) and "\n" not in message
+
+
+def test_metrics_to_monitor_are_those_that_validation_logs() -> None:
+    assert set(schema.MONITORED) == {*VAL_METRICS, "train/loss"}
+
+
 def test_clipping_with_a_scaler_and_a_fused_optimizer_is_refused(composed) -> None:
     with pytest.raises(InputError, match=r"optimizer\.fused=false"):
         schema.check("train", composed(["trainer.precision=16-mixed"]))
@@ -62,6 +104,17 @@ def test_clipping_with_a_scaler_and_a_fused_optimizer_is_refused(composed) -> No
         "+trainer.max_time=00:01:00:00",
         "trainer.limit_train_batches=3",
         "callbacks.early_stopping=null",
+        "callbacks.checkpoint=null",
+        "callbacks.checkpoint.monitor=null",
+        "callbacks.checkpoint.monitor=val/f2",
+        "logger.csv=null",
+        "+trainer.max_steps=5",
+        "+trainer.max_steps=-1",
+        "+trainer.max_time={minutes:5}",
+        "+trainer.val_check_interval=0.25",
+        "+trainer.val_check_interval=3",
+        "+trainer.overfit_batches=2",
+        "callbacks.checkpoint={_target_:mine.Keeper,monitor:mine/score,mode:best,filename:3}",
         "optimizer.lr=1",
     ],
 )

@@ -10,6 +10,7 @@ from pcam_lightning.evaluation.metrics import compute_metrics
 from pcam_lightning.evaluation.predictions import checked_predictions
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import MissingRunFileError, RunFileError
+from pcam_lightning.runs.threshold import NAME as THRESHOLD_FILE
 
 SPLITS = ("val", "test")
 
@@ -46,9 +47,11 @@ def part(one: Run, other: Run) -> dict[str, Any] | None:
 
 
 def metric_differences(one: Run, other: Run) -> dict[str, Any]:
-    """By split and metric: the second run's value less the first's, with a 95 % interval.
+    """Return, by split and metric, the second run's value less the first's, with a 95 % interval.
 
-    Empty for a split that a run has no predictions of, or of which it predicted other patches.
+    Metrics that need a decision are taken at each run's own threshold; "thresholds" holds both, as
+    from `decision_threshold`. Empty for a split that a run has no predictions of, or of which it
+    predicted other patches.
     """
     found = {}
     for split in SPLITS:
@@ -58,7 +61,8 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
             continue
         if not a[["row", "label"]].equals(b[["row", "label"]]):
             continue
-        thresholds = tuple(_threshold(run, split) for run in (one, other))
+        chosen = [decision_threshold(run, split) for run in (one, other)]
+        thresholds = chosen[0]["value"], chosen[1]["value"]
         slide = a["slide"].to_numpy() if "slide" in a else None
         label, scores = a["label"].to_numpy(), (a["probability"], b["probability"])
         intervals = bootstrap_differences(label, scores, thresholds, slide)
@@ -66,12 +70,30 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
         found[split] = {
             "identical": a.equals(b),
             "unit": resampling_unit(slide),
+            "thresholds": chosen,
             "metrics": {
                 name: {"difference": values[1][name] - values[0][name], "low": low, "high": high}
                 for name, (low, high) in intervals.items()
             },
         }
     return found
+
+
+def decision_threshold(run: Run, split: str) -> dict[str, Any]:
+    """Return the threshold for a run's stored predictions of a split: "value" and "source".
+
+    It is the one that `evaluate` stored for these weights and these logits, else the summary's;
+    "source" names the file.
+    """
+    summary, stored = run.summary, run.threshold
+    if stored is not None and stored.tta == "none":
+        digest = summary.get("weights_digest")
+        if None in (stored.weights_digest, digest) or stored.weights_digest == digest:
+            return {"value": stored.value, "source": THRESHOLD_FILE}
+    threshold = (summary.get(split) or {}).get("threshold")
+    if threshold is None:
+        raise RunFileError(f"{run.path}/summary.json: no {split}.threshold, expected a number")
+    return {"value": threshold, "source": "summary.json"}
 
 
 def _steps(run: Run) -> pd.DataFrame:
@@ -86,13 +108,6 @@ def _steps(run: Run) -> pd.DataFrame:
 
 def _predictions(run: Run, split: str) -> pd.DataFrame:
     return checked_predictions(run.predictions(split), f"{run.path}/predictions/{split}.parquet")
-
-
-def _threshold(run: Run, split: str) -> float:
-    threshold = (run.summary.get(split) or {}).get("threshold")
-    if threshold is None:
-        raise RunFileError(f"{run.path}/summary.json: no {split}.threshold, expected a number")
-    return threshold
 
 
 def _first_difference(a: pd.DataFrame, b: pd.DataFrame, names: list[str]) -> dict[str, Any] | None:

@@ -133,9 +133,11 @@ def print_report(report: dict[str, Any]) -> None:
                 console.print(f"    {line}", soft_wrap=True)
     for title, pair, text in zip(titles[1:], report["pairs"], report["verdict"], strict=True):
         for split, compared in pair["metrics"].items():
-            if not compared["identical"]:
+            one, other = compared["thresholds"]
+            if not compared["identical"] or one["value"] != other["value"]:
                 shown = [_change(name, compared["metrics"][name]) for name in SHOWN_METRICS]
-                console.print(f"{title}, {split}: {', '.join(shown)}", soft_wrap=True)
+                at = f"thresholds {_threshold(one)} and {_threshold(other)}"
+                console.print(f"{title}, {split}: {', '.join(shown)}; {at}", soft_wrap=True)
         console.print(f"{title}: {text}", soft_wrap=True)
 
 
@@ -158,6 +160,10 @@ def _listed(causes: list[str], count: int = 6) -> str:
 
 def _change(name: str, value: dict[str, float]) -> str:
     return f"{name} {value['difference']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+
+
+def _threshold(chosen: dict[str, Any]) -> str:
+    return f"{chosen['value']:.4g} ({chosen['source']})"
 
 
 def _short(value: Any) -> str:

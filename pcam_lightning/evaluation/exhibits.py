@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pcam_lightning.evaluation.metrics import is_tumour
 from pcam_lightning.evaluation.slices import Slice
 
 
@@ -36,7 +37,7 @@ def choose_exhibits(
     # Of equal ones the first row, so that the same table gives the same gallery.
     rising = np.argsort(probability, kind="stable")
     falling = np.argsort(-probability, kind="stable")
-    called = probability >= threshold
+    called = is_tumour(probability, threshold)
     nearest = np.argsort(np.abs(probability - threshold), kind="stable")
     missed = rising[(label[rising] == 1) & ~called[rising]]
     alarms = falling[(label[falling] == 0) & called[falling]]

@@ -4,7 +4,7 @@ scikit-learn has each of them; they are written out here because a bootstrap ask
 thousand times on the same table: sorting once and summing many times turns minutes into about a
 second. Where scikit-learn defines a value, this one equals it.
 
-A patch is predicted tumour where probability >= threshold. With TP, FP, FN, TN the weighted counts:
+A patch is predicted tumour where `is_tumour` says so. With TP, FP, FN, TN the weighted counts:
 
     auroc              area under the ROC curve, trapezoidal over distinct probabilities
                        (Hanley & McNeil 1982: P(a tumour outranks a normal), ties count half)
@@ -24,7 +24,7 @@ wherever there is no tumour to be found: there, a single false alarm would make 
 scikit-learn, say 0.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,6 +47,21 @@ METRICS: dict[str, Direction] = {
 }
 
 
+def is_tumour(probability: Any, threshold: Any) -> Any:
+    """Return which patches are predicted tumour: those whose probability reaches the threshold.
+
+    This is the only place of the rule. A probability equal to the threshold counts as tumour.
+
+    Args:
+        probability: [N], a NumPy array or a tensor.
+        threshold: a number, or an array or tensor that broadcasts against `probability`.
+
+    Returns:
+        bool [N], an array or a tensor as `probability` is.
+    """
+    return probability >= threshold
+
+
 def compute_metrics(
     label: ArrayLike,
     probability: ArrayLike,
@@ -58,7 +73,7 @@ def compute_metrics(
     Args:
         label: [N] of 0 (normal) or 1 (tumour), N >= 1.
         probability: [N] of tumour, in [0, 1].
-        threshold: tumour is predicted where probability >= threshold; may be infinite.
+        threshold: of `is_tumour`; may be infinite.
         weight: [N] row weights >= 0 with a positive sum, such as bootstrap counts; None is all 1.
 
     Returns:
@@ -105,7 +120,7 @@ class Ranking:
         self._group_end = np.flatnonzero(np.append(p[1:] != p[:-1], True))
         self.probabilities = p[self._group_end]
         """float64 [G]: the distinct ones, from high to low."""
-        self._groups_predicted = int(np.sum(self.probabilities >= threshold))
+        self._groups_predicted = int(np.sum(is_tumour(self.probabilities, threshold)))
         self._squared_error, self._log_loss = row_costs(self._label, p).T
 
     def counts(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from pcam_lightning.evaluation.atomic import atomic_path
 from pcam_lightning.evaluation.calibration import reliability
-from pcam_lightning.evaluation.metrics import Ranking
+from pcam_lightning.evaluation.metrics import Ranking, is_tumour
 from pcam_lightning.evaluation.thresholds import f_beta
 
 CLASS_NAMES = ("normal", "tumour")
@@ -122,11 +122,11 @@ def plot_confusion(
 ) -> None:
     """Confusion matrix: counts, and percentages of each true class.
 
-    Tumour is predicted where probability >= threshold. Arguments and errors are as in `plot_roc`.
+    Tumour is predicted as by `is_tumour`. Arguments and errors are as in `plot_roc`.
     """
     Ranking(label, probability, threshold)  # the same checks as everywhere
     actual = np.asarray(label).astype(np.int64)
-    predicted = (np.asarray(probability, dtype=np.float64) >= threshold).astype(np.int64)
+    predicted = is_tumour(np.asarray(probability, dtype=np.float64), threshold).astype(np.int64)
     counts = np.bincount(2 * actual + predicted, minlength=4).reshape(2, 2)
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]

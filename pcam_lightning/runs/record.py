@@ -17,7 +17,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.errors import InputError, Preempted
+from pcam_lightning.errors import Diverged, InputError, Preempted
 from pcam_lightning.runs.contents import read_status
 from pcam_lightning.runs.files import RunFileError as RunFileError
 from pcam_lightning.runs.files import read_json as read_json
@@ -181,8 +181,8 @@ def recording(
     commit; empty for a clean one, absent when there is no checkout) and `status.json`: `running`
     inside the block, then `finished`, `preempted` when `Preempted` leaves it, or `failed` when
     another exception does; it goes on to the caller. The error is one line; a traceback is kept
-    with it unless it is an InputError, Ctrl-C or an exit. A full disk becomes a RunFileError, an
-    InputError.
+    with it unless it is an InputError, Diverged, Ctrl-C or an exit. A full disk becomes a
+    RunFileError, an InputError.
 
     A folder can be started again after it failed, was killed or was preempted, and after it
     finished with `resume=True`; what the earlier start wrote of itself is kept in `attempts/N/`.
@@ -342,7 +342,7 @@ def _describe(error: BaseException) -> dict[str, Any] | None:
         text = f"exit: {text}" if isinstance(error.code, str) else f"exit status {error.code}"
     elif isinstance(error, KeyboardInterrupt):
         text = "interrupted (Ctrl-C or SIGINT)"
-    elif not isinstance(error, InputError):
+    elif not isinstance(error, InputError | Diverged):
         trace = "".join(traceback.format_exception(error))
     return {"type": kind, "text": text, "traceback": trace}
 

@@ -1,0 +1,90 @@
+"""Checks of a run's settings against its data, before training starts."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import Trainer
+
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.data.files import SPLIT_FILES
+from pcam_lightning.data.sampler import EpochBatches, SequentialBatches
+from pcam_lightning.errors import InputError
+
+OF_BOTH_CLASSES = ("val/auroc", "val/average_precision")
+"""Validation metrics that are undefined where only one class is present."""
+
+
+def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
+    """Check that training, validation and test each have a batch.
+
+    Args:
+        trainer: with its limits.
+        datamodule: set up.
+
+    Raises:
+        InputError: a share of the batches is less than one, or validation would come after more
+            training batches than an epoch has.
+    """
+    counts = {split: _batches(trainer, datamodule, split) for split in ("train", "val", "test")}
+    for split, count in counts.items():
+        limit = getattr(trainer, f"limit_{split}_batches")
+        if limit and count and not _limited(count, limit):
+            key = f"limit_{split}_batches"
+            if trainer.overfit_batches and split != "test":
+                key = "overfit_batches"
+            share = math.ceil(1000 / count) / 1000
+            raise InputError(
+                f"trainer.{key}={limit:g}: less than one of {count} batches, expected a number of "
+                f"batches such as trainer.{key}=1, or a share of at least {share:g}"
+            )
+    interval = trainer.val_check_interval
+    count = _limited(counts["train"], trainer.limit_train_batches)
+    if isinstance(interval, int) and not isinstance(interval, bool) and interval > count:
+        raise InputError(
+            f"trainer.val_check_interval={interval}: more than the {count} training batches of an "
+            f"epoch, expected at most {count}, or a share of an epoch such as 0.5"
+        )
+
+
+def check_classes(
+    callbacks: Mapping[str, Mapping[str, Any] | None], trainer: Trainer, datamodule: PCamDataModule
+) -> None:
+    """Check that the metrics which callbacks monitor are defined on the validation patches.
+
+    Args:
+        callbacks: of the config.
+        trainer: with its limits.
+        datamodule: set up.
+
+    Raises:
+        InputError: one class is absent, and a metric that needs both picks the best checkpoint or
+            stops training.
+    """
+    labels = datamodule.datasets["valid"].labels
+    count = _limited(_batches(trainer, datamodule, "val"), trainer.limit_val_batches)
+    labels = labels[: count * datamodule.batch_size * trainer.world_size]
+    if not count or labels.min() != labels.max():
+        return
+    for name, part in callbacks.items():
+        if part and part.get("monitor") in OF_BOTH_CLASSES:
+            found = "tumour" if labels[0] else "normal"
+            raise InputError(
+                f"{datamodule.files('valid').labels}: the {len(labels)} validation patches are all "
+                f"{found}, so that {part['monitor']} is undefined; expected both classes, or "
+                f"callbacks.{name}.monitor=val/loss callbacks.{name}.mode=min"
+            )
+
+
+def _batches(trainer: Trainer, datamodule: PCamDataModule, split: str) -> int:
+    """How many batches of a split each rank has."""
+    size, ranks = datamodule.batch_size, trainer.world_size
+    dataset = datamodule.datasets[SPLIT_FILES.get(split, split)]
+    if split == "train":
+        return len(EpochBatches(dataset.labels, size, world_size=ranks))
+    return len(SequentialBatches(len(dataset), size, world_size=ranks))
+
+
+def _limited(batches: int, limit: float) -> int:
+    """How many of these batches a limit leaves: a share where it is a float, else a number."""
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
