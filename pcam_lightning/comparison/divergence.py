@@ -58,7 +58,7 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
             continue
         if not a[["row", "label"]].equals(b[["row", "label"]]):
             continue
-        thresholds = tuple(_threshold(run, split) for run in (one, other))
+        thresholds = _threshold(one, split), _threshold(other, split)
         slide = a["slide"].to_numpy() if "slide" in a else None
         label, scores = a["label"].to_numpy(), (a["probability"], b["probability"])
         intervals = bootstrap_differences(label, scores, thresholds, slide)
