@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.data.dataset import Batch
 from pcam_lightning.divergence import DivergenceCheck
+from pcam_lightning.errors import InputError
 from pcam_lightning.evaluation.metrics import compute_metrics
 from pcam_lightning.evaluation.predictions import sigmoid
 from pcam_lightning.schedulers import check_length

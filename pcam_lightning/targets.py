@@ -70,7 +70,7 @@ def _check_part(
             f"{where}._target_={target}: not called, since a file names it; expected one of "
             f"{', '.join(sorted(calls))}, or the name on the command line if you trust it"
         )
-    call = calls.get(target, Call())
+    call = Call() if target is None else calls[target]
     for key in part.keys() | call.paths:
         value = part.get(key)
         if key == "_target_" or (key == "_partial_" and value is call.partial):

@@ -15,6 +15,7 @@ from pcam_lightning.text import one_line, spreadsheet_cell
 if TYPE_CHECKING:
     import pandas
     import pyarrow
+    from pyarrow.parquet import FileMetaData
 
 CSV_BYTES = 256 << 20
 PARQUET_BYTES = 2 << 30
@@ -102,7 +103,7 @@ def read_parquet(
         raise RunFileError(f"{path}: not a readable parquet file ({reason})") from None
 
 
-def _check_size(path: Path, metadata: pyarrow.parquet.FileMetaData) -> None:
+def _check_size(path: Path, metadata: FileMetaData) -> None:
     if metadata.num_rows > ROWS or metadata.num_columns > COLUMNS:
         raise RunFileError(
             f"{path}: {metadata.num_rows:,} rows and {metadata.num_columns:,} columns, expected at "
