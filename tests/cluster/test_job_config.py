@@ -17,7 +17,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pcam_lightning import plugins
-from pcam_lightning.cluster.job_config import compose, restore
+from pcam_lightning.cluster.job_config import compose, restore, snapshot
 from pcam_lightning.errors import InputError
 
 APP = """
@@ -115,6 +115,8 @@ def test_a_job_sees_what_it_sees_in_stock_hydra(app, tmp_path, monkeypatch, subd
     if "dirname" in subdir:
         job = job[:3]
     stock = run_stock(loader, master, job, 3, monkeypatch)
+    loader = snapshot(loader)
+    compose(loader, master, ["net=a", "seed=1"], 2)
     submitted = compose(loader, master, job, 3)
     given = pickle.loads(pickle.dumps(submitted.given))
     ours = run(loader, restore(given, job_id="3"))
@@ -150,6 +152,16 @@ def test_nothing_of_the_submission_changes_until_the_job_starts(
     assert {k: v for k, v in first.items() if k not in late} == {
         k: v for k, v in submitted.checked.items() if k not in {*late, "hydra"}
     }
+
+
+def test_an_edit_while_jobs_are_composed_changes_none_of_them(app, tmp_path: Path) -> None:
+    loader, master = app()
+    widths = []
+    loader = snapshot(loader)
+    for number in range(2):
+        widths.append(compose(loader, master, [f"seed={number}"], number).given["net"]["width"])
+        (tmp_path / "conf" / "net" / "a.yaml").write_text("width: 0\n")
+    assert widths == [97, 97]
 
 
 # A folder that the sweep could not find again.
