@@ -171,7 +171,7 @@ def test_a_job_runs_what_was_submitted(
         *SMALL, "trainer.max_epochs=1", f"--config-dir={tmp_path / 'conf'}", "optimizer=mine",
         "--multirun", "seed=1,2", f"hydra.sweep.dir={folder}", "hydra/launcher=submitit_slurm",
         "hydra.sweep.subdir='${hydra.job.id}/seed_${seed}'",
-        "hydra.launcher.additional_parameters={begin:now+1hour}",
+        "+hydra.launcher.additional_parameters={begin:now+1hour}",
     )  # fmt: skip
     wait_for((folder / "sweep.json").exists, process)
     rate.write_text("no: optimizer\n")
