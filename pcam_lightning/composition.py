@@ -48,7 +48,7 @@ def resolved(cfg: DictConfig) -> Config:
     """Return a composed config as plain containers; raises InputError where a key is missing."""
     # OmegaConf.missing_keys resolves every interpolation, which takes ten times as long.
     for key, value in flatten(OmegaConf.to_container(cfg)):
-        if value == "???" and not key.startswith("hydra."):
+        if value == "???":
             raise InputError(f"{key}: missing, expected {key}=VALUE")
     return cast(Config, OmegaConf.to_container(cfg, resolve=True))
 

@@ -16,7 +16,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
-from pcam_lightning.cluster.job_config import JOB_VARIABLES, compose, restore
+from pcam_lightning.cluster.job_config import JOB_VARIABLES, compose, restore, snapshot
 from pcam_lightning.cluster.local import parallelism, waiting_setup
 from pcam_lightning.composition import Config
 from pcam_lightning.errors import InputError
@@ -25,7 +25,9 @@ from pcam_lightning.errors import InputError
 class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
     """A launcher that composes the config of each job, checks it, and hands it to the job."""
 
-    def __call__(self, config: Config, singletons: dict[type, Singleton]) -> JobReturn:
+    def __call__(  # type: ignore[override]  its arguments are those that launch submits
+        self, config: Config, singletons: dict[type, Singleton]
+    ) -> JobReturn:
         """Run a job, in the job, with the config of its submission; `conf/` is not read again."""
         import submitit
 
@@ -57,7 +59,7 @@ class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
         assert self.config is not None and self.hydra_context is not None
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        loader = self.hydra_context.config_loader
+        loader = snapshot(self.hydra_context.config_loader)
         configs = [
             compose(loader, self.config, overrides, number)
             for overrides, number in zip(job_overrides, numbers, strict=True)

@@ -199,10 +199,16 @@ def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> I
             )
         if facts["State"] != "UP":
             yield f"hydra.launcher.partition={name}: it is {facts['State']} now"
-    largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
-    if largest and jobs > int(largest[1]):
-        yield f"{jobs} jobs: Slurm takes {largest[1]} in one array at most; split the sweep"
+    yield from array_problems(jobs)
     yield from _refusal(executor)
+
+
+def array_problems(jobs: int) -> list[str]:
+    """Return one line where Slurm takes no array of so many jobs; its largest index is one less."""
+    largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
+    if largest is None or jobs <= int(largest[1]):
+        return []
+    return [f"{jobs} jobs: Slurm takes {largest[1]} in one array at most; split the sweep"]
 
 
 def _refusal(executor: Any) -> Iterator[str]:

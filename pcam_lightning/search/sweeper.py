@@ -80,10 +80,10 @@ class OptunaSweeper(Sweeper):
         configs = [of_command(self._job(0, corner).checked) for corner in self.space.corners()]
         corner = next(self.space.corners())
         if any(self._job(n, corner).folder != self.folder / str(n) for n in range(2)):
-            subdir = OmegaConf.to_container(self._config.hydra.sweep)["subdir"]
+            sweep: Any = OmegaConf.to_container(self._config.hydra.sweep)
             raise InputError(
-                f"hydra.sweep.subdir={subdir}: a search keeps trial N in "
-                "the folder N, expected ${hydra.job.num}"
+                f"hydra.sweep.subdir={sweep['subdir']}: a search keeps trial N in the folder N, "
+                "expected ${hydra.job.num}"
             )
         with alone(self.folder):
             OmegaConf.save(self._config, self.folder / "multirun.yaml")

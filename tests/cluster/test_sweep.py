@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from slurm_sweeps import LIMIT, SMALL, jobs_of, start, wait_for
 
+from pcam_lightning.cluster.preflight import array_problems
+from pcam_lightning.collection.states import job_states
 from pcam_lightning.command import CONF
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.record import RunFileError
@@ -156,6 +158,51 @@ def test_a_bug_leaves_its_traceback_in_its_log(pcam_root: Path, tmp_path: Path) 
     assert Run(folder / "0").status["error"]["text"] == "planted"
 
 
+def test_a_job_runs_what_was_submitted(
+    pcam_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit of a config file, and an environment that jobs do not get, change nothing."""
+    monkeypatch.setenv("PCAM_ROOT", str(pcam_root))
+    monkeypatch.setenv("SBATCH_EXPORT", "PATH,PYTHONPATH,OMP_NUM_THREADS")
+    folder, rate = tmp_path / "sweep", tmp_path / "conf" / "optimizer" / "mine.yaml"
+    rate.parent.mkdir(parents=True)
+    rate.write_text("defaults: [adam]\nlr: 0.25\n")
+    process = start(
+        *SMALL, "trainer.max_epochs=1", f"--config-dir={tmp_path / 'conf'}", "optimizer=mine",
+        "--multirun", "seed=1,2", f"hydra.sweep.dir={folder}", "hydra/launcher=submitit_slurm",
+        "hydra.sweep.subdir='${hydra.job.id}/seed_${seed}'",
+        "+hydra.launcher.additional_parameters={begin:now+1hour}",
+    )  # fmt: skip
+    wait_for((folder / "sweep.json").exists, process)
+    rate.write_text("no: optimizer\n")
+    array = jobs_of(folder)[0]["job_id"].partition("_")[0]
+    subprocess.run(["scontrol", "update", f"JobId={array}", "StartTime=now"], check=True)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, out + err
+    for seed, job in enumerate(jobs_of(folder), start=1):
+        assert job["folder"] == f"{job['job_id']}/seed_{seed}"
+        run = Run(folder / job["folder"])
+        assert run.state == "finished" and run.manifest["seed"] == seed
+        assert run.manifest["dataset"]["root"] == str(pcam_root)
+        assert run.manifest["environment"]["PCAM_ROOT"] is None
+        assert run.manifest["config"]["optimizer"]["lr"] == 0.25
+    assert [job.state for job in job_states(folder)] == ["finished"] * 2
+
+
+def test_an_array_as_large_as_slurm_takes(tmp_path: Path) -> None:
+    """Slurm's own answer to the largest array that preflight lets through, and to a larger one."""
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    largest = int(re.findall(r"MaxArraySize\s*=\s*(\d+)", shown)[0])
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/sh\ntrue\n")
+    for jobs in (largest, largest + 1):
+        words = ["sbatch", "--parsable", "--hold", f"--array=0-{jobs - 1}", "--output=/dev/null"]
+        done = subprocess.run([*words, str(script)], capture_output=True, text=True)
+        if done.returncode == 0:
+            subprocess.run(["scancel", done.stdout.strip()], check=True)
+        assert (done.returncode == 0) == (jobs <= largest) == (not array_problems(jobs))
+
+
 def test_two_ranks_train_once(pcam_root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     sweep(
@@ -249,6 +296,8 @@ PREFLIGHT = {
     "a key that is none": (["optimizer.lrr=1"], "no such key"),
     "a value out of range": (["optimizer.lr=-1"], "optimizer.lr=-1: expected"),
     "a class that is none": (["model._target_=torch.nn.Nothing"], "cannot be imported"),
+    "one folder for all": (["hydra.sweep.subdir=one"], "2 jobs would write to"),
+    "a folder outside of the sweep": (["hydra.sweep.subdir=../x"], "sweep.subdir=../x: expected"),
     "a checkpoint that is none": (["ckpt_path=none.ckpt"], "ckpt_path=none.ckpt: no such file"),
 }
 

@@ -246,6 +246,8 @@ def test_a_loss_is_minimised(search) -> None:
         (["data.batch_size=choice(8,x)"], "data.batch_size='x': expected"),
         (["optimizer.lrr=interval(0,1)"], "lrr"),
         (["model=choice(cnn,cmm)"], "model/cmm"),
+        (["hydra.sweep.subdir='t_${hydra.job.num}'"], "hydra.sweep.subdir=t_${hydra.job.num}: a"),
+        (["hydra.sweep.subdir=0"], "hydra.sweep.subdir=0: a search keeps"),
         (["seed=1,2"], "seeds are not searched over"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
