@@ -166,10 +166,12 @@ def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
 
 @contextmanager
 def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None]:
-    """Where the block raises, end the other ranks that Lightning started on this machine.
+    """End all ranks of the block in order: after it, each waits for the others and disconnects.
 
-    Left alone, they would wait for this one in a collective operation, on GPUs for half an hour.
-    And Lightning (2.6) kills this process, before it can say why, if another rank stops first.
+    A process that ends while it is connected may abort (torch 2.14). Where the block raises, the
+    other ranks that Lightning started on this machine are ended: left alone, they would wait for
+    this one in a collective operation, on GPUs for half an hour. And Lightning (2.6) kills this
+    process, before it can say why, if another rank stops first.
 
     Args:
         trainer: used in the block.
@@ -181,6 +183,8 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
     """
     try:
         yield
+        trainer.strategy.barrier("end")
+        _disconnect()
     except BaseException as error:
         peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         ending = peers.copy()
@@ -191,8 +195,16 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
             except subprocess.TimeoutExpired:
                 peer.kill()
         if isinstance(error, SIGTERMException):
-            raise Preempted(signal.SIGTERM) from None
+            error = Preempted(signal.SIGTERM)
+        if isinstance(error, Preempted):
+            _disconnect()
+            raise error from None
         raise
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:

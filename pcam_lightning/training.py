@@ -14,6 +14,7 @@ from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.record import recording, write_json
 from pcam_lightning.runs.resume import choose_checkpoint, take_up
+from pcam_lightning.runs.stop_signals import stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,13 @@ def train(config: Config, root_is_named: bool, fingerprint: str | None = None) -
     folder = Path(config["run_dir"])
     fingerprint = take_up(config, folder) or fingerprint
     if not is_first_rank():
-        return _train(config, folder, {}, root_is_named, None)
+        with stop_signals.listening():
+            return _train(config, folder, {}, root_is_named, None)
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
-    with recording(folder, manifest, resume=config["ckpt_path"] is not None):
+    resume = config["ckpt_path"] is not None
+    with stop_signals.listening(), recording(folder, manifest, resume=resume):
         return _train(config, folder, manifest, root_is_named, fingerprint)
 
 
@@ -84,20 +87,20 @@ def _train(
         facts = {"dataset": dataset, "determinism": assembly.determinism(trainer)}
         write_json(folder / "manifest.json", manifest | facts)
 
+    path = folder / "summary.json"
     with assembly.ranks_end_together(trainer), closing(datamodule):
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = assembly.score_best(trainer, module, datamodule)
-
-    path = folder / "summary.json"
-    if trainer.is_global_zero:
-        facts = {
-            "experiment_name": config["experiment_name"],
-            "seed": config["seed"],
-            "best_checkpoint": os.path.relpath(best, folder) if best else None,
-            **assembly.training_speed(trainer),
-            "weights_digest": result.weights_digest(module.model.state_dict()),
-            "seconds": time.monotonic() - start,
-        }
-        summary = result.write_result(folder, source.name, datamodule, module.predictions, facts)
-        result.print_result(folder, summary)
+        if trainer.is_global_zero:
+            facts = {
+                "experiment_name": config["experiment_name"],
+                "seed": config["seed"],
+                "best_checkpoint": os.path.relpath(best, folder) if best else None,
+                **assembly.training_speed(trainer),
+                "weights_digest": result.weights_digest(module.model.state_dict()),
+                "seconds": time.monotonic() - start,
+            }
+            predictions = module.predictions
+            summary = result.write_result(folder, source.name, datamodule, predictions, facts)
+            result.print_result(folder, summary)
     return path
