@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcam_lightning.allocator import keep_freed_memory
 from pcam_lightning.callbacks import Throughput
+from pcam_lightning.cluster.rank_environment import check_ranks, rank_environment
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.models import Normalize
@@ -116,13 +117,17 @@ def build_trainer(config: Config) -> Trainer:
         group: [instantiate(part) for part in config[group].values() if part]
         for group in ("callbacks", "logger")
     }
+    plugins = [instantiate(part) for part in config["trainer"].get("plugins") or []]
+    if environment := rank_environment():
+        plugins.append(environment)
     try:
-        trainer = instantiate(config["trainer"], **parts)
+        trainer = instantiate(config["trainer"], plugins=plugins, **parts)
     except (MisconfigurationException, InstantiationException) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         chosen = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
         given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
         raise InputError(f"{given}: {reason}; this machine has {_devices()}") from None
+    check_ranks(trainer)
     _check_sweep(trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
