@@ -101,9 +101,9 @@ class Run:
     @property
     def gradients(self) -> pandas.DataFrame:
         """One row a training step: `step`, `epoch`, `loss`, `lr`, `norm`, `norm_clipped`, ..."""
-        import pandas
+        from pcam_lightning.runs.growing_table import read_table
 
-        return self._table("gradients.parquet", pandas.read_parquet)
+        return self._table("gradients.parquet", lambda path: read_table(path).to_pandas())
 
     def predictions(self, split: str) -> pandas.DataFrame:
         """One row a patch of a split (`val`, `test`): row, slide if known, label, logit, ..."""
