@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed import ReduceOp, all_reduce
+from torch import distributed
 
 from pcam_lightning.errors import Preempted
 from pcam_lightning.runs.record import write_bytes
@@ -152,6 +152,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save_before_validation(self, trainer: Trainer) -> None:
         """Save the state that the last training step left."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):  # gives the averages to the validation
+                callback.on_validation_epoch_end(trainer, trainer.lightning_module)
         # Lightning (2.6) validates again where the checkpoint's first batch is begun and not done.
         progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         progress.reset()
@@ -203,7 +206,7 @@ def _highest(trainer: Trainer, *values: float) -> list[float]:
     if trainer.world_size == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
-    all_reduce(tensor, ReduceOp.MAX)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
     return tensor.tolist()
 
 
