@@ -3,7 +3,8 @@
 import os
 
 from lightning import Trainer
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.process import (

@@ -4,7 +4,6 @@ from itertools import count, takewhile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pcam_lightning.runs.record import write_bytes
@@ -30,7 +29,7 @@ class GrowingTable:
     def open(self, step: int) -> pa.Table:
         """Keep the rows before a step on disk, drop all others, and return those rows."""
         table = read_table(self.path) if step and self.path.is_file() else pa.table({"step": []})
-        kept = table.filter(pc.less(table["step"], step))
+        kept = table.filter(table["step"].to_numpy() < step)
         self._parts = [kept] if len(kept) else []
         if len(kept):
             self._write(0)
@@ -77,10 +76,11 @@ def read_table(path: Path) -> pa.Table:
     table = pq.read_table(path)
     for part in _parts(path, 1):
         newer = pq.read_table(part)
-        last = pc.max(table["step"])
-        table = pa.concat_tables(
-            [table, newer.filter(pc.greater(newer["step"], last))], promote_options="default"
-        )
+        if not all("step" in each.column_names for each in (table, newer)):
+            raise ValueError(f"{part}: no column step in it or in the file before it")
+        last = table["step"].to_numpy().max(initial=-1)
+        newer = newer.filter(newer["step"].to_numpy() > last)
+        table = pa.concat_tables([table, newer], promote_options="default")
     return table
 
 

@@ -1,4 +1,4 @@
-"""One operating system process: its identity among all others, and its rank among those of a run."""
+"""One operating system process: its identity among all others, and its rank in a run."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 from lightning import Trainer
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from pcam_lightning.cluster.rank_environment import check_ranks, rank_environment
 from pcam_lightning.errors import InputError
