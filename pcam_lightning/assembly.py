@@ -6,7 +6,7 @@ import signal
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
 from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed
 
 Config = dict[str, Any]
@@ -186,10 +187,13 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
         Preempted: SIGTERM came before training had begun, or after it. Lightning would exit as if
             all was done.
     """
+    # A rank that stopped alone would leave the others waiting: `LastCheckpoint` makes them agree.
+    signals = stop_signals.deferred() if trainer.world_size > 1 else nullcontext()
     try:
-        yield
-        trainer.strategy.barrier("end")
-        _disconnect()
+        with signals:
+            yield
+            trainer.strategy.barrier("end")
+            _disconnect()
     except BaseException as error:
         peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         ending = peers.copy()
