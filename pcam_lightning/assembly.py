@@ -6,7 +6,7 @@ import signal
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcam_lightning.allocator import keep_freed_memory
 from pcam_lightning.callbacks import Throughput
+from pcam_lightning.cluster.rank_environment import check_ranks, rank_environment
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.source import SOURCE_KEYS
 from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
 from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed
 
 Config = dict[str, Any]
@@ -125,13 +127,17 @@ def build_trainer(config: Config) -> Trainer:
         parts["callbacks"] = [each for each in parts["callbacks"] if each not in monitors]
         if monitors:
             log.warning("no logger: the learning rate is not logged")
+    plugins = [instantiate(part) for part in config["trainer"].get("plugins") or []]
+    if environment := rank_environment():
+        plugins.append(environment)
     try:
-        trainer = instantiate(config["trainer"], **parts)
+        trainer = instantiate(config["trainer"], plugins=plugins, **parts)
     except (MisconfigurationException, InstantiationException) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         chosen = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
         given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
         raise InputError(f"{given}: {reason}; this machine has {_devices()}") from None
+    check_ranks(trainer)
     _check_sweep(trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
@@ -184,10 +190,12 @@ def settings_reported() -> Iterator[None]:
 
 @contextmanager
 def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None]:
-    """Where the block raises, end the other ranks that Lightning started on this machine.
+    """End all ranks of the block in order: after it, each waits for the others and disconnects.
 
-    Left alone, they would wait for this one in a collective operation, on GPUs for half an hour.
-    And Lightning (2.6) kills this process, before it can say why, if another rank stops first.
+    A process that ends while it is connected may abort (torch 2.14). Where the block raises, the
+    other ranks that Lightning started on this machine are ended: left alone, they would wait for
+    this one in a collective operation, on GPUs for half an hour. And Lightning (2.6) kills this
+    process, before it can say why, if another rank stops first.
 
     Args:
         trainer: used in the block.
@@ -197,8 +205,13 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
         Preempted: SIGTERM came before training had begun, or after it. Lightning would exit as if
             all was done.
     """
+    # A rank that stopped alone would leave the others waiting: `LastCheckpoint` makes them agree.
+    signals = stop_signals.deferred() if trainer.world_size > 1 else nullcontext()
     try:
-        yield
+        with signals:
+            yield
+            trainer.strategy.barrier("end")
+            _disconnect()
     except BaseException as error:
         peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         ending = peers.copy()
@@ -209,8 +222,16 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
             except subprocess.TimeoutExpired:
                 peer.kill()
         if isinstance(error, SIGTERMException):
-            raise Preempted(signal.SIGTERM) from None
+            error = Preempted(signal.SIGTERM)
+        if isinstance(error, Preempted):
+            _disconnect()
+            raise error from None
         raise
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:

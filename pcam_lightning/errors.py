@@ -33,8 +33,11 @@ class Diverged(Exception):
         super().__init__(f"{place}: {reason}" if reason else place)
 
 
-class Preempted(Exception):
-    """A signal asked the command to stop, and what it has done is saved: exit code 128 + signal."""
+class Preempted(BaseException):
+    """A signal asked the command to stop, and what it has done is saved: exit code 128 + signal.
+
+    Like KeyboardInterrupt, it passes through code that handles every Exception.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {signal.Signals(number).name}")

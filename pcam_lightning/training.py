@@ -18,6 +18,7 @@ from pcam_lightning.runs.resume import (
     choose_checkpoint,
     remove_leftovers,
 )
+from pcam_lightning.runs.stop_signals import stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,13 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     fingerprint = check_resumable(config, folder) or fingerprint
     checkpoint = choose_checkpoint(config, folder)
     if not is_first_rank():
-        return _train(config, folder, {}, None, checkpoint)
+        with stop_signals.listening():
+            return _train(config, folder, {}, None, checkpoint)
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
     begins_elsewhere = checkpoint is not None and checkpoint == config["ckpt_path"]
-    with recording(folder, manifest, resume=begins_elsewhere):
+    with stop_signals.listening(), recording(folder, manifest, resume=begins_elsewhere):
         remove_leftovers(folder, checkpoint)
         return _train(config, folder, manifest, fingerprint, checkpoint)
 
@@ -96,21 +98,21 @@ def _train(
         facts = {"dataset": dataset, "determinism": assembly.determinism(trainer)}
         write_json(folder / "manifest.json", manifest | facts)
 
+    path = folder / "summary.json"
     with assembly.ranks_end_together(trainer), closing(datamodule):
         with assembly.settings_reported():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         best = assembly.score_best(trainer, module, datamodule)
-
-    path = folder / "summary.json"
-    if trainer.is_global_zero:
-        facts = {
-            "experiment_name": config["experiment_name"],
-            "seed": config["seed"],
-            "best_checkpoint": os.path.relpath(best, folder) if best else None,
-            **assembly.training_speed(trainer),
-            "weights_digest": result.weights_digest(module.model.state_dict()),
-            "seconds": time.monotonic() - start,
-        }
-        summary = result.write_result(folder, source.name, datamodule, module.predictions, facts)
-        result.print_result(folder, summary)
+        if trainer.is_global_zero:
+            facts = {
+                "experiment_name": config["experiment_name"],
+                "seed": config["seed"],
+                "best_checkpoint": os.path.relpath(best, folder) if best else None,
+                **assembly.training_speed(trainer),
+                "weights_digest": result.weights_digest(module.model.state_dict()),
+                "seconds": time.monotonic() - start,
+            }
+            predictions = module.predictions
+            summary = result.write_result(folder, source.name, datamodule, predictions, facts)
+            result.print_result(folder, summary)
     return path

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pcam_lightning.data import PCamDataModule
 from pcam_lightning.models import CNN, MLP
 from pcam_lightning.module import PCamClassifier
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed
 
 SIZES = {"train": 256, "valid": 65, "test": 67}  # two ranks are padded on both of the odd ones
@@ -68,23 +70,42 @@ class Poisoned(Callback):
 
 
 class Pausing(Callback):
-    """Makes a file of its rank when testing begins, and gives a signal time to come."""
+    """Makes a file of its rank when a hook is called, and waits there for a signal."""
+
+    def __init__(self, folder: str, hook: str) -> None:
+        self.folder = Path(folder)
+        setattr(self, hook, self._wait)
+
+    def _wait(self, trainer: Trainer, *_: Any) -> None:
+        path = self.folder / f"waiting_{trainer.global_rank}"
+        if not path.exists():
+            path.touch()
+            deadline = time.monotonic() + 120
+            while stop_signals.first is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+class Collectives(Callback):
+    """Counts the calls of each rank that ask others something, in all training steps together."""
+
+    NAMES = ("all_reduce", "broadcast", "barrier")
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
+        self.calls = 0
 
-    def on_test_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        path = self.folder / f"testing_{trainer.global_rank}"
-        if not path.exists():
-            path.touch()
-            time.sleep(2)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name in self.NAMES:
+            function = getattr(torch.distributed, name)
+
+            def counted(*arguments: Any, function: Any = function, **more: Any) -> Any:
+                self.calls += trainer.training
+                return function(*arguments, **more)
+
+            setattr(torch.distributed, name, counted)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (self.folder / f"collectives_{trainer.global_rank}.txt").write_text(str(self.calls))
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +132,15 @@ PAIR = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 NETWORK = ["model=cnn", "model.channels=[4,8]", "model.dropout=0.3"]
 
 
-def start(parent: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
-    """Two ranks; Lightning starts the second one."""
+INTERACTIVE = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+INTERACTIVE |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
+"""Of a shell inside a Slurm job."""
+
+
+def start(
+    parent: Path, folder: Path, *more: str, variables: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Two ranks; Lightning starts the second one, unless `variables` say who does."""
     command = [sys.executable, "-m", "pcam_lightning.train", *arguments(parent, folder), *PAIR]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
@@ -120,7 +148,7 @@ def start(parent: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
         stdout=-1,
         stderr=-1,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | (variables or INTERACTIVE),
         start_new_session=True,
     )
 
@@ -136,6 +164,8 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 def pair(parent: Path, tmp_path_factory) -> tuple[Run, str, str]:
     folder = tmp_path_factory.mktemp("pair") / "run"
     watch = ["+callbacks.rows._target_=test_ranks.Rows", f"+callbacks.rows.folder={folder.parent}"]
+    watch += ["+callbacks.collectives._target_=test_ranks.Collectives"]
+    watch += [f"+callbacks.collectives.folder={folder.parent}"]
     out, err = finish(start(parent, folder, *NETWORK, *watch))
     return Run(folder), out, err
 
@@ -171,6 +201,35 @@ def test_a_run_of_two_ranks_is_one_run_and_a_quiet_one(pair) -> None:
     for name, count in (("train/loss", EPOCHS * STEPS), ("val/auroc", EPOCHS), ("test/auroc", 1)):
         steps = run.metrics.dropna(subset=[name])["step"]
         assert len(steps) == count and not steps.duplicated().any(), name
+
+
+def test_ranks_do_not_ask_each_other_at_every_step(pair) -> None:
+    folder = pair[0].path.parent
+    calls = [int((folder / f"collectives_{rank}.txt").read_text()) for rank in (0, 1)]
+    assert calls[0] == calls[1] < EPOCHS * STEPS * len(Collectives.NAMES)
+
+
+def test_ranks_that_slurm_starts_all_end_well(parent: Path, tmp_path: Path) -> None:
+    """As `srun --ntasks=2` starts them."""
+    step = INTERACTIVE | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    step |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        start(
+            parent,
+            tmp_path / "run",
+            *NETWORK,
+            "trainer.max_epochs=1",
+            variables=step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    (out, err), (other, other_err) = (finish(rank) for rank in ranks)
+    assert "summary: " in out and "summary: " not in other
+    assert err == other_err == ""
+    assert Run(tmp_path / "run").state == "finished"
 
 
 def test_metrics_are_those_of_one_rank_with_the_same_weights(pair, parent: Path) -> None:
@@ -302,19 +361,27 @@ def test_stopped_and_killed_two_ranks_end_the_same(pair, parent: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_stopped_while_they_test_two_ranks_end_the_same(pair, parent: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_test_batch_start"])
+def test_stopped_while_they_score_two_ranks_end_the_same(
+    pair, parent: Path, tmp_path: Path, hook: str
+) -> None:
     folder = tmp_path / "run"
     pausing = ["+callbacks.pausing._target_=test_ranks.Pausing"]
-    pausing += [f"+callbacks.pausing.folder={tmp_path}"]
+    pausing += [f"+callbacks.pausing.folder={tmp_path}", f"+callbacks.pausing.hook={hook}"]
     process = start(parent, folder, *NETWORK, *pausing)
-    wait_for(lambda: all((tmp_path / f"testing_{rank}").exists() for rank in (0, 1)), process)
+    wait_for(lambda: all((tmp_path / f"waiting_{rank}").exists() for rank in (0, 1)), process)
+    os.killpg(process.pid, signal.SIGHUP)
     os.killpg(process.pid, signal.SIGTERM)
-    _, err = finish(process, code=128 + signal.SIGTERM)
-    assert err.startswith("preempted: signal SIGTERM") and err.count("\n") == 1
-    assert Run(folder).state == "preempted"
+    _, err = finish(process, code=128 + signal.SIGHUP)
+    assert err.startswith("preempted: signal SIGHUP") and err.count("\n") == 1
+    run = Run(folder)
+    assert run.state == "preempted"
+    if hook == "on_validation_batch_start":  # of the first epoch
+        assert "val/auroc" not in run.metrics
     finish(start(parent, folder, *NETWORK, *pausing))
-    assert Run(folder).summary["weights_digest"] == pair[0].summary["weights_digest"]
-    assert Run(folder).summary["test"] == pair[0].summary["test"]
+    assert run.summary["weights_digest"] == pair[0].summary["weights_digest"]
+    assert run.summary["test"] == pair[0].summary["test"]
+    pd.testing.assert_frame_equal(run.gradients, pair[0].gradients, check_exact=True)
 
 
 def checkpoint_time(folder: Path) -> int | None:

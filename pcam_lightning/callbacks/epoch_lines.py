@@ -20,20 +20,29 @@ def progress() -> ProgressBar:
 class EpochLines(ProgressBar):
     """One log line for each epoch: losses, validation AUROC, learning rate, seconds.
 
-    A progress bar to Lightning, so that it adds none of its own.
+    After a resume inside an epoch, `train/loss` and the seconds cover the rest of that epoch, and
+    the line says so. A progress bar to Lightning, so that it adds none of its own.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._losses: list[torch.Tensor] = []
-        self._start = 0.0
+        self._start, self._is_whole, self._validated = 0.0, False, False
 
     def disable(self) -> None:
         """Lightning calls this on all ranks but the first."""
         log.disabled = True
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning starts no epoch where it resumes inside one.
+        self._losses, self._start, self._is_whole = [], time.perf_counter(), False
+        self._validated = False
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._losses, self._start = [], time.perf_counter()
+        self._losses, self._start, self._is_whole = [], time.perf_counter(), True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,16 +50,15 @@ class EpochLines(ProgressBar):
         self._losses.append(outputs["loss"].detach())  # still on its device: no waiting for it
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._losses:
+        if not self._losses and not self._validated:  # resumed at the end of this epoch
             return
-        loss = torch.stack(self._losses).mean().item()
-        shown = [
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            f"train/loss {loss:.3f}",
-        ]
+        shown = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        if self._losses:
+            shown.append(f"train/loss {torch.stack(self._losses).mean().item():.3f}")
         for name in ("val/loss", "val/auroc"):
             if name in trainer.callback_metrics:
                 shown.append(f"{name} {trainer.callback_metrics[name].item():.3f}")
         shown.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
-        shown.append(f"{time.perf_counter() - self._start:.1f} s")
+        seconds = f"{time.perf_counter() - self._start:.1f} s"
+        shown.append(seconds if self._is_whole else f"{seconds} since the resume")
         log.info("  ".join(shown))

@@ -1,14 +1,13 @@
 """The size of the gradient at every optimizer step, and which patches made it jump."""
 
 import hashlib
-import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from pcam_lightning.module import is_clipped, is_logged_step
-from pcam_lightning.runs.record import write_bytes
+from pcam_lightning.runs.growing_table import GrowingTable
 
 FEWEST = 20
 """Norms without which there is no median to compare with."""
@@ -50,7 +49,8 @@ class GradientNorm(Callback):
         norm/NAME: float32, before clipping, of each parameter of `model` that is trained; 0 where
             it had no gradient.
 
-    Values stay on the device and are fetched at checkpoints and once an epoch.
+    Values stay on the device and are fetched at checkpoints and once an epoch. Until training ends,
+    the newest rows are in files beside the parquet file (see `GrowingTable`).
 
     Args:
         path: the parquet file. If it exists, its rows before the first step of this run are kept,
@@ -64,7 +64,8 @@ class GradientNorm(Callback):
     def __init__(self, path: str | Path, spike_factor: float = 3.0, window: int = 100) -> None:
         self.path, self.spike_factor, self.window = Path(path), spike_factor, window
         self._parameters: dict[str, torch.nn.Parameter] = {}
-        self._written: pa.Table | None = None
+        self._table = GrowingTable(self.path)
+        self._norms_before = np.empty(0)
         self._begun: list[tuple[int, int, float]] = []
         self._steps: list[_Step] = []
         self._micro_batches: list[tuple[Tensor, Tensor]] = []
@@ -73,10 +74,10 @@ class GradientNorm(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         named: Any = pl_module.model.named_parameters()  # type: ignore[operator]
         self._parameters = {f"norm/{name}": p for name, p in named if p.requires_grad}
-        self._written = None
-        if trainer.global_step and self.path.is_file():
-            before = [("step", "<", trainer.global_step)]
-            self._written = pq.read_table(self.path, filters=before)
+        if trainer.is_global_zero:
+            before = self._table.open(trainer.global_step)
+            norms = before["norm"].to_numpy() if len(before) else np.empty(0)
+            self._norms_before = norms[-self.window :]
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -122,28 +123,32 @@ class GradientNorm(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
+        self._table.join()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Resumed with no step left: the start before was killed before it joined its parts.
+        if not self._parameters and trainer.is_global_zero:
+            self._table.open(trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._write(trainer)
+        with suppress(OSError):  # a full disk; its parts can be read as well
+            self._table.join()
 
     def _gradients(self) -> list[Tensor]:
         parameters = self._parameters.values()
         return [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
 
     def _write(self, trainer: Trainer) -> None:
-        content = io.BytesIO()
-        if self._steps and trainer.is_global_zero:
-            tables = [self._table()] if self._written is None else [self._written, self._table()]
-            self._written = pa.concat_tables(tables, promote_options="default")
-            pq.write_table(self._written, content)
+        table = self._new_rows() if self._steps and trainer.is_global_zero else None
         del self._begun[: len(self._steps)]
         self._steps.clear()  # before writing: where the disk is full, nothing is added twice
-        if content.tell():
-            write_bytes(self.path, content.getvalue())
+        if table is not None:
+            self._table.append(table)
 
-    def _table(self) -> pa.Table:
+    def _new_rows(self) -> pa.Table:
         """Of the steps since the last writing."""
         values, rows, losses = zip(*self._steps, strict=True)
         loss, clipped, norm, *norms = torch.stack(values).cpu().numpy().T
@@ -166,10 +171,12 @@ class GradientNorm(Callback):
         )
 
     def _median(self, norm: np.ndarray) -> np.ndarray:
-        """Of the norms before each of these steps, those in the table included. float64 [N]."""
-        earlier = [] if self._written is None else self._written["norm"].to_numpy()[-self.window :]
-        norms = pd.Series(np.concatenate([earlier, norm])).replace([np.inf, -np.inf], np.nan)
-        return norms.rolling(self.window, FEWEST).median().shift().to_numpy()[len(earlier) :]
+        """Return the median of the norms before each of these steps, float64 [N], and keep them."""
+        earlier = len(self._norms_before)
+        norms = np.concatenate([self._norms_before, norm])
+        self._norms_before = norms[-self.window :]
+        finite = pd.Series(norms).replace([np.inf, -np.inf], np.nan)
+        return finite.rolling(self.window, FEWEST).median().shift().to_numpy()[earlier:]
 
 
 def _digest(rows: np.ndarray) -> int:

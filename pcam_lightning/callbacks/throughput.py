@@ -12,13 +12,17 @@ class Throughput(Callback):
     `train/patches_per_second` counts the training patches of all ranks, `train/waiting_for_data` is
     the share of the time that this rank's steps waited for a batch, in [0, 1]; it needs a loader
     that counts it, as `BatchLoader` does. `patches`, `seconds` and `waited` (seconds) add up over
-    the epochs of this start. On a GPU the clock is right over an epoch, not over a step, since the
-    host runs ahead of the device.
+    the epochs of this start; after a resume inside an epoch, the rest of that epoch counts. On a
+    GPU the clock is right over an epoch, not over a step, since the host runs ahead of the device.
     """
 
     def __init__(self) -> None:
         self.patches, self.seconds, self.waited = 0, 0.0, 0.0
         self._epoch_patches, self._epoch_seconds, self._waited_before = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning starts no epoch where it resumes inside one.
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_patches, self._epoch_seconds = 0, -time.perf_counter()
@@ -36,6 +40,8 @@ class Throughput(Callback):
         self._epoch_seconds -= time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._epoch_patches:  # resumed where only the validation was left
+            return
         self._epoch_seconds += time.perf_counter()
         self.patches += self._epoch_patches
         self.seconds += self._epoch_seconds

@@ -153,7 +153,7 @@ def _outlive_signals(worker: int) -> None:
     # They go to the whole group of processes, and the training process answers: it finishes its
     # step, for which it needs its workers. SIGTERM is also how multiprocessing ends workers that
     # hang, so it ends them a little later.
-    for number in (signal.SIGINT, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
 

@@ -120,8 +120,9 @@ class Run:
     @property
     def gradients(self) -> pandas.DataFrame:
         """One row a training step: `step`, `epoch`, `loss`, `lr`, `norm`, `norm_clipped`, ..."""
-        path = self._file("gradients.parquet")
-        return read_parquet(path, whole=["step", "epoch", "batch"], lists=["rows", "losses"])
+        from pcam_lightning.runs.growing_table import read_table
+
+        return read_table(self._file("gradients.parquet")).to_pandas()
 
     def predictions(self, split: str) -> pandas.DataFrame:
         """One row a patch of a split (`val`, `test`): row, slide if known, label, logit, ..."""

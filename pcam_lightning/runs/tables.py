@@ -70,7 +70,17 @@ def read_csv(path: Path) -> pandas.DataFrame:
 def read_parquet(
     path: Path, *, whole: Collection[str] = (), lists: Collection[str] = ()
 ) -> pandas.DataFrame:
-    """Return a table of numbers and text.
+    """Return a table of numbers and text; arguments and errors as in `read_arrow`."""
+    arrow = read_arrow(path, whole=whole, lists=lists)
+    text = [field.name for field in arrow.schema if _is_text(field.type)]
+    # Text compares and joins as text again.
+    return arrow.to_pandas().astype(dict.fromkeys(text, object))
+
+
+def read_arrow(
+    path: Path, *, whole: Collection[str] = (), lists: Collection[str] = ()
+) -> pyarrow.Table:
+    """Return a table of numbers and text, its text as dictionaries.
 
     Args:
         path: the file.
@@ -93,9 +103,7 @@ def read_parquet(
         # As a dictionary, a text that every row repeats takes memory once.
         arrow = pq.ParquetFile(pa.BufferReader(content), read_dictionary=text).read()
         # Metadata is JSON of any depth, and says what becomes an index.
-        table = arrow.replace_schema_metadata(None).to_pandas()
-        # Text compares and joins as text again.
-        return table.astype(dict.fromkeys(text, object))
+        return arrow.replace_schema_metadata(None)
     except RunFileError:
         raise
     except (pa.ArrowException, ValueError, OSError, KeyError, TypeError, RecursionError) as error:

@@ -1,0 +1,100 @@
+"""A parquet table that grows step by step, without being written whole each time."""
+
+from itertools import count, takewhile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcam_lightning.runs.files import RunFileError
+from pcam_lightning.runs.record import write_bytes
+from pcam_lightning.runs.tables import read_arrow
+
+INTEGERS = ("step", "epoch", "batch")
+"""Columns that hold integers, in tables that have them."""
+LISTS = ("rows", "losses")
+"""Columns that may hold lists of numbers."""
+
+
+class GrowingTable:
+    """A table with an ascending column `step`, kept in `path` and, while it grows, in parts.
+
+    The part behind `gradients.parquet` is `gradients.1.parquet` and so on. Each part has fewer rows
+    than the one before it: where it would not, the two become one. So n rows are at most log2(n)
+    parts, and each row is written at most log2(n) times. A kill at any moment leaves files that
+    `read_table` can read: after a merge, the merged part stands before those it replaces, and no
+    step counts twice.
+
+    Args:
+        path: of the first part, and of the whole table once it is joined.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parts: list[pa.Table] = []
+
+    def open(self, step: int) -> pa.Table:
+        """Keep the rows before a step on disk, drop all others, and return those rows."""
+        table = read_table(self.path) if step and self.path.is_file() else pa.table({"step": []})
+        kept = table.filter(table["step"].to_numpy() < step)
+        self._parts = [kept] if len(kept) else []
+        if len(kept):
+            self._write(0)
+        else:
+            self.path.unlink(missing_ok=True)
+        self._drop_behind(len(self._parts))
+        return kept
+
+    def append(self, table: pa.Table) -> None:
+        """Add rows with later steps, and put them on disk."""
+        self._parts.append(table)
+        first = len(self._parts) - 1
+        while first and len(self._parts[first - 1]) <= sum(map(len, self._parts[first:])):
+            first -= 1
+        self._merge(first)
+
+    def join(self) -> None:
+        """Put the whole table into its first file."""
+        if len(self._parts) > 1:
+            self._merge(0)
+
+    def _merge(self, first: int) -> None:
+        """Make one part of all from the given one on."""
+        self._parts[first:] = [pa.concat_tables(self._parts[first:], promote_options="default")]
+        self._write(first)
+        self._drop_behind(first + 1)
+
+    def _write(self, number: int) -> None:
+        content = pa.BufferOutputStream()
+        pq.write_table(self._parts[number], content)
+        write_bytes(_part(self.path, number), content.getvalue().to_pybytes())
+
+    def _drop_behind(self, number: int) -> None:
+        for path in reversed(_parts(self.path, number)):
+            path.unlink()
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read all rows of a growing table, whether it is joined or not.
+
+    Raises:
+        RunFileError: a file is missing or damaged.
+    """
+    table = read_arrow(path, whole=INTEGERS, lists=LISTS)
+    for part in _parts(path, 1):
+        newer = read_arrow(part, whole=INTEGERS, lists=LISTS)
+        if not all("step" in each.column_names for each in (table, newer)):
+            raise RunFileError(f"{part}: no column step in it or in the file before it")
+        last = table["step"].to_numpy().max(initial=-1)
+        newer = newer.filter(newer["step"].to_numpy() > last)
+        table = pa.concat_tables([table, newer], promote_options="default")
+    return table
+
+
+def _part(path: Path, number: int) -> Path:
+    return path.with_suffix(f".{number}{path.suffix}") if number else path
+
+
+def _parts(path: Path, first: int) -> list[Path]:
+    """Return the files of a table from a number on, as many as follow without a gap."""
+    return list(takewhile(Path.is_file, (_part(path, number) for number in count(first))))
