@@ -162,7 +162,6 @@ class Trainer(Part):
     max_steps: PositiveInt | Literal[-1] = -1
     max_time: Duration | dict[str, NonNegativeFloat] | None = None
     val_check_interval: Amount | Duration | None = None
-    overfit_batches: NonNegativeInt | Annotated[float, Field(ge=0, le=1)] = 0.0
     accelerator: Accelerator
     devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)]
     num_nodes: PositiveInt
@@ -241,7 +240,7 @@ class Train(Submitted):
                     f"{key}.monitor={monitor}: no such metric, expected one of "
                     f"{', '.join(MONITORED)}"
                 )
-            if mode != MONITORED.get(monitor, mode):
+            if monitor in MONITORED and mode != MONITORED[monitor]:
                 raise ValueError(
                     f"{key}.mode={mode}: takes the worst {monitor} for the best, expected "
                     f"{key}.mode={MONITORED[monitor]}"

@@ -62,7 +62,6 @@ SAME_NAME = "callbacks.checkpoint.save_top_k=3"
         (["+trainer.max_time=5m"], "trainer.max_time"),
         (["+trainer.val_check_interval=0"], "trainer.val_check_interval"),
         (["+trainer.val_check_interval=1.5"], "trainer.val_check_interval"),
-        (["+trainer.overfit_batches=1.5"], "trainer.overfit_batches"),
         (["trainer.limit_val_batches=0"], "trainer.limit_val_batches"),
         (["trainer.limit_test_batches=0.0"], "trainer.limit_test_batches"),
         (["callbacks.checkpoint.monitor=val/auc"], "callbacks.checkpoint.monitor"),
