@@ -233,8 +233,9 @@ class Train(Submitted):
             kind, given = part.target.rpartition(".")[2], part.model_extra or {}
             if kind not in ("ModelCheckpoint", "EarlyStopping"):
                 continue
-            key, monitor, mode = f"callbacks.{name}", given.get("monitor"), given.get("mode", "min")
-            needed = monitor is not None or kind == "EarlyStopping"
+            key, monitor = f"callbacks.{name}", str(given.get("monitor"))
+            mode = given.get("mode", "min")
+            needed = monitor != "None" or kind == "EarlyStopping"
             if needed and known and monitor not in MONITORED:
                 raise ValueError(
                     f"{key}.monitor={monitor}: no such metric, expected one of "
@@ -245,7 +246,7 @@ class Train(Submitted):
                     f"{key}.mode={mode}: takes the worst {monitor} for the best, expected "
                     f"{key}.mode={MONITORED[monitor]}"
                 )
-            kept, filename = given.get("save_top_k", 1), given.get("filename") or "{epoch}"
+            kept, filename = given.get("save_top_k", 1), str(given.get("filename") or "{epoch}")
             if kept not in (0, 1) and "{" not in filename:
                 raise ValueError(
                     f"{key}.save_top_k={kept}: all would be written to {filename}.ckpt, expected "

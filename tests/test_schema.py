@@ -67,6 +67,7 @@ SAME_NAME = "callbacks.checkpoint.save_top_k=3"
         (["callbacks.checkpoint.monitor=val/auc"], "callbacks.checkpoint.monitor"),
         (["callbacks.checkpoint.monitor=test/auroc"], "callbacks.checkpoint.monitor"),
         (["callbacks.early_stopping.monitor=val/auc"], "callbacks.early_stopping.monitor"),
+        (["callbacks.checkpoint.monitor=[val/auroc]"], "callbacks.checkpoint.monitor"),
         (["callbacks.early_stopping.monitor=null"], "callbacks.early_stopping.monitor"),
         (["callbacks.checkpoint.monitor=val/loss"], "callbacks.checkpoint.mode"),
         (["callbacks.checkpoint.mode=min"], "callbacks.checkpoint.mode"),
