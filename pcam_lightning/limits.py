@@ -31,7 +31,7 @@ def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
         limit = getattr(trainer, f"limit_{split}_batches")
         if limit and count and not _limited(count, limit):
             key = f"limit_{split}_batches"
-            if trainer.overfit_batches and split != "test":
+            if getattr(trainer, "overfit_batches", 0) and split != "test":
                 key = "overfit_batches"
             share = math.ceil(1000 / count) / 1000
             raise InputError(

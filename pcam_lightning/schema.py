@@ -175,7 +175,6 @@ class Trainer(Part):
     max_steps: PositiveInt | Literal[-1] = -1
     max_time: Duration | dict[str, NonNegativeFloat] | None = None
     val_check_interval: Amount | Duration | None = None
-    overfit_batches: NonNegativeInt | Annotated[float, Field(ge=0, le=1)] = 0.0
     accelerator: Accelerator
     devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)]
     num_nodes: PositiveInt
@@ -247,19 +246,20 @@ class Train(Submitted):
             kind, given = part.target.rpartition(".")[2], part.model_extra or {}
             if kind not in ("ModelCheckpoint", "EarlyStopping"):
                 continue
-            key, monitor, mode = f"callbacks.{name}", given.get("monitor"), given.get("mode", "min")
-            needed = monitor is not None or kind == "EarlyStopping"
+            key, monitor = f"callbacks.{name}", str(given.get("monitor"))
+            mode = given.get("mode", "min")
+            needed = monitor != "None" or kind == "EarlyStopping"
             if needed and known and monitor not in MONITORED:
                 raise ValueError(
                     f"{key}.monitor={monitor}: no such metric, expected one of "
                     f"{', '.join(MONITORED)}"
                 )
-            if mode != MONITORED.get(monitor, mode):
+            if monitor in MONITORED and mode != MONITORED[monitor]:
                 raise ValueError(
                     f"{key}.mode={mode}: takes the worst {monitor} for the best, expected "
                     f"{key}.mode={MONITORED[monitor]}"
                 )
-            kept, filename = given.get("save_top_k", 1), given.get("filename") or "{epoch}"
+            kept, filename = given.get("save_top_k", 1), str(given.get("filename") or "{epoch}")
             if kept not in (0, 1) and "{" not in filename:
                 raise ValueError(
                     f"{key}.save_top_k={kept}: all would be written to {filename}.ckpt, expected "

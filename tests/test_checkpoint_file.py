@@ -58,7 +58,7 @@ BOMBS = {
     "an allocation": saved({"a": Allocates()}),
     "a storage of any size": saved({"a": Stores()}),
     "a large index": repacked(SMALL, data_pkl=large_index()),
-    "a record cut short": repacked(SMALL, **{"0": b"1234"}),
+    "a record cut short": repacked(SMALL, zipfile.ZIP_STORED, **{"0": b"1234"}),
 }
 
 

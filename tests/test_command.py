@@ -112,3 +112,10 @@ def test_the_sweep_as_the_readme_writes_it_composes(tmp_path: Path) -> None:
 def test_an_error_of_many_lines_becomes_one() -> None:
     error = ValueError("Could not find 'a/b'\n\nAvailable options in 'a':\n\tx\n\ty\nDone.\n")
     assert _one_line(error) == "Could not find 'a/b', Available options in 'a': x, y, Done."
+
+
+@pytest.mark.parametrize("group", ["logger", "callbacks", "experiment", "sweep", "hydra/launcher"])
+def test_a_group_needs_the_name_of_a_choice(command, group: str) -> None:
+    code, _, err = command(f"{group}=null")
+    (line,) = err.splitlines()
+    assert code == 2 and line.startswith(f"error: {group}=null: expected one of ")

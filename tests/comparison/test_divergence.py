@@ -1,6 +1,5 @@
 """Metrics that need a decision are compared at the threshold that each run decides by."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ def made_run(folder: Path, **stored: Any) -> Run:
     write_json(folder / "status.json", {"state": "finished"})
     write_json(folder / "summary.json", {"weights_digest": "0a", "test": {"threshold": 0.5}})
     if stored:
-        chosen = Threshold(STORED, "youden", None, "none", "best.ckpt", "0a", {}, {})
-        write_threshold(folder, replace(chosen, **stored))
+        chosen: dict[str, Any] = {"value": STORED, "rule": "youden", "temperature": None}
+        chosen |= {"tta": "none", "checkpoint": "best.ckpt", "weights_digest": "0a"}
+        chosen |= {"dataset": {}, "validation": {}}
+        write_threshold(folder, Threshold(**chosen | stored))
     return Run(folder)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from sweep_files import scores, write_run
@@ -52,7 +53,7 @@ def parquet(table: pa.Table) -> bytes:
 def zeros(rows: int, *names: str) -> bytes:
     """A few kilobytes that stand for very many rows."""
     array = pa.RunEndEncodedArray.from_arrays([rows], pa.array([0]))
-    table = pa.table({name: pa.compute.run_end_decode(array) for name in names})
+    table = pa.table({name: pc.run_end_decode(array) for name in names})
     return parquet(table)
 
 

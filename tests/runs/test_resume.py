@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pcam_files import SPLITS, random_split, write_split
 
-from pcam_lightning.data.files import file_digests, fingerprint
+from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, finished_summary
 
