@@ -59,6 +59,9 @@ class LastCheckpoint(Checkpoint):
         self._start(trainer)
         self._saved, self._loggers = time.monotonic(), trainer.loggers
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer)
         if trainer.state.fn == TrainerFn.FITTING:
@@ -144,7 +147,8 @@ class LastCheckpoint(Checkpoint):
         # step of several ranks whether it has run.
         stop_signals.install()
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_broadcast
-        self._agreed, self._batches = time.monotonic(), 0
+        # Batches of training, validation and test take different times.
+        self._agreed, self._batches, self._batches_between = time.monotonic(), 0, 1
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
