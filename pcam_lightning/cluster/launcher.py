@@ -145,6 +145,8 @@ def _executor(launcher: CheckingLauncher) -> Any:
         own.setdefault("srun_args", ["--kill-on-bad-exit=1"])
         # Since Slurm 22.05 srun does not look at what the job was given.
         own["setup"] = [*own["setup"], "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
+        # Where sbatch exports less (SBATCH_EXPORT), srun would keep submitit's variables back too.
+        own["setup"] += ["export SLURM_EXPORT_ENV=ALL"]
     given = {key: value for key, value in own.items() if value is not None}
     executor.update_parameters(
         **{key if key in shared else f"{kind}_{key}": value for key, value in given.items()}

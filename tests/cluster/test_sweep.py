@@ -291,7 +291,7 @@ PREFLIGHT = {
     "a limit that is over at once": (["hydra.launcher.timeout_min=2"], "would come at once"),
     "two tasks for one device": (["hydra.launcher.tasks_per_node=2"], "tasks_per_node=2: expected"),
     "a GPU nobody asked for": (["trainer.accelerator=gpu"], "the job asks for no GPU"),
-    "missing files": (["data.root=nowhere"], "6 of 6 files are not there"),
+    "missing files": (["data.root=nowhere"], "data.root=nowhere: "),
     "a batch larger than the data": (["data.batch_size=49"], "more than the 48 training patches"),
     "a key that is none": (["optimizer.lrr=1"], "no such key"),
     "a value out of range": (["optimizer.lr=-1"], "optimizer.lr=-1: expected"),
