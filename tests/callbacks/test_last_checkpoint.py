@@ -175,7 +175,7 @@ def test_a_validation_is_interrupted_again_and_again(
         {"num_sanity_val_steps": 1},
         {"scheduler": partial(plateau, patience=0)},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_whenever_a_run_validates(root: Path, tmp_path: Path, arguments: dict) -> None:
     run(root, tmp_path / "whole", **arguments)
