@@ -115,7 +115,7 @@ def _fault(table: pd.DataFrame) -> str | None:
         if table[name].to_numpy().dtype.kind not in kinds:
             return f"column {name} should hold numbers, its type is {table[name].dtype}"
     for name in table.columns.intersection(["slide", "hospital"]):
-        if not table[name].map(lambda value: isinstance(value, str)).all():
+        if not all(isinstance(value, str) for value in table[name]):
             return f"column {name} should hold text"
     row, label, logit, probability = (table[name].to_numpy() for name in COLUMNS)
     for wrong, what in (

@@ -53,7 +53,7 @@ def parquet(table: pa.Table) -> bytes:
 def zeros(rows: int, *names: str) -> bytes:
     """A few kilobytes that stand for very many rows."""
     array = pa.RunEndEncodedArray.from_arrays([rows], pa.array([0]))
-    table = pa.table({name: pc.run_end_decode(array) for name in names})
+    table = pa.table({name: pc.call_function("run_end_decode", [array]) for name in names})
     return parquet(table)
 
 
