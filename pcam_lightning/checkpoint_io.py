@@ -39,17 +39,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from None
 
 
-def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
-    """The path, if a run of this module can go on from the checkpoint; None for None.
+def check_checkpoint(path: str | None, module: PCamClassifier, max_steps: int = -1) -> None:
+    """Check that a run of this module, with this limit of steps, can continue from a checkpoint.
 
-    Reads the whole file, runs no code that is in it and loads nothing into the module.
+    Reads the whole file, runs no code that is in it and loads nothing into the module. Accepts
+    None, for a run that begins without a checkpoint.
 
     Raises:
         InputError: there is no file, it is damaged, holds more than tensors and plain containers,
-            has no optimizer states, or is of another network, optimizer or scheduler.
+            has no optimizer states, is of another network, optimizer or scheduler, or was saved
+            after an epoch that a limit had ended before its last batch.
     """
     if path is None:
-        return None
+        return
     if not Path(path).is_file():
         raise InputError(f"ckpt_path={path}: no such file, expected a checkpoint such as last.ckpt")
     checkpoint = _read_of(path, module)
@@ -64,7 +66,24 @@ def check_checkpoint(path: str | None, module: PCamClassifier) -> str | None:
         raise InputError(f"{path}: of another optimizer: {fault}")
     if fault := _other_scheduler(checkpoint.get("lr_schedulers") or [], module):
         raise InputError(f"{path}: of another scheduler: {fault}")
-    return path
+    step = checkpoint.get("global_step", 0)
+    if _ends_inside_epoch(checkpoint) and not 0 <= max_steps <= step:
+        # Lightning (2.6) would count the rest of that epoch as trained.
+        raise InputError(
+            f"{path}: its run ended at step {step}, inside an epoch, as trainer.max_steps or "
+            "trainer.max_time asked; expected a checkpoint from which an epoch can continue"
+        )
+
+
+def _ends_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether the last epoch has ended, but not with its last batch."""
+    try:
+        loop = checkpoint["loops"]["fit_loop"]
+        epoch = loop["epoch_progress"]["current"]
+        ended = 0 < epoch["ready"] == epoch["processed"]
+        return bool(ended and not loop["epoch_loop.batch_progress"]["is_last_batch"])
+    except (KeyError, TypeError):
+        return False
 
 
 def load_weights(path: Path, module: PCamClassifier) -> None:

@@ -84,6 +84,7 @@ class PCamClassifier(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         for entry in self.trainer.lr_scheduler_configs:
             check_length(entry.scheduler, steps)
+        self._end_with_validation()  # a resumed epoch may have no batch left
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`loss`, and `patch_loss` float32 [B] without a gradient."""
@@ -105,6 +106,9 @@ class PCamClassifier(LightningModule):
         return {"loss": loss, "patch_loss": patch_loss}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self._end_with_validation()
+
+    def _end_with_validation(self) -> None:
         """Let every fit end with a validation, also inside an epoch."""
         trainer = self.trainer
         if 0 < trainer.max_steps <= trainer.global_step:
@@ -155,6 +159,8 @@ class PCamClassifier(LightningModule):
         if self.scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
+        if math.isinf(self.trainer.num_training_batches):  # Lightning (2.6) did not need to know
+            self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         entries = self.scheduler(optimizer, steps, per_epoch)

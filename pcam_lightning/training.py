@@ -72,7 +72,7 @@ def _train(
         save_resolved(config, folder)
     trainer = assembly.build_trainer(config)
     module = assembly.build_module(config)
-    check_checkpoint(checkpoint, module)
+    check_checkpoint(checkpoint, module, trainer.max_steps)
     source = find_source(config["data"])
     datamodule = assembly.build_datamodule(config, source.root)
     datamodule.setup()

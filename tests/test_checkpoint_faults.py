@@ -42,7 +42,12 @@ def saved(tmp_path_factory) -> Callable[..., Path]:
     for split in SPLITS:
         write_split(root, split, *random_split(8))
 
-    def save(model: nn.Module, optimizer: Callable = Adam, weights_only: bool = False) -> Path:
+    def save(
+        model: nn.Module,
+        optimizer: Callable = Adam,
+        weights_only: bool = False,
+        batch_size: int = 8,
+    ) -> Path:
         trainer = Trainer(
             accelerator="cpu",
             max_steps=1,
@@ -52,7 +57,7 @@ def saved(tmp_path_factory) -> Callable[..., Path]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(PCamClassifier(model, optimizer), PCamDataModule(root, batch_size=8))
+        trainer.fit(PCamClassifier(model, optimizer), PCamDataModule(root, batch_size=batch_size))
         path = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
         trainer.save_checkpoint(path, weights_only=weights_only)
         return path
@@ -194,6 +199,19 @@ def test_one_of_another_scheduler(refused, sound: Path, before: str, now: str, s
     states = [entry["scheduler"].state_dict() for entry in made]
     content = changed(sound, lambda checkpoint: checkpoint.update(lr_schedulers=states))
     assert refused(content, f"scheduler={now}").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ([], "its run ended at step 1, inside an epoch"),
+        (["+trainer.max_steps=2"], "its run ended at step 1, inside an epoch"),
+        (["+trainer.max_steps=1"], "error: data.root=nowhere"),  # nothing is left to train
+    ],
+    ids=str,
+)
+def test_one_of_an_epoch_that_was_cut_short(refused, saved, limits: list[str], said: str) -> None:
+    assert refused(saved(CNN((4, 4)), batch_size=4).read_bytes(), *limits).startswith(said)
 
 
 def test_one_of_weights_alone(refused, saved, sound: Path) -> None:

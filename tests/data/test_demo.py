@@ -28,7 +28,9 @@ def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Files of a demo set by name; what readers keep beside them is hidden."""
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return {path.name: path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
