@@ -137,7 +137,6 @@ def test_an_evaluation_calls_nothing_else(stranger, composed, place, target, key
         ("model._recursive_", False),
         ("model._partial_", True),
         ("model.hidden", "${oc.env:HOME}"),
-        ("run_dir", "/"),
     ],
 )
 def test_a_twin_writes_nowhere_else(stranger, tmp_path: Path, place: str, value: Any) -> None:
@@ -148,6 +147,14 @@ def test_a_twin_writes_nowhere_else(stranger, tmp_path: Path, place: str, value:
     run = stranger(**{place: value if "$" in json.dumps(value) else filled})
     with pytest.raises(InputError, match=r"manifest\.json"):
         twin_config(run, tmp_path / "again" / "twin")
+
+
+def test_a_twin_of_a_run_in_the_root_folder_writes_in_its_own(stranger, tmp_path: Path) -> None:
+    folder = tmp_path / "again" / "twin"
+    twin = twin_config(stranger(run_dir="/"), folder)
+    written = [twin[group] for group in ("run_dir", "callbacks", "logger", "trainer")]
+    paths = [text for text in json.dumps(written).split('"') if text.startswith("/")]
+    assert paths and all(Path(path).is_relative_to(folder) for path in paths)
 
 
 def test_a_twin_downloads_nothing_and_makes_its_data_in_known_places(stranger, tmp_path) -> None:
