@@ -22,12 +22,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcam_lightning.allocator import keep_freed_memory
 from pcam_lightning.callbacks import Throughput
-from pcam_lightning.cluster.rank_environment import check_ranks, rank_environment
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.source import SOURCE_KEYS
 from pcam_lightning.errors import InputError, Preempted
 from pcam_lightning.models import Normalize
 from pcam_lightning.module import PCamClassifier
+from pcam_lightning.rank_environment import check_ranks, rank_environment
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed

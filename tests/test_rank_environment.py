@@ -7,8 +7,8 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from pcam_lightning.cluster.rank_environment import check_ranks, rank_environment
 from pcam_lightning.errors import InputError
+from pcam_lightning.rank_environment import check_ranks, rank_environment
 from pcam_lightning.runs.process import is_first_rank
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
