@@ -244,7 +244,7 @@ class Train(Submitted):
         known = all(part.target.startswith(_LIBRARIES) for part in callbacks.values())
         for name, part in callbacks.items():
             kind, given = part.target.rpartition(".")[2], part.model_extra or {}
-            if kind not in ("ModelCheckpoint", "EarlyStopping"):
+            if kind not in ("BestCheckpoint", "ModelCheckpoint", "EarlyStopping"):
                 continue
             key, monitor = f"callbacks.{name}", str(given.get("monitor"))
             mode = given.get("mode", "min")
