@@ -3,15 +3,15 @@
 import ast
 from pathlib import Path
 
-from pcam_lightning.printing import keep_printing
-from pcam_lightning.schema import ROOTS
+from pcam_lightning.cli.printing import keep_printing
+from pcam_lightning.config.schema import ROOTS
 
 
 def main() -> None:
     keep_printing()
     print("python -m pcam_lightning.COMMAND [KEY=VALUE ...]   (--help lists the keys)\n")
     for name in ROOTS:
-        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        source = (Path(__file__).parent / name / "__main__.py").read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or ""
         print(f"  {name:<12}{docstring.splitlines()[0]}")
 

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pcam_files import SPLITS, random_split, write_split
 
-from pcam_lightning import plugins
-from pcam_lightning.command import CONF
+from pcam_lightning.cli import plugins
+from pcam_lightning.cli.command import CONF
 
 # Two test processes on two cores would otherwise run four threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -63,7 +63,7 @@ def command(tmp_path: Path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "orig_argv", ["python", "-m", module, *arguments])
         code = 0
         try:
-            importlib.import_module(module).main()
+            importlib.import_module(f"{module}.__main__").main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()

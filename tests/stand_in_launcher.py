@@ -83,7 +83,7 @@ def killed_in_trial(number: int) -> Callable[[dict[str, Any], Path], float]:
 
 
 if __name__ == "__main__":  # stand_in_launcher.py NUMBER ARGUMENT...: killed in that trial
-    from pcam_lightning import train
+    from pcam_lightning.train import __main__ as train
 
     register()
     StandIn.job = staticmethod(killed_in_trial(int(sys.argv.pop(1))))

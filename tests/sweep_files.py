@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.evaluation.metrics import METRICS
+from pcam_lightning.metrics.metrics import METRICS
 
 CONSTANTS: dict[str, dict[str, Any]] = {
     "majority": dict.fromkeys(METRICS, 0.5) | {"f2": 0.0, "brier": 0.25, "log_loss": 0.693},

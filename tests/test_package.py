@@ -31,7 +31,7 @@ def test_the_wheel_brings_the_config_tree(site: Path, tmp_path: Path) -> None:
     packed = {path.relative_to(site / "pcam_lightning") for path in site.rglob("conf/**/*.yaml")}
     assert packed == shipped
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    program = "import pcam_lightning.command as c; print(c.CONF)"
+    program = "import pcam_lightning.cli.command as c; print(c.CONF)"
     found = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, env=environment)
     assert Path(found.decode().strip()) == site / "pcam_lightning" / "conf"
     config = subprocess.check_output(

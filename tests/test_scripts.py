@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pcam_lightning import plugins
-from pcam_lightning.command import CONF
+from pcam_lightning.cli import plugins
+from pcam_lightning.cli.command import CONF
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = [*sorted((REPOSITORY / "scripts").iterdir()), REPOSITORY / ".ci" / "run"]

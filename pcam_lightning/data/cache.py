@@ -20,7 +20,6 @@ import xxhash
 from tqdm import tqdm
 
 from pcam_lightning.data.clean import Cleaning, to_uint8
-from pcam_lightning.data.direct import DirectFile
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     PATCH_SHAPE,
@@ -31,6 +30,7 @@ from pcam_lightning.data.files import (
     open_dataset,
     recall,
 )
+from pcam_lightning.data.h5 import DirectFile
 from pcam_lightning.data.identity import content_digest
 from pcam_lightning.data.ledger import Ledger
 from pcam_lightning.data.scale import Scale, check_scale

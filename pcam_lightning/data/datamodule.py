@@ -26,13 +26,13 @@ from pcam_lightning.data.files import (
     read_slides,
     recall,
 )
+from pcam_lightning.data.findings import FAULTS, KINDS, read_findings
 from pcam_lightning.data.identity import file_digests, fingerprint, is_fingerprint
 from pcam_lightning.data.loader import BatchLoader, check_shared_memory
 from pcam_lightning.data.sampler import ORDERS, EpochBatches, SequentialBatches
 from pcam_lightning.data.scale import check_scales, declared_scale
 from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
-from pcam_lightning.findings import FAULTS, KINDS, read_findings
 
 STAGES = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
 """Splits that a stage of Lightning's reads; every other stage reads all."""
@@ -55,7 +55,7 @@ class PCamDataModule(LightningDataModule):
         filter: "blank" leaves black (mean <= 1) and white (mean >= 254) patches out of training.
         exclude: an audit's `findings.parquet` of these very files; patches with a finding of
             `exclude_kinds` are left out of training.
-        exclude_kinds: which of `pcam_lightning.findings.KINDS` count for `exclude`.
+        exclude_kinds: which of `pcam_lightning.data.findings.KINDS` count for `exclude`.
         normalize: what a network should subtract and divide by (see `channel_statistics`):
             "half" maps 0..255 to -1..1, "train" uses mean and standard deviation of the training
             patches.

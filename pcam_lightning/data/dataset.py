@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pcam_lightning.data.cache import PatchFile
-from pcam_lightning.data.direct import DirectFile, DirectPatches
 from pcam_lightning.data.files import PATCH_SHAPE
+from pcam_lightning.data.h5 import DirectFile, DirectPatches
 
 
 class Batch(NamedTuple):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import h5py
 import numpy as np
 
-from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.data.ledger import Ledger
+from pcam_lightning.data.prefetch import computed_ahead
 from pcam_lightning.data.storage import MAX_ROWS, located, reason, source_files, stored_rows
 from pcam_lightning.errors import InputError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from pcam_lightning.data.ahead import computed_ahead
 from pcam_lightning.data.dataset import Batch, PatchDataset, ResidentDataset
+from pcam_lightning.data.prefetch import computed_ahead
 from pcam_lightning.errors import InputError
 
 SECONDS_AFTER_SIGTERM = 25

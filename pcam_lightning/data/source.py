@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.data.demo import DemoOptions, ensure_demo
+from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
 from pcam_lightning.data.files import missing_files
 from pcam_lightning.errors import InputError
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pcam_lightning.cli.logs import one_line
 from pcam_lightning.runs.files import RunFileError, read_json
-from pcam_lightning.text import one_line
 
 
 def _is_path(value: str) -> str:

@@ -41,10 +41,10 @@ FREE = (
 `trainer.limit_val_batches` are not among them: they decide on the best checkpoint."""
 
 OBSERVERS = (
-    "pcam_lightning.callbacks.GradientNorm",
-    "pcam_lightning.callbacks.LastCheckpoint",
-    "pcam_lightning.callbacks.Throughput",
-    "pcam_lightning.callbacks.progress",
+    "pcam_lightning.engine.callbacks.GradientNorm",
+    "pcam_lightning.engine.callbacks.LastCheckpoint",
+    "pcam_lightning.engine.callbacks.Throughput",
+    "pcam_lightning.engine.callbacks.progress",
     "lightning.pytorch.callbacks.DeviceStatsMonitor",
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.callbacks.ModelSummary",

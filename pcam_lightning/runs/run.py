@@ -16,7 +16,7 @@ from pcam_lightning.runs.files import (
     read_json,
     read_yaml,
 )
-from pcam_lightning.runs.record import is_alive
+from pcam_lightning.runs.status import is_alive
 from pcam_lightning.runs.tables import read_csv, read_parquet
 from pcam_lightning.runs.threshold import Threshold, read_threshold
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pcam_lightning.cli.logs import one_line, spreadsheet_cell
 from pcam_lightning.runs.files import RunFileError, read_file
-from pcam_lightning.text import one_line, spreadsheet_cell
 
 if TYPE_CHECKING:
     import pandas

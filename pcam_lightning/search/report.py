@@ -12,8 +12,8 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from pcam_lightning.runs import figures
-from pcam_lightning.runs.record import RunFileError, read_json, write_bytes, write_json
+from pcam_lightning.plots import style
+from pcam_lightning.runs.status import RunFileError, read_json, write_bytes, write_json
 from pcam_lightning.runs.tables import csv_bytes
 
 FEWEST = 10
@@ -92,29 +92,29 @@ def trial_table(study: Study) -> pd.DataFrame:
 
 def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
     """Every trial's value, and the best so far."""
-    figure, axes = figures.new_figure("Search", "trial", metric)
+    figure, axes = style.new_figure("Search", "trial", metric)
     complete = _points(study.get_trials(states=[TrialState.COMPLETE]))
     pruned = _points(study.get_trials(states=[TrialState.PRUNED]))
     broken = [trial.number for trial in study.get_trials(states=[TrialState.FAIL])]
     highest = study.direction == StudyDirection.MAXIMIZE
     best = (np.maximum if highest else np.minimum).accumulate(complete[1])
     numbers, best = np.append(complete[0], len(study.trials) - 1), np.append(best, best[-1])
-    axes.step(numbers, best, where="post", color=figures.BLUE, lw=1.2, label="best so far")
-    axes.plot(*complete, "o", color=figures.BLUE, ms=5, label="complete")
+    axes.step(numbers, best, where="post", color=style.BLUE, lw=1.2, label="best so far")
+    axes.plot(*complete, "o", color=style.BLUE, ms=5, label="complete")
     if len(pruned[0]):
-        axes.plot(*pruned, "x", color=figures.ORANGE, ms=6, label="pruned, when it was stopped")
-    figures.mark_edge(axes, np.array(broken, float), figures.PINK, "v", "trial", "failed")
-    axes.xaxis.set_major_locator(figures.whole_numbers())
+        axes.plot(*pruned, "x", color=style.ORANGE, ms=6, label="pruned, when it was stopped")
+    style.mark_edge(axes, np.array(broken, float), style.PINK, "v", "trial", "failed")
+    axes.xaxis.set_major_locator(style.whole_numbers())
     axes.margins(x=0.04)
-    figures.legend(axes)
-    write_bytes(path, figures.png(figure, f"dataset: {dataset}"))
+    style.legend(axes)
+    write_bytes(path, style.png(figure, f"dataset: {dataset}"))
 
 
 def plot_importance(
     path: Path, importance: dict[str, float], metric: str, dataset: str, trials: int
 ) -> None:
     """How much of the metric's variance each parameter explains by itself, as shares of 1."""
-    figure, axes = figures.new_figure(
+    figure, axes = style.new_figure(
         "Importance",
         f"share of the variance of {metric} that single parameters explain",
         "",
@@ -122,13 +122,13 @@ def plot_importance(
     )
     names = list(importance)[::-1]
     values = [importance[name] for name in names]
-    bars = axes.barh(names, values, color=figures.BLUE, height=0.6)
-    axes.bar_label(bars, fmt="{:.2f}", padding=4, color=figures.INK)
+    bars = axes.barh(names, values, color=style.BLUE, height=0.6)
+    axes.bar_label(bars, fmt="{:.2f}", padding=4, color=style.INK)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.08)
     # Where a parameter gets trials pruned, those that are left say less of it than is true.
     subtitle = f"dataset: {dataset}; fANOVA over {trials} complete trials, without pruned ones"
-    write_bytes(path, figures.png(figure, subtitle))
+    write_bytes(path, style.png(figure, subtitle))
 
 
 def _points(trials: list[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluation.metrics import METRICS
-from pcam_lightning.runs.record import RunFileError
+from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.runs.run import Run
+from pcam_lightning.runs.status import RunFileError
 from pcam_lightning.search.space import Space
 from pcam_lightning.seeds import derive_seed
 

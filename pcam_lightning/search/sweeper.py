@@ -16,13 +16,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from pcam_lightning import schema
-from pcam_lightning.cluster.job_config import JobConfig, compose
-from pcam_lightning.composition import of_command
+from pcam_lightning.config import schema
+from pcam_lightning.config.compose import of_command
 from pcam_lightning.errors import InputError
-from pcam_lightning.runs.record import check_free, is_alive
 from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.run import Run, is_run_folder
+from pcam_lightning.runs.status import check_free, is_alive
+from pcam_lightning.slurm.job_config import JobConfig, compose
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -117,8 +117,8 @@ class OptunaSweeper(Sweeper):
             return
         from optuna.trial import TrialState
 
-        from pcam_lightning.cluster.queue import Watch
-        from pcam_lightning.collection.states import job_states
+        from pcam_lightning.slurm.jobs import job_states
+        from pcam_lightning.slurm.queue import Watch
 
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         numbers, said = {trial.number for trial in running}, None

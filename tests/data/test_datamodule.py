@@ -10,8 +10,8 @@ from torchvision.datasets import PCAM
 
 from pcam_lightning.data import Batch, PCamDataModule
 from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.data.findings import COLUMNS, write_findings
 from pcam_lightning.errors import InputError
-from pcam_lightning.findings import COLUMNS, write_findings
 
 
 def loaded(root: Path, **arguments) -> PCamDataModule:

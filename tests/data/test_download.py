@@ -16,12 +16,7 @@ import pytest
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import download as downloads
-from pcam_lightning.data.download import (
-    OfficialFile,
-    check_files,
-    download,
-    official_files,
-)
+from pcam_lightning.data.download import OfficialFile, check_files, download, official_files
 from pcam_lightning.errors import InputError
 
 

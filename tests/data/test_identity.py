@@ -7,7 +7,6 @@ import pytest
 import xxhash
 from pcam_files import invert_patch, random_split, write_split
 
-from pcam_lightning.comparison.data import changed_rows
 from pcam_lightning.data import identity
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.data.identity import (
@@ -17,6 +16,7 @@ from pcam_lightning.data.identity import (
     is_content,
     is_fingerprint,
 )
+from pcam_lightning.provenance.data import changed_rows
 
 LAYOUTS = {
     "contiguous": {},

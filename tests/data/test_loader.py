@@ -18,9 +18,9 @@ from pcam_lightning.data import loader as loader_module
 from pcam_lightning.data.dataset import PatchDataset, ResidentDataset
 from pcam_lightning.data.loader import BatchLoader, check_shared_memory
 from pcam_lightning.data.sampler import EpochBatches
+from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import InputError
 from pcam_lightning.models import MLP
-from pcam_lightning.module import PCamClassifier
 
 STORED = {
     "contiguous": {},

@@ -9,7 +9,7 @@ from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data import scale as scales
-from pcam_lightning.data.demo import DemoOptions, ensure_demo
+from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
 from pcam_lightning.data.files import SplitFiles, open_dataset
 from pcam_lightning.data.scale import appearance, check_scales, sample
 from pcam_lightning.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 from pcam_files import random_split, write_split
 from tqdm import tqdm
 
-from pcam_lightning.auditing.scan import scan_split
+from pcam_lightning.audit.scan import scan_split
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import SplitFiles, check_split, open_dataset, read_raw_labels
 from pcam_lightning.data.identity import content_digest

@@ -191,7 +191,7 @@ def test_a_recorded_run_holds_the_patch_of_its_own_checkout(tmp_path):
     copied = shutil.ignore_patterns("__pycache__")
     (root / "pcam_lightning").mkdir(parents=True)
     shutil.copytree(PACKAGE / "runs", root / "pcam_lightning" / "runs", ignore=copied)
-    for name in ("__init__.py", "errors.py", "text.py"):
+    for name in ("__init__.py", "errors.py", "files.py"):
         shutil.copy(PACKAGE / name, root / "pcam_lightning" / name)
     # Not the real one, which takes seconds to load; the manifest does without.
     (root / "torch.py").write_text("raise ImportError\n")
@@ -200,7 +200,7 @@ def test_a_recorded_run_holds_the_patch_of_its_own_checkout(tmp_path):
     git(root, "commit", "--quiet", "-m", "first")
     (root / "pcam_lightning" / "extra.py").write_text("x = 1\n")
     script = (
-        "from pcam_lightning.runs.record import recording\n"
+        "from pcam_lightning.runs.status import recording\n"
         "from pcam_lightning.runs.manifest import collect_manifest\n"
         "manifest = collect_manifest(command=['x'], seed=1, dataset={'name': 'demo'})\n"
         "with recording('run', manifest): pass\n"

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 from sweep_files import scores, write_run
 
-from pcam_lightning.collection.report import write_collection
-from pcam_lightning.collection.states import job_states
-from pcam_lightning.comparison.report import compare
+from pcam_lightning.collect.report import write_collection
+from pcam_lightning.compare.report import compare
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluation.predictions import read_predictions, write_predictions
+from pcam_lightning.evaluate.target import find_subject
+from pcam_lightning.metrics.predictions import read_predictions, write_predictions
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.threshold import Threshold, read_threshold, write_threshold
-from pcam_lightning.subject import find_subject
+from pcam_lightning.slurm.jobs import job_states
 
 READERS: dict[str, Callable[[Run], Any]] = {
     "manifest.json": lambda run: run.manifest,

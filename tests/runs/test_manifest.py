@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 from pcam_lightning.runs.manifest import collect_manifest, environment_text, read_slurm
-from pcam_lightning.runs.record import write_json
+from pcam_lightning.runs.status import write_json
 
 DATASET = {"name": "demo", "root": "data/demo", "fingerprint": "abc"}
 
@@ -89,7 +89,7 @@ def test_the_environment_lists_every_package_once_in_order():
 def test_importing_the_room_loads_nothing_heavy():
     code = (
         "import sys, pcam_lightning.runs\n"
-        "import pcam_lightning.runs.curves, pcam_lightning.runs.manifest\n"
+        "import pcam_lightning.plots.history, pcam_lightning.runs.manifest\n"
         "print(*{'torch', 'pandas', 'numpy', 'matplotlib', 'yaml', 'hydra'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -182,7 +182,7 @@ def test_a_run_begun_from_a_checkpoint_continues_from_its_own(composed, tmp_path
 def test_the_same_command_again_needs_no_torch(folder: Path, roots) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     program = (
-        "import sys; from pcam_lightning import train\n"
+        "import sys; from pcam_lightning.train import __main__ as train\n"
         "try: train.main()\n"
         "finally: assert not {'torch', 'lightning', 'matplotlib'} & set(sys.modules)"
     )

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from pcam_lightning.runs import Run, find_runs
-from pcam_lightning.runs.record import RunFileError, recording
 from pcam_lightning.runs.run import MissingRunFileError
+from pcam_lightning.runs.status import RunFileError, recording
 
 READERS = {
     "manifest.json": lambda run: run.manifest,
@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_a_killed_run_is_told_from_a_running_one(tmp_path):
     code = (
         "import sys, time\n"
-        "from pcam_lightning.runs.record import recording\n"
+        "from pcam_lightning.runs.status import recording\n"
         "with recording(sys.argv[1], {}):\n"
         "    print('up', flush=True); time.sleep(60)\n"
     )

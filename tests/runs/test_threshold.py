@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.record import RunFileError
+from pcam_lightning.runs.status import RunFileError
 from pcam_lightning.runs.threshold import Threshold, read_threshold, write_threshold
 
 THRESHOLD = Threshold(

@@ -1,0 +1,139 @@
+"""From scans to findings: which patches are damaged, blank, unusual, doubled or leaked."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from pcam_lightning.audit.scan import SplitScan
+from pcam_lightning.data.findings import COLUMNS, KINDS
+from pcam_lightning.data.statistics import BLACK, WHITE
+
+Scans = Mapping[str, SplitScan]
+Finding = tuple[str, int, str, str]
+"""Split, row, kind, value."""
+
+FENCE = 3.0
+"""Interquartile ranges from the quartiles to where Tukey (1977) calls values far out."""
+
+
+def find_faults(scans: Scans) -> pd.DataFrame:
+    """Every finding of every kind in `pcam_lightning.data.findings.KINDS`: split, row, kind, value.
+
+    A patch that equals an earlier one of its split is a duplicate; the first is not. Where equal
+    patches have different labels all of them are contradictions, and none a duplicate, since none
+    can be trusted. Where equal patches are in several splits, all of them leak.
+    """
+    found: list[Finding] = []
+    for split, scan in scans.items():
+        found += _damage(split, scan)
+    found += _copies(scans)
+    found += _slides(scans)
+    kinds, splits = list(KINDS), list(scans)
+    found.sort(key=lambda each: (kinds.index(each[2]), splits.index(each[0]), each[1]))
+    return pd.DataFrame(found, columns=COLUMNS)  # type: ignore[arg-type]
+
+
+def fences(mean: np.ndarray) -> tuple[float, float]:
+    """Below the one and above the other, a patch's mean intensity (0..255) is an outlier."""
+    first, third = np.percentile(mean, (25, 75))
+    return first - FENCE * (third - first), third + FENCE * (third - first)
+
+
+def valid_labels(scan: SplitScan) -> np.ndarray:
+    """Which rows have a label of 0 or 1. bool [N]."""
+    return np.isin(scan.labels, (0, 1))
+
+
+def _damage(split: str, scan: SplitScan) -> Iterator[Finding]:
+    changes = scan.changes
+    counts = {
+        "nan": changes.nan,
+        "infinity": changes.infinite,
+        "out_of_range": changes.below_0 + changes.above_255,
+    }
+    for kind, count in counts.items():
+        yield from ((split, row, kind, str(count[row])) for row in _rows(count > 0))
+    black, white = scan.mean <= BLACK, scan.mean >= WHITE
+    low, high = fences(scan.mean)
+    outlier = ((scan.mean < low) | (scan.mean > high)) & ~black & ~white
+    for kind, which in (("black", black), ("white", white), ("outlier", outlier)):
+        yield from ((split, row, kind, f"{scan.mean[row]:.4f}") for row in _rows(which))
+    for row in _rows(~valid_labels(scan)):
+        yield split, row, "invalid_label", f"{scan.labels[row]:g}"
+    told = _labels_in_meta(scan)
+    if told is not None:
+        for row in _rows((told != scan.labels) & valid_labels(scan)):
+            yield split, row, "label_mismatch", f"{scan.labels[row]:g}, meta {told[row]:g}"
+
+
+def _copies(scans: Scans) -> Iterator[Finding]:
+    split = np.repeat(list(scans), [len(scan) for scan in scans.values()])
+    row = np.concatenate([np.arange(len(scan)) for scan in scans.values()])
+    label = np.concatenate([scan.labels for scan in scans.values()])
+    content = np.concatenate([scan.content for scan in scans.values()])
+    _, group, size = np.unique(content, axis=0, return_inverse=True, return_counts=True)
+    group = group.reshape(-1)
+    several = np.flatnonzero(size[group] > 1)
+    places: dict[int, list[int]] = defaultdict(list)
+    for place in several.tolist():
+        places[int(group[place])].append(place)
+    patches = {name: scan.patches() for name, scan in scans.items()}
+    for members in places.values():
+        # Equal digests have never been seen on different patches; equal bytes settle it.
+        by_bytes: dict[bytes, list[int]] = defaultdict(list)
+        for place in members:
+            pixels = patches[str(split[place])][row[place : place + 1]]
+            by_bytes[pixels.tobytes()].append(place)
+        for equal in by_bytes.values():
+            if len(equal) > 1:
+                yield from _copies_of_one(
+                    [(str(split[place]), int(row[place]), label[place]) for place in equal]
+                )
+
+
+def _copies_of_one(equal: list[tuple[str, int, float]]) -> Iterator[Finding]:
+    """Findings on patches that equal each other, given as (split, row, label) in order."""
+    contradicting = len({label for _, _, label in equal}) > 1
+    first_of: dict[str, int] = {}
+    for split, row, label in equal:
+        if contradicting:
+            other = next((s, r) for s, r, other in equal if other != label)
+            yield split, row, "contradiction", _name(*other)
+        elif split in first_of:
+            yield split, row, "duplicate", _name(split, first_of[split])
+        first_of.setdefault(split, row)
+    if len(first_of) > 1:
+        for split, row, _ in equal:
+            other = next((s, r) for s, r in first_of.items() if s != split)
+            yield split, row, "cross_split_duplicate", _name(*other)
+
+
+def _slides(scans: Scans) -> Iterator[Finding]:
+    slides = {split: scan.slides for split, scan in scans.items()}
+    known = {split: set(names) for split, names in slides.items() if names is not None}
+    for split in known:
+        for other in known:
+            shared = known[split] & known[other]
+            if other != split and shared:
+                names = slides[split]
+                assert names is not None
+                for row in _rows(np.isin(names, list(shared))):
+                    yield split, row, "slide_overlap", f"{names[row]} in {other}"
+
+
+def _labels_in_meta(scan: SplitScan) -> np.ndarray | None:
+    """The column `center_tumor_patch` of the meta file as 0 and 1, or None where there is none."""
+    if scan.meta is None or "center_tumor_patch" not in scan.meta:
+        return None
+    words = scan.meta["center_tumor_patch"].str.strip().str.lower()
+    return words.map({"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}).to_numpy(float)
+
+
+def _name(split: str, row: int) -> str:
+    return f"{split}:{row}"
+
+
+def _rows(which: np.ndarray) -> Iterable[int]:
+    return np.flatnonzero(which).tolist()

@@ -1,0 +1,135 @@
+"""Pictures of an audit: intensities by class, counts, and galleries of what was found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pcam_lightning.audit.scan import SplitScan
+from pcam_lightning.data.findings import KINDS
+from pcam_lightning.files import atomic_path
+from pcam_lightning.plots.galleries import plot_gallery
+from pcam_lightning.plots.scores import BLUE, CLASS_NAMES, GREY, VERMILION
+
+COLOURS = dict(zip(CLASS_NAMES, (BLUE, VERMILION), strict=True))
+
+
+def draw_audit(
+    folder: Path, report: Mapping[str, Any], scans: Mapping[str, SplitScan],
+    findings: pd.DataFrame, gallery: int,
+) -> None:  # fmt: skip
+    """Write the plots, and of each kind found a gallery of up to `gallery` patches, to `folder`.
+
+    A patch that was found for another one that it equals stands beside that one.
+    """
+    _plot_intensity(folder / "intensity.png", report)
+    _plot_classes(folder / "classes.png", report)
+    patches = {split: scan.patches() for split, scan in scans.items()}
+
+    def gallery_of(name: str, rows: list[tuple[str, int, str]], title: str) -> None:
+        pixels = np.concatenate([patches[split][np.array([row])] for split, row, _ in rows])
+        captions = [
+            f"{split}:{row} {_label(scans[split], row)}\n{text}".strip()
+            for split, row, text in rows
+        ]
+        heading = f"{title}, dataset: {report['dataset']}"
+        plot_gallery(folder / f"{name}.png", pixels, captions, heading)
+
+    for kind in KINDS:
+        of_kind = findings["kind"] == kind
+        columns = (findings.loc[of_kind, name].tolist() for name in ("split", "row", "value"))
+        found = list(zip(*columns, strict=True))
+        rows: list[tuple[str, int, str]] = []
+        pairs: set[frozenset[str]] = set()
+        for split, row, value in _spread(found, gallery):
+            other, _, other_row = value.partition(":")
+            pair = frozenset((f"{split}:{row}", value))
+            if other not in scans:
+                rows.append((split, row, _UNITS.get(kind, "{}").format(value)))
+            elif pair not in pairs:
+                pairs.add(pair)
+                rows += [(split, row, f"equals {value}"), (other, int(other_row), "")]
+        if rows:
+            gallery_of(f"found_{kind}", rows[:gallery], f"{kind}: {len(found):,} found")
+    half = max(1, gallery // 2)
+    for split, scan in scans.items():
+        order = np.argsort(scan.mean, kind="stable")
+        ends = [*order[:half], *order[-half:]] if len(order) > 2 * half else list(order)
+        rows = [(split, int(row), f"mean {scan.mean[row]:.1f}") for row in ends]
+        gallery_of(f"extremes_{split}", rows, f"darkest and brightest of {split}")
+
+
+_UNITS = {
+    "nan": "{} values",
+    "infinity": "{} values",
+    "out_of_range": "{} values",
+    "black": "mean {}",
+    "white": "mean {}",
+    "outlier": "mean {}",
+}
+
+
+def _spread(found: list[tuple[Any, ...]], count: int) -> list[tuple[Any, ...]]:
+    """Up to `count` of them from all over the list, so that every split is seen."""
+    if len(found) <= count:
+        return found
+    return [found[place] for place in np.linspace(0, len(found) - 1, count).astype(int)]
+
+
+def _label(scan: SplitScan, row: int) -> str:
+    label = scan.labels[row]
+    return CLASS_NAMES[int(label)] if label in (0, 1) else f"label {label:g}"
+
+
+def _plot_intensity(path: Path, report: Mapping[str, Any]) -> None:
+    splits = report["splits"]
+    figure = Figure(figsize=(4.2 * len(splits), 3.8), dpi=150, layout="constrained")
+    for place, (split, facts) in enumerate(splits.items(), start=1):
+        axes = figure.add_subplot(1, len(splits), place)
+        intensity = facts["intensity"]
+        edges = intensity["histogram"]["edges"]
+        for name, colour in COLOURS.items():
+            counts = np.array(intensity["histogram"][name])
+            share = counts / max(1, counts.sum())
+            axes.stairs(share, edges, color=colour, fill=True, alpha=0.35, label=name)
+            axes.stairs(share, edges, color=colour, linewidth=1.5)
+        for fence in intensity["fences"]:
+            if 0 < fence < 255:
+                axes.axvline(fence, color=GREY, linestyle=":", linewidth=1.5)
+        auroc = intensity["label_auroc"]
+        told = "one class only" if auroc is None else f"tells the classes apart: AUROC {auroc:.3f}"
+        axes.set_title(f"{split}: {told}", fontsize=10, loc="left")
+        axes.set(xlim=(0, 256), xlabel="mean intensity of a patch, 0 to 255")
+        axes.spines[["top", "right"]].set_visible(False)
+        if place == 1:
+            axes.set_ylabel("share of the class")
+            axes.legend(frameon=False)
+    title = f"Brightness by class (dotted: outliers lie beyond), dataset: {report['dataset']}"
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _plot_classes(path: Path, report: Mapping[str, Any]) -> None:
+    splits = report["splits"]
+    figure = Figure(figsize=(6.4, 0.9 + 0.8 * len(splits)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    names = list(splits)
+    left = np.zeros(len(names))
+    for name, colour in COLOURS.items():
+        counts = np.array([splits[split][name] for split in names])
+        shares = counts / np.array([splits[split]["rows"] for split in names])
+        bars = axes.barh(names, shares, left=left, color=colour, label=name)
+        texts = [f"{count:,}\n{share:.1%}" for count, share in zip(counts, shares, strict=True)]
+        axes.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
+        left += shares
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share of the patches, as they are in the files")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    axes.set_title(f"Classes, dataset: {report['dataset']}", fontsize=12, loc="right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")

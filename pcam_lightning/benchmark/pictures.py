@@ -1,0 +1,88 @@
+"""Pictures of a benchmark: speed by batch size, with the saturation point, and by precision."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.benchmark.report import Row, saturation_points, series_of
+from pcam_lightning.plots.style import CYCLE, INK, legend, log_scale, new_figure, plain_number, png
+from pcam_lightning.runs.status import write_bytes
+
+
+def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
+    """Write `by_batch_size.png` and `by_precision.png` where rows differ in these."""
+    folder.mkdir(parents=True, exist_ok=True)
+    series = {key: each for key, each in series_of(rows).items() if len(each) > 1}
+    if series:
+        write_bytes(folder / "by_batch_size.png", _by_batch_size(series, rows, subtitle))
+    if len({row["precision"] for row in rows if row["median"]}) > 1:
+        write_bytes(folder / "by_precision.png", _by_precision(rows, subtitle))
+
+
+def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row], subtitle: str) -> bytes:
+    figure, axes = new_figure("Speed by batch size", "batch size", "patches per second")
+    for color, (key, each) in zip(_colors(len(series)), series.items(), strict=True):
+        sizes = [row["batch_size"] for row in each]
+        axes.plot(sizes, [row["median"] for row in each], "o-", color=color, label=_name(key, rows))
+        low, high = ([row[end] for row in each] for end in ("low", "high"))
+        axes.fill_between(sizes, low, high, color=color, alpha=0.2, lw=0)
+    points = saturation_points(rows)
+    axes.plot(
+        [point["batch_size"] for point in points],
+        [point["median"] for point in points],
+        "o",
+        ms=13,
+        mfc="none",
+        mec=INK,
+        label="saturation: 95 % of the best",
+    )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(plain_number)
+    log_scale(axes, decades=2)
+    legend(axes)
+    return png(figure, subtitle)
+
+
+def _by_precision(rows: Sequence[Row], subtitle: str) -> bytes:
+    """The highest speed over batch sizes of every contender, a group of bars each."""
+    best: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        if row["median"] is not None:
+            group = best.setdefault((row["contender"], row["model"], "", row["device"]), {})
+            old = group.get(row["precision"])
+            if old is None or row["median"] > old["median"]:
+                group[row["precision"]] = row
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    figure, axes = new_figure("Speed by precision", "", "patches per second, best batch size")
+    width = 0.8 / len(precisions)
+    for place, (color, precision) in enumerate(
+        zip(_colors(len(precisions)), precisions, strict=True)
+    ):
+        found = [
+            (x, group[precision]) for x, group in enumerate(best.values()) if precision in group
+        ]
+        medians = [row["median"] for _, row in found]
+        errors = [
+            [row["median"] - row["low"] for _, row in found],
+            [row["high"] - row["median"] for _, row in found],
+        ]
+        where = [x + (place - (len(precisions) - 1) / 2) * width for x, _ in found]
+        axes.bar(where, medians, 0.95 * width, yerr=errors, color=color, label=precision)
+    axes.set_xticks(range(len(best)), [_name(key, rows).replace(", ", "\n") for key in best])
+    legend(axes)
+    return png(figure, subtitle)
+
+
+def _name(key: Sequence[str], rows: Sequence[Row]) -> str:
+    """Of a series: contender, and what else is not the same in all rows."""
+    names = ("contender", "model", "precision", "device")
+    told = [
+        value
+        for name, value in zip(names, key, strict=True)
+        if value and len({row[name] for row in rows}) > 1
+    ]
+    return ", ".join(told) or key[0]
+
+
+def _colors(count: int) -> list[str]:
+    return [CYCLE[i % len(CYCLE)] for i in range(count)]

@@ -1,0 +1,114 @@
+"""What a benchmark measured: tables as files and on the terminal, and what they say in words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE
+from rich.table import Table
+
+from pcam_lightning.cli.terminal import Terminal
+from pcam_lightning.runs.status import write_bytes
+from pcam_lightning.runs.tables import csv_bytes
+
+Row = Mapping[str, Any]
+
+SATURATED = 0.95
+"""Share of the highest speed that the saturation point has to reach."""
+
+
+def _speed(row: Row) -> str:
+    """The median, and half the distance of the lowest from the highest as a share of it."""
+    median = row["median"]
+    text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+    return f"{text} ±{(row['high'] - row['low']) / 2 / median:.0%}"
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "contender": ("", lambda row: row["contender"]),
+    "model": ("model", lambda row: row["model"]),
+    "batch_size": ("batch", lambda row: str(row["batch_size"])),
+    "precision": ("precision", lambda row: row["precision"]),
+    "device": ("device", lambda row: row["device"]),
+    "median": ("{unit}", _speed),
+    "of_first": ("of first", lambda row: f"{row['of_first']:.3g}"),
+    "milliseconds": ("ms a step", lambda row: f"{row['milliseconds']:.2f}"),
+    "waiting": ("waiting", lambda row: f"{row['waiting']:.1%}"),
+    "share_of_flops": ("of peak", lambda row: f"{row['share_of_flops']:.0%}"),
+    "peak_host_mib": ("host MiB", lambda row: f"{row['peak_host_mib']:,.0f}"),
+    "peak_device_mib": ("device MiB", lambda row: f"{row['peak_device_mib']:,.0f}"),
+}
+"""Of the tables to be read: heading and cell. The CSV has every key of the rows."""
+
+
+def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
+    """`table.csv`, with every number, and `table.md`, to be read."""
+    write_bytes(folder / "table.csv", csv_bytes(pd.DataFrame(rows, dtype=object)))
+    headings, cells = _shown(rows, unit)
+    lines = [headings, ["---"] * len(headings), *cells]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    write_bytes(folder / "table.md", text.encode())
+
+
+def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
+    """The table, then saturation points, verdicts and what changed since an earlier benchmark."""
+    console = Terminal()
+    console.width = max(console.width, 100)  # in a log file, no name is cut short
+    table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
+    headings, cells = _shown(rows, summary["unit"])
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left", no_wrap=True)
+    for line in cells:
+        table.add_row(*line)
+    console.print(table)
+    for line in summary["said"]:
+        console.print(line, soft_wrap=True)
+
+
+def saturation_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The smallest batch that gives 95 % of the highest speed, for every series of batch sizes."""
+    found = []
+    for (contender, model, precision, device), series in series_of(rows).items():
+        if len(series) > 1:
+            best = max(row["median"] for row in series)
+            row = next(row for row in series if row["median"] >= SATURATED * best)
+            names = {"contender": contender, "model": model}
+            names |= {"precision": precision, "device": device}
+            found.append(names | {"batch_size": row["batch_size"], "median": row["median"]})
+    return found
+
+
+def series_of(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], list[Row]]:
+    """Rows that differ in the size of the batch alone, by contender, model, precision and device;
+    smallest first, without those that memory did not suffice for."""
+    series: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["batch_size"]):
+        if row["median"] is not None:
+            key = (row["contender"], row["model"], row["precision"], row["device"])
+            series.setdefault(key, []).append(row)
+    return series
+
+
+def _shown(rows: Sequence[Row], unit: str) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, without columns that say the same or nothing in every row."""
+    names = [
+        name
+        for name in COLUMNS
+        if any(row.get(name) is not None for row in rows)
+        and (name in ("contender", "median") or not _is_constant_choice(name, rows))
+    ]
+    headings = [COLUMNS[name][0].format(unit=unit) for name in names]
+    cells = [[_cell(name, row) for name in names] for row in rows]
+    return headings, cells
+
+
+def _is_constant_choice(name: str, rows: Sequence[Row]) -> bool:
+    choices = ("model", "batch_size", "precision", "device")
+    return name in choices and len({row.get(name) for row in rows}) == 1
+
+
+def _cell(name: str, row: Row) -> str:
+    if row.get(name) is None:
+        return "out of memory" if name == "median" else "-"
+    return COLUMNS[name][1](row)

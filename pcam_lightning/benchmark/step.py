@@ -1,0 +1,58 @@
+"""A step in plain PyTorch: what a framework can be held against."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils import clip_grad_norm_
+
+from pcam_lightning.data import Batch
+from pcam_lightning.engine.module import PCamClassifier
+
+
+def resident_batch(batch_size: int, device: torch.device) -> Batch:
+    """Patches of noise in the memory of a device."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (batch_size, 96, 96, 3), dtype=torch.uint8, generator=generator)
+    row = torch.arange(batch_size)
+    return Batch(*(part.to(device) for part in (image, row % 2, row)))
+
+
+def forward(module: PCamClassifier, precision: Any) -> Callable[[Batch], None]:
+    """A pass through the network as for predictions; `precision` is Lightning's plugin for it."""
+    module.eval()
+
+    @torch.inference_mode()
+    def step(batch: Batch) -> None:
+        with precision.forward_context():
+            module(batch.image)
+
+    return step
+
+
+def training(module: PCamClassifier, precision: Any, clip: float | None) -> Callable[[Batch], None]:
+    """What `PCamClassifier` does in a training step: augmentation, loss, gradients, clipping and
+    the optimizer's step, without metrics, callbacks and loggers."""
+    module.train()
+    assert module.optimizer is not None
+    parameters = list(module.parameters())
+    optimizer = module.optimizer(parameters)
+    scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)  # type: ignore[attr-defined]
+    generator = torch.Generator(parameters[0].device)
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        with precision.forward_context():
+            image = batch.image
+            if module.augment is not None:
+                image = module.augment(image, generator)
+            loss = binary_cross_entropy_with_logits(module(image).float(), batch.label.float())
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if clip:
+            clip_grad_norm_(parameters, clip)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step

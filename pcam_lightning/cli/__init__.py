@@ -1,0 +1,1 @@
+"""Starting a command and reporting bad input; registration of the Hydra plugins."""

@@ -1,0 +1,201 @@
+"""What every command shares: where the config tree is, and how bad input is reported."""
+
+import functools
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pcam_lightning.cli import plugins
+from pcam_lightning.cli.logs import printable
+from pcam_lightning.cli.printing import keep_printing
+from pcam_lightning.config.compose import CONF, Config, validated, validated_in
+from pcam_lightning.errors import CheckFailed, Diverged, InputError, Preempted, PreflightError
+from pcam_lightning.runs.contents import read_manifest
+from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.resume import finished_summary
+from pcam_lightning.runs.status import check_free
+from pcam_lightning.slurm.requeue import requeue
+
+
+def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
+    """Make a function of a plain config dict the command `python -m pcam_lightning.<name>`.
+
+    The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
+    the path of its summary, which is printed last. Bad input is one line on stderr and exit code
+    2; a failed check, or training that diverged, is one line and exit code 1; a bug keeps its
+    traceback and exit code 1. Output that cannot be written changes nothing (see `printing`). A
+    run that has finished is not run again: the command prints its summary and exits with code 0.
+    """
+
+    def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def task(cfg: DictConfig) -> None:
+            # With an exit, since an ordinary exception would make Hydra add lines of its own, and
+            # would reach Slurm as a job that succeeded.
+            keep_printing()
+            code = 0
+            try:
+                config = validated(name, cfg)
+                summary = _finished_before(config) or function(config)
+            except InputError as error:
+                sys.exit(_report(error))
+            except Preempted as stop:
+                if is_first_rank():
+                    goes_on = "all is saved, the same command in the same folder goes on"
+                    print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
+                requeue(stop.number)
+                sys.exit(stop.exit_code)
+            except Diverged as failure:
+                if is_first_rank():
+                    print(f"failed: {failure}", file=sys.stderr, flush=True)
+                sys.exit(1)
+            except CheckFailed as failure:
+                summary, code = failure.summary, 1
+                print(f"failed: {printable(str(failure))}", file=sys.stderr, flush=True)
+            except Exception:
+                # Hydra would take it home, and leave Slurm a job that succeeded and an empty log.
+                if "SUBMITIT_EXECUTOR" not in os.environ:
+                    raise
+                traceback.print_exc()
+                sys.exit(1)
+            if is_first_rank():
+                print(f"summary: {summary}", flush=True)
+            if code:
+                sys.exit(code)
+
+        def main() -> None:
+            keep_printing()
+            sys.argv[1:] = _options_first([_without_dash(argument) for argument in sys.argv[1:]])
+            # Hydra would print composition errors over many lines and exit with code 1;
+            # with this it raises them, and they are reported below like any other bad input.
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            plugins.register()
+            try:
+                _check_choices(sys.argv[1:])
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+            except (InputError, HydraException, OmegaConfBaseException) as error:
+                sys.exit(_report(error))
+
+        return main
+
+    return decorate
+
+
+def save_resolved(config: Config, folder: Path) -> None:
+    """Put the config with all its values in place of the one that Hydra saved in a run folder.
+
+    Hydra saves it with its interpolations, which mean something else tomorrow.
+    """
+    (folder / ".hydra").mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
+
+
+class ConfigCheck(Callback):
+    """Check a single run's config and folder before Hydra writes anything there.
+
+    Hydra turns an ordinary exception of a callback into a warning, hence the exit.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.run.dir).absolute()
+        try:
+            plain = validated_in(folder, config)
+            if summary := finished_summary(plain, folder):
+                if is_first_rank():
+                    print(f"finished: {folder} holds this run\nsummary: {summary}", flush=True)
+                sys.exit(0)
+            if is_first_rank():
+                check_free(folder, resume=plain.get("ckpt_path") is not None)
+        except (InputError, OmegaConfBaseException) as error:
+            sys.exit(_report(error))
+
+
+def _finished_before(config: Config) -> Path | None:
+    """Return the summary of the run that a job would start, if it has finished already.
+
+    Slurm may requeue a job after its end.
+    """
+    folder = Path(config["run_dir"])
+    summary = finished_summary(config, folder)
+    if summary is not None and is_first_rank():
+        # Hydra has written this job's config over the run's.
+        save_resolved(read_manifest(folder / "manifest.json")["config"], folder)
+        print(f"finished: {folder} holds this run", flush=True)
+    return summary
+
+
+def _without_dash(argument: str) -> str:
+    """`-hydra/launcher=x` is the override `hydra/launcher=x` with one dash too many.
+
+    argparse would read it as `-h` with a value. No option of Hydra looks like this.
+    """
+    override = re.sub(r"^-(?=hydra[/.][^=\s]+=)", "", argument)
+    if override != argument:
+        print(f"hint: reading {argument} as {override}", file=sys.stderr)
+    return override
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """`model=cnn --multirun seed=1,2` as `--multirun model=cnn seed=1,2`.
+
+    argparse takes the overrides from one place only and refuses those after an option. The words
+    of an option such as `--cfg job` stay together.
+    """
+    overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a[:1] in "+~"]
+    return [a for a in arguments if a not in overrides] + overrides
+
+
+def _check_choices(arguments: list[str]) -> None:
+    """Raise `InputError` where a group is given a value that names no file, such as `logger=null`.
+
+    Hydra (1.3) raises a bare ValueError for it, which does not name the group.
+    """
+    for argument in arguments:
+        group, equals, value = argument.lstrip("+").partition("=")
+        folders = [CONF / group, CONF / "searches" / group]
+        if (
+            equals
+            and value.lower() in ("null", "true", "false")
+            and any(folder.is_dir() for folder in folders)
+        ):
+            names = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
+            raise InputError(f"{group}={value}: expected one of {', '.join(names)}")
+
+
+def _report(error: Exception) -> int:
+    lines = error.problems if isinstance(error, PreflightError) else [_one_line(error)]
+    for line in lines:
+        print(f"error: {printable(line)}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _one_line(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+        choices = _keys(cause.parent_node)
+        if choices and cause.key not in choices:
+            full_key = cause.full_key or cause.key
+            return f"{full_key}: no such key; valid keys here: {', '.join(choices)}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    for line in lines[1:]:
+        if line.startswith("Config search path"):
+            break
+        if line.startswith(("full_key:", "object_type=", "reference_type=")):
+            continue
+        text += (" " if text.endswith((":", ".", ",")) else ", ") + line
+    return text
+
+
+def _keys(node: Any) -> list[str]:
+    return [str(key) for key in node] if OmegaConf.is_dict(node) else []

@@ -1,1 +1,0 @@
-"""Slurm: what is asked of it before a sweep, how its jobs are started, watched and requeued."""

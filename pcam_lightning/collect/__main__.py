@@ -1,0 +1,50 @@
+"""What became of a sweep? A table over seeds, a champion, failures; live with watch=true.
+
+python -m pcam_lightning.collect sweep=FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.errors import CheckFailed, InputError
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.status import recording
+
+
+@command("collect")
+def main(config: Config) -> Path:
+    from pcam_lightning.collect.report import write_collection
+    from pcam_lightning.collect.watch import watch
+    from pcam_lightning.slurm.jobs import JobState, job_states
+    from pcam_lightning.slurm.queue import Watch
+
+    folder, sweep = Path(config["run_dir"]), config["sweep"]
+    paths = [sweep] if isinstance(sweep, str) else sweep
+    ask = Watch().states if config["watch"] else None
+
+    def look() -> list[JobState]:
+        return [job for path in paths for job in job_states(path, ask)]
+
+    if not look():
+        raise InputError(f"sweep={sweep}: no runs found, expected the folder of a sweep")
+    watched_to_the_end = not config["watch"] or watch(look, config["every_seconds"])
+    jobs = look()
+    manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})
+    with recording(folder, manifest):
+        save_resolved(config, folder)
+        summary = write_collection(folder, jobs, config["metric"])
+    unknown = [job for job in jobs if job.state == "unknown"]
+    problems = []
+    if summary["failures"]:
+        problems.append(f"{len(summary['failures'])} of {len(jobs)} jobs failed or were lost")
+    if unknown:
+        reason = unknown[0].error or f"{unknown[0].folder} has no status.json"
+        problems.append(f"the state of {len(unknown)} of {len(jobs)} jobs is unknown: {reason}")
+    if problems and watched_to_the_end:
+        raise CheckFailed("; ".join(problems), folder / "summary.json")
+    return folder / "summary.json"
+
+
+if __name__ == "__main__":
+    main()

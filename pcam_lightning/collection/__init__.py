@@ -1,1 +1,0 @@
-"""What became of the jobs of a sweep: states, tables over seeds, a champion, pictures."""

@@ -1,0 +1,1 @@
+"""Compare runs: their provenance, the first divergence, the scores."""

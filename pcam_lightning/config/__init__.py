@@ -1,0 +1,1 @@
+"""From YAML to objects: schema, composition, construction."""

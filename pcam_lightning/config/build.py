@@ -1,0 +1,306 @@
+"""From the leaves of a checked config to objects, refusing what is unfit."""
+
+import inspect
+import logging
+import signal
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import get_object, instantiate
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.data.source import SOURCE_KEYS
+from pcam_lightning.engine.callbacks import Throughput
+from pcam_lightning.engine.malloc import keep_freed_memory
+from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.engine.rank_environment import check_ranks, rank_environment
+from pcam_lightning.errors import InputError, Preempted
+from pcam_lightning.models import Normalize
+from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.stop_signals import stop_signals
+from pcam_lightning.seeds import derive_seed
+
+Config = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def check_targets(config: Config) -> None:
+    """Raise `InputError` where a `_target_` cannot be imported or does not take one of its keys.
+
+    Everything is checked before anything is built, so that a slip in the last section of a config
+    does not show after the first has done its work.
+    """
+    _check_arguments(config | {"data": _without_source(config["data"])}, "")
+
+
+def _check_arguments(config: Any, path: str) -> None:
+    if isinstance(config, list):
+        for index, item in enumerate(config):
+            _check_arguments(item, f"{path}.{index}")
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        _check_arguments(value, f"{path}.{key}" if path else key)
+    if "_target_" not in config:
+        return
+    target = config["_target_"]
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}._target_={target}: cannot be imported ({reason})") from None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in config:
+        if key not in parameters and not key.startswith("_"):
+            raise InputError(
+                f"{path}.{key}: no argument of {target}; valid: {', '.join(parameters)}"
+            )
+
+
+FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Of precisions whose short names Lightning warns of."""
+
+
+def choose_precision(trainer: Config) -> str | int:
+    """The precision of a trainer's config by its full name; "auto" is what suits this machine:
+
+    bfloat16 where the hardware multiplies it: GPUs since Ampere; CPUs with AMX, where the cnn
+    trains more than twice as fast as in float32, or with AVX512_BF16, where it trains 1.6 times as
+    fast. Elsewhere float32. Settled by what the hardware is, not by a race at the start, which
+    could end one way today and the other way tomorrow.
+    """
+    if trainer["precision"] != "auto":
+        return FULL_NAMES.get(str(trainer["precision"])) or trainer["precision"]
+    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later
+    fast = any(abilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return "bf16-mixed" if fast else "32-true"
+
+
+def compute_dtype(precision: str | int) -> torch.dtype:
+    """The dtype that a trainer of this precision computes networks in."""
+    kinds = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
+    return kinds.get(str(precision).split("-")[0], torch.float32)
+
+
+def determinism(trainer: Trainer) -> dict[str, Any]:
+    """What decides, beside the hardware, whether the same bits are computed again."""
+    return {
+        "ranks": trainer.world_size,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def build_trainer(config: Config) -> Trainer:
+    """The Lightning trainer with its callbacks and loggers.
+
+    Raises:
+        InputError: it asks for devices this machine does not have, or for things that exclude
+            each other.
+    """
+    _hush()
+    keep_freed_memory()
+    parts = {
+        group: [instantiate(part) for part in config[group].values() if part]
+        for group in ("callbacks", "logger")
+    }
+    if not parts["logger"]:  # with which Lightning (2.6) refuses the monitor when training starts
+        monitors = [each for each in parts["callbacks"] if isinstance(each, LearningRateMonitor)]
+        parts["callbacks"] = [each for each in parts["callbacks"] if each not in monitors]
+        if monitors:
+            log.warning("no logger: the learning rate is not logged")
+    plugins = [instantiate(part) for part in config["trainer"].get("plugins") or []]
+    if environment := rank_environment():
+        plugins.append(environment)
+    try:
+        trainer = instantiate(config["trainer"], plugins=plugins, **parts)
+    except (MisconfigurationException, InstantiationException) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        chosen = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
+        given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
+        raise InputError(f"{given}: {reason}; this machine has {_devices()}") from None
+    check_ranks(trainer)
+    _check_sweep(trainer)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+    return trainer
+
+
+def build_module(config: Config) -> PCamClassifier:
+    """The network, its optimizer, schedule and augmentation, initialised from the run's seed."""
+    torch.manual_seed(derive_seed(config["seed"], "initialisation"))
+    module = PCamClassifier(
+        model=instantiate(config["model"]),
+        optimizer=instantiate(config["optimizer"]),
+        scheduler=instantiate(config["scheduler"]),
+        augment=instantiate(config["augment"]),
+        seed=config["seed"],
+    )
+    return module
+
+
+def build_datamodule(config: Config, root: Path) -> PCamDataModule:
+    """The data module of `config["data"]` over the files in `root`."""
+    return instantiate(_without_source(config["data"]), root=root)
+
+
+def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
+    """Give the network the channel statistics that the data module chose.
+
+    Raises:
+        InputError: they are not the usual ones, and the network has no `normalize` to take them.
+    """
+    mean, std = datamodule.channel_statistics
+    layer = getattr(module.model, "normalize", None)
+    if isinstance(layer, Normalize):
+        layer.set(mean, std)
+    elif datamodule.normalize != "half":
+        raise InputError(
+            f"data.normalize={datamodule.normalize}: {type(module.model).__name__} has no "
+            "pcam_lightning.models.Normalize named normalize; expected data.normalize=half"
+        )
+
+
+@contextmanager
+def settings_reported() -> Iterator[None]:
+    """Raise `InputError` where Lightning refuses a setting inside the block."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None]:
+    """End all ranks of the block in order: after it, each waits for the others and disconnects.
+
+    A process that ends while it is connected may abort (torch 2.14). Where the block raises, the
+    other ranks that Lightning started on this machine are ended: left alone, they would wait for
+    this one in a collective operation, on GPUs for half an hour. And Lightning (2.6) kills this
+    process, before it can say why, if another rank stops first.
+
+    Args:
+        trainer: used in the block.
+        patience: seconds for ranks to save, say what is wrong and stop of themselves.
+
+    Raises:
+        Preempted: SIGTERM came before training had begun, or after it. Lightning would exit as if
+            all was done.
+    """
+    # A rank that stopped alone would leave the others waiting: `LastCheckpoint` makes them agree.
+    signals = stop_signals.deferred() if trainer.world_size > 1 else nullcontext()
+    try:
+        with signals:
+            yield
+            trainer.strategy.barrier("end")
+            _disconnect()
+    except BaseException as error:
+        peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+        ending = peers.copy()
+        peers.clear()  # the list by which Lightning watches them
+        for peer in ending:
+            try:
+                peer.wait(patience)
+            except subprocess.TimeoutExpired:
+                peer.kill()
+        if isinstance(error, SIGTERMException):
+            error = Preempted(signal.SIGTERM)
+        if isinstance(error, Preempted):
+            _disconnect()
+            raise error from None
+        raise
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:
+    """Fill `module.predictions` with those of the best checkpoint, whose path is returned.
+
+    Without a checkpoint callback the weights are scored as they are, and the path is None.
+    """
+    paths = [getattr(each, "best_model_path", None) for each in trainer.checkpoint_callbacks]
+    best = next((path for path in paths if path), None)
+    arguments: dict[str, Any] = dict(
+        datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
+    )
+    # The best epoch's validation metrics have been logged already, at their own step.
+    loggers, trainer.loggers = trainer.loggers, []
+    trainer.validate(module, **arguments)
+    trainer.loggers = loggers
+    trainer.test(module, **arguments)
+    return best
+
+
+def training_speed(trainer: Trainer) -> dict[str, float | None]:
+    """Training patches per second, and the share of that time spent waiting for data.
+
+    Over all epochs of this start; None where it was not measured.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    meter = next((each for each in callbacks if isinstance(each, Throughput)), None)
+    seconds = meter.seconds if meter else 0.0
+    return {
+        "training_patches_per_second": meter.patches / seconds if meter and seconds else None,
+        "waiting_for_data": meter.waited / seconds if meter and seconds else None,
+    }
+
+
+def _without_source(data: Config) -> Config:
+    """What the data module takes, without what decides on its files (see `data.source`)."""
+    return {key: value for key, value in data.items() if key == "root" or key not in SOURCE_KEYS}
+
+
+def _check_sweep(trainer: Trainer) -> None:
+    """Refuse ranks that Lightning would start by giving the command of a whole sweep again."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
+        return
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        ranks = trainer.world_size
+        raise InputError(
+            f"trainer.devices: {ranks} ranks in a sweep, which would start again for each of them; "
+            f"expected one rank, one command for each run without --multirun, or Slurm's ranks: "
+            f"hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={ranks}"
+        )
+
+
+def _hush() -> None:
+    """Keep back what Lightning tells everybody about itself; its warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    if not is_first_rank():  # the others have the same to tell
+        logging.getLogger().setLevel(logging.WARNING)
+    # Lightning 2.6 calls what torch deprecates, and advises workers that mapped files do not need.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # On a login node a run without srun may be what is wanted; sweeps have their launchers.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    # Going on in a run's folder is what its checkpoints are for.
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+
+
+def _devices() -> str:
+    gpus = torch.cuda.device_count()
+    return f"{gpus} GPU(s)" if gpus else "no GPU: expected trainer.accelerator=cpu or auto"

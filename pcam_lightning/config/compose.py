@@ -1,0 +1,87 @@
+"""From what Hydra composed to the plain, checked config that a command is given."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from pcam_lightning.config import schema
+from pcam_lightning.errors import InputError
+from pcam_lightning.runs.resume import flatten
+
+_PACKAGE = Path(__file__).parents[1]
+
+CONF = next(
+    (folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir()),
+    _PACKAGE / "conf",
+)
+"""The config tree: inside the package in a wheel, beside it in a checkout."""
+
+Config = dict[str, Any]
+
+
+def validated(name: str, cfg: DictConfig) -> Config:
+    """The composed config of command `name`, resolved, as plain containers.
+
+    Raises:
+        InputError: a key is missing, or its schema refuses it.
+    """
+    config = resolved(cfg)
+    schema.check(name, config)
+    return config
+
+
+def of_command(config: Config) -> Config:
+    """Return the part for its command of a resolved config with `hydra` in it.
+
+    Raises:
+        InputError: the command's schema refuses it.
+    """
+    own = {key: value for key, value in config.items() if key != "hydra"}
+    schema.check(config["hydra"]["job"]["config_name"], own)
+    return own
+
+
+def resolved(cfg: DictConfig) -> Config:
+    """Return a composed config as plain containers; raises InputError where a key is missing."""
+    # OmegaConf.missing_keys resolves every interpolation, which takes ten times as long.
+    for key, value in flatten(OmegaConf.to_container(cfg)):
+        if value == "???":
+            raise InputError(f"{key}: missing, expected {key}=VALUE")
+    return cast(Config, OmegaConf.to_container(cfg, resolve=True))
+
+
+def validated_in(folder: Path, cfg: DictConfig) -> Config:
+    """The same, of a composed config that has `hydra` in it, for a run in `folder`.
+
+    Errors as in `validated`.
+    """
+    with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+        cfg.hydra.runtime.output_dir = str(folder)  # as Hydra will, when the job begins
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        return validated(cfg.hydra.job.config_name, plain)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def choice(group: str, name: str) -> Config:
+    """What `conf/<group>/<name>.yaml` holds, for a file that includes no other.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    paths = {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
+    if name not in paths:
+        raise InputError(f"{group}={name}: no such choice, expected one of {', '.join(paths)}")
+    return cast(Config, OmegaConf.to_container(OmegaConf.load(paths[name]), resolve=True))
+
+
+def run_folder(cfg: Mapping[Any, Any] | DictConfig) -> Path:
+    """Return the run folder of a job of a sweep, from its config with `hydra` in it."""
+    sweep = cfg["hydra"]["sweep"]
+    return Path(sweep["dir"]).absolute() / str(sweep["subdir"])

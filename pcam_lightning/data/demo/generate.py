@@ -1,0 +1,178 @@
+"""The demo set: made-up patches in the official file format, drawn from a seed.
+
+The same seed gives the same bytes, however many threads draw. Slides differ in stain and in how
+much tumour they hold, and no slide is in two splits.
+"""
+
+import csv
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from pcam_lightning.data.demo.tissue import Sprites, Stains, draw_patches, draw_sprites, draw_stains
+from pcam_lightning.data.files import SPLITS, SplitFiles
+from pcam_lightning.errors import InputError
+
+VERSION = 1  # raise when the same options would give other bytes
+SLIDES = {"train": 24, "valid": 8, "test": 8}
+CHUNK = 128  # patches drawn together
+SMALLEST = 16
+"""Patches in a split: as many as the faults that `plant_damage` may have to find room for."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """How to make a demo set: patches per split, "uint8" or "float32", with known damage or not."""
+
+    seed: int = 0
+    train: int = 4096
+    valid: int = 1024
+    test: int = 1024
+    dtype: str = "uint8"
+    damage: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for options no set can be made with."""
+        for name, least in (("seed", 0), *((split, SMALLEST) for split in SPLITS)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if self.dtype not in ("uint8", "float32"):
+            raise InputError(f"dtype={self.dtype}: expected uint8 or float32")
+
+    @property
+    def folder_name(self) -> str:
+        """One name for each set of options."""
+        name = f"v{VERSION}_seed{self.seed}_{self.train}_{self.valid}_{self.test}"
+        return name + f"_{self.dtype}" * (self.dtype != "uint8") + "_damaged" * self.damage
+
+
+def ensure_demo(parent: Path, options: DemoOptions) -> Path:
+    """The folder of the demo set with these options below `parent`, made if it is not there.
+
+    Processes that start together make it once. It appears whole or not at all: one that was
+    killed half-way leaves only a draft, which the next one removes.
+    """
+    folder = parent / options.folder_name
+    if folder.is_dir():  # it appears by being renamed, so it is whole; it may be read-only
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(parent / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            draft = parent / f".{folder.name}.draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            write_demo(draft, options)
+            os.replace(draft, folder)
+    return folder
+
+
+def write_demo(folder: Path, options: DemoOptions) -> None:
+    """Write the six H5 files and three meta files, and with damage `demo_damage.csv`.
+
+    The latter lists every planted fault as split, row, kind and value (see `plant_damage`).
+    """
+    sprites = draw_sprites(np.random.default_rng((options.seed, 1)))
+    images, labels, slides, tumour = {}, {}, {}, {}
+    for number, split in enumerate(SPLITS):
+        rows = getattr(options, split)
+        rng = np.random.default_rng((options.seed, 2, number))
+        slides[split] = np.sort(rng.integers(0, SLIDES[split], rows))
+        # Slides hold between a quarter and three quarters of tumour, half on average.
+        share = np.linspace(0.25, 0.75, SLIDES[split])[rng.permutation(SLIDES[split])]
+        labels[split] = (rng.random(rows) < share[slides[split]]).astype(np.uint8)
+        stains = draw_stains(rng, SLIDES[split]).of(slides[split])
+        images[split], tumour[split] = _draw(options.seed, number, labels[split], stains, sprites)
+    if options.dtype == "float32":
+        images = {split: pixels.astype(np.float32) for split, pixels in images.items()}
+    if options.damage:
+        damage = plant_damage(images, labels, np.random.default_rng((options.seed, 3)))
+        with (folder / "demo_damage.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("split", "row", "kind", "value"), *damage])
+    for split in SPLITS:
+        files = SplitFiles(folder, split)
+        with h5py.File(files.images, "w") as file:
+            file.create_dataset("x", data=images[split])
+        with h5py.File(files.labels, "w") as file:
+            file.create_dataset("y", data=labels[split].reshape(-1, 1, 1, 1))
+        _write_meta(files.meta, split, slides[split], labels[split], tumour[split])
+
+
+def plant_damage(
+    images: dict[str, NDArray[np.generic]],
+    labels: dict[str, NDArray[np.uint8]],
+    rng: np.random.Generator,
+) -> list[tuple[str, int, str, str]]:
+    """Damage every split in place and list what was done: split, row, kind, value.
+
+    Kinds and values: `nan`, `infinity` and `out_of_range` (how many pixel values; float only, and
+    out of range are 1e5 and -20), `black` and `white` (the patch's mean), `duplicate` (the row it
+    copies, as split:row), `contradiction` (the same, with the other label) and
+    `cross_split_duplicate`. No row takes part in two faults.
+    """
+    planted: list[tuple[str, int, str, str]] = []
+    free = {split: iter(rng.permutation(len(labels[split])).tolist()) for split in SPLITS}
+
+    def copy(kind: str, split: str, source_split: str, flip: bool = False) -> None:
+        row, source = next(free[split]), next(free[source_split])
+        images[split][row] = images[source_split][source]
+        labels[split][row] = labels[source_split][source] ^ flip
+        planted.append((split, row, kind, f"{source_split}:{source}"))
+
+    for split in SPLITS:
+        pixels = images[split]
+        if pixels.dtype.kind == "f":
+            for kind, value in (("nan", np.nan), ("infinity", np.inf), ("infinity", -np.inf),
+                                ("out_of_range", 1e5), ("out_of_range", -20)):  # fmt: skip
+                row, count = next(free[split]), int(rng.integers(1, 50))
+                flat = pixels[row].reshape(-1)
+                flat[rng.choice(flat.size, count, replace=False)] = value
+                planted.append((split, row, kind, str(count)))
+        for kind, value in (("black", 0), ("white", 255)):
+            row = next(free[split])
+            # Blank patches that equal each other would be duplicates as well.
+            pixels[row] = value
+            pixels[row, SPLITS.index(split), :2, 0] = abs(value - 1)
+            planted.append((split, row, kind, f"{pixels[row].mean():.4f}"))
+        copy("duplicate", split, split)
+        copy("contradiction", split, split, flip=True)
+    copy("cross_split_duplicate", "valid", "train")
+    copy("cross_split_duplicate", "test", "train")
+    return planted
+
+
+def _draw(
+    seed: int, split: int, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def chunk(start: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        rows = slice(start, start + CHUNK)
+        rng = np.random.default_rng((seed, 4, split, start))
+        return draw_patches(rng, labels[rows], stains.of(rows), sprites)
+
+    # NumPy releases the interpreter lock; a few threads, since each holds a chunk's float maps.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        patches, tumour = zip(*pool.map(chunk, range(0, len(labels), CHUNK)), strict=True)
+    return np.concatenate(patches), np.concatenate(tumour)
+
+
+def _write_meta(
+    path: Path,
+    split: str,
+    slides: NDArray[np.int64],
+    labels: NDArray[np.uint8],
+    tumour: NDArray[np.bool_],
+) -> None:
+    """The official columns; the coordinates are made up, one patch after another."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("", "coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"))
+        for row, (slide, label) in enumerate(zip(slides, labels, strict=True)):
+            name = f"demo_{split}_slide_{slide:02d}"
+            y, x = divmod(row, 512)
+            writer.writerow((row, 96 * y, 96 * x, bool(tumour[row] | label), bool(label), name))

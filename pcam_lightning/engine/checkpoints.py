@@ -1,0 +1,200 @@
+"""Checkpoint files: written whole or not at all, and looked at before they are gone on from."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from pcam_lightning.cli.logs import one_line
+from pcam_lightning.engine.checkpoint_file import read_structure
+from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.errors import InputError
+from pcam_lightning.runs.status import write_bytes
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the checkpoint and renames, so that a kill or a full disk costs nothing.
+
+    Lightning's own (2.6) writes to the system's temporary folder and moves from there. Where that
+    is another disk, as on most clusters, the move is a copy, and a kill leaves half a file.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Raises InputError where the disk has no room or the folder cannot be written."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(Path(path), buffer.getvalue())
+        except OSError as error:
+            raise InputError(
+                f"{path}: a checkpoint of {buffer.tell() / 1e6:.1f} MB cannot be written "
+                f"({error.strerror or error}); the one before is whole, expected room on the disk"
+            ) from None
+
+
+def check_checkpoint(path: str | None, module: PCamClassifier, max_steps: int = -1) -> None:
+    """Check that a run of this module, with this limit of steps, can continue from a checkpoint.
+
+    Reads the whole file, runs no code that is in it and loads nothing into the module. Accepts
+    None, for a run that begins without a checkpoint.
+
+    Raises:
+        InputError: there is no file, it is damaged, holds more than tensors and plain containers,
+            has no optimizer states, is of another network, optimizer or scheduler, or was saved
+            after an epoch that a limit had ended before its last batch.
+    """
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise InputError(f"ckpt_path={path}: no such file, expected a checkpoint such as last.ckpt")
+    checkpoint = _read_of(path, module)
+    if not checkpoint.get("optimizer_states"):
+        raise InputError(
+            f"{path}: holds weights and no optimizer states, so that nothing can go on from it; "
+            "expected a checkpoint such as last.ckpt"
+        )
+    if not _is_optimizer_state(checkpoint["optimizer_states"]):
+        raise InputError(f"{path}: damaged, its optimizer_states are those of no optimizer")
+    if fault := _other_optimizer(checkpoint["optimizer_states"][0], module):
+        raise InputError(f"{path}: of another optimizer: {fault}")
+    if fault := _other_scheduler(checkpoint.get("lr_schedulers") or [], module):
+        raise InputError(f"{path}: of another scheduler: {fault}")
+    step = checkpoint.get("global_step", 0)
+    if _ends_inside_epoch(checkpoint) and not 0 <= max_steps <= step:
+        # Lightning (2.6) would count the rest of that epoch as trained.
+        raise InputError(
+            f"{path}: its run ended at step {step}, inside an epoch, as trainer.max_steps or "
+            "trainer.max_time asked; expected a checkpoint from which an epoch can continue"
+        )
+
+
+def _ends_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether the last epoch has ended, but not with its last batch."""
+    try:
+        loop = checkpoint["loops"]["fit_loop"]
+        epoch = loop["epoch_progress"]["current"]
+        ended = 0 < epoch["ready"] == epoch["processed"]
+        return bool(ended and not loop["epoch_loop.batch_progress"]["is_last_batch"])
+    except (KeyError, TypeError):
+        return False
+
+
+def load_weights(path: Path, module: PCamClassifier) -> None:
+    """Put a checkpoint's weights, the normalisation among them, into a module.
+
+    Reads the whole file and runs no code that is in it.
+
+    Raises:
+        InputError: there is no file, it is damaged, holds more than tensors and plain containers,
+            or is of another network.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint={path}: no such file, expected one such as best.ckpt")
+    _read_of(str(path), module)
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise _damaged(path, error) from None
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
+    """What is in a checkpoint of this module, its tensors without their values, else InputError."""
+    checkpoint = _read_sound(path)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
+        raise InputError(f"{path}: no checkpoint of Lightning, found {found[:200] or 'nothing'}")
+    state = checkpoint["state_dict"]
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise InputError(f"{path}: damaged, its state_dict holds more than named tensors")
+    if fault := _other_network(state, module):
+        raise InputError(f"{path}: of another network: {fault}")
+    return checkpoint
+
+
+def _read_sound(path: str) -> Any:
+    """What is in a checkpoint, its tensors without their values."""
+    try:
+        return read_structure(Path(path))
+    except InputError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: object, error: Exception) -> InputError:
+    reason = one_line(error, 200)
+    return InputError(f"{path}: cut short, damaged or no checkpoint ({reason})")
+
+
+def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
+    """The first way in which the names and shapes in a state dict are not the module's, or None."""
+    expected, name = module.state_dict(), type(module.model).__name__
+    for key, tensor in expected.items():
+        if key not in state:
+            others = [other for other in state if other not in expected]
+            instead = f"it has {others[0]} instead, " if others else ""
+            return f"no {key}, {instead}expected the weights of {name}"
+        if state[key].shape != tensor.shape:
+            found, wanted = list(state[key].shape), list(tensor.shape)
+            return f"{key} is {found}, expected {wanted} as in {name}"
+    return next((f"{key} is not in {name}" for key in state if key not in expected), None)
+
+
+def _is_optimizer_state(states: Any) -> bool:
+    """Whether every item is what an optimizer's `state_dict` returns."""
+    return isinstance(states, list) and all(
+        isinstance(each, dict)
+        and isinstance(kept := each.get("state"), dict)
+        and all(isinstance(values, dict) for values in kept.values())
+        and isinstance(groups := each.get("param_groups"), list)
+        and all(isinstance(group, dict) and "params" in group for group in groups)
+        and groups
+        for each in states
+    )
+
+
+def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
+    """How an optimizer's state differs in kind from that of the module's optimizer, or None."""
+    if module.optimizer is None:
+        return None
+    # A step tells what an optimizer keeps for each parameter.
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimizer = module.optimizer([parameter])
+    optimizer.step(lambda: 0.0)
+    name, kept = type(optimizer).__name__, list(optimizer.state[parameter])
+    found = list(next(iter(state["state"].values()), {}))
+    if set(found) != set(kept):
+        listed = [", ".join(map(str, each)) or "nothing" for each in (found, kept)]
+        return f"it kept {listed[0]} for each parameter, expected {listed[1]} as {name} does"
+    # The one difference between Adam and AdamW.
+    key = "decoupled_weight_decay"
+    theirs, ours = (each["param_groups"][0].get(key) for each in (state, optimizer.state_dict()))
+    if None not in (theirs, ours) and theirs != ours:
+        return f"{key} was {theirs}, expected {ours} as in {name}"
+    return None
+
+
+def _other_scheduler(states: Sequence[Mapping[str, Any]], module: PCamClassifier) -> str | None:
+    """How the first scheduler's state differs in kind from that of the module's, or None."""
+    if module.optimizer is None or module.scheduler is None or not states:
+        return None
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = module.scheduler(optimizer, 2, 1)[0]["scheduler"]
+    missing = sorted(scheduler.state_dict().keys() - states[0].keys())
+    more = sorted(states[0].keys() - scheduler.state_dict().keys())
+    if not missing and not more:
+        return None
+    name = type(scheduler).__name__
+    found = f"it kept {more[0]}" if more else f"it kept no {missing[0]}"
+    return f"{found}, expected the state of {name}"

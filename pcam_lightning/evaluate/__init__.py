@@ -1,0 +1,1 @@
+"""Evaluate a model: threshold, calibration, slices, galleries, attribution, report."""

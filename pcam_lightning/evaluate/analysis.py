@@ -1,0 +1,254 @@
+"""From predictions of validation and test to everything that is said of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pcam_lightning.errors import InputError
+from pcam_lightning.evaluate.patch_features import PROPERTIES
+from pcam_lightning.evaluate.selection import Exhibit, choose_exhibits, worst_slice
+from pcam_lightning.evaluate.slices import cut, score_slices
+from pcam_lightning.metrics.baselines import not_beyond_constant
+from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_means
+from pcam_lightning.metrics.calibration import (
+    BINS,
+    calibrated,
+    calibration_error,
+    describe_error,
+    describe_fit,
+    fit_temperature,
+)
+from pcam_lightning.metrics.metrics import compute_metrics, row_costs
+from pcam_lightning.metrics.predictions import save_table
+from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.metrics.thresholds import choose_threshold, parse_rule
+from pcam_lightning.plots import scores as plots
+from pcam_lightning.runs.status import write_bytes
+from pcam_lightning.runs.tables import csv_bytes
+
+PLAIN_LOGIT = "logit_without_tta"
+"""The column of a table that was made with test-time augmentation, for what it was without."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of one split."""
+
+    split: str
+    table: pd.DataFrame
+    summary: dict[str, Any]
+    slices: pd.DataFrame
+    """As from `score_slices`."""
+    exhibits: list[Exhibit]
+
+    @property
+    def threshold(self) -> float:
+        return self.summary["threshold"]["value"]
+
+
+def analyse(
+    tables: Mapping[str, pd.DataFrame],
+    split: str,
+    train_prevalence: float,
+    *,
+    threshold: str | float = "max_fbeta",
+    beta: float = 2.0,
+    cost_ratio: float = 10.0,
+    slices: Mapping[str, Any] | None = None,
+    gallery: int = 24,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Analysis:
+    """Choose on validation, report on `split`; a pure function of the tables.
+
+    Args:
+        tables: "val" and "test" to tables as from `read_predictions`; the one of `split` has to be
+            there, "val" too unless the threshold is a number.
+        split: "val" or "test".
+        train_prevalence: as in `constant_baselines`.
+        threshold, beta, cost_ratio: as in `thresholds`.
+        slices: as in `slices.cut`.
+        gallery: patches of each exhibit.
+        resamples, seed: as in `bootstrap_intervals`.
+
+    Returns:
+        Its `summary` is ready for JSON but for NaN: `threshold`, `temperature`, the split's name to
+        what `summarise` says, `not_beyond_constant`, `calibration`, `slices`, `tta`.
+
+    Raises:
+        InputError: the rule cannot choose, a slice cannot be cut, or a column that describes
+            patches holds anything but finite numbers.
+    """
+    rule, val, table = parse_rule(threshold), tables.get("val"), tables[split]
+    for name, each in tables.items():
+        _check_numbers(name, each)
+    if val is None and rule.kind != "fixed":
+        raise InputError(
+            f"evaluate.threshold={threshold}: is chosen on validation, of which there are no "
+            "predictions; expected val.parquet beside the others, or a number, such as "
+            "evaluate.threshold=0.5"
+        )
+    chosen, temperature, note = float(rule.target), None, "no temperature: no validation"
+    if val is not None:
+        chosen = choose_threshold(val["label"], val["probability"], rule, beta, cost_ratio)
+        temperature = fit_temperature(val["label"], val["logit"])
+        note = describe_fit(temperature)
+    summary: dict[str, Any] = {
+        "split": split,
+        "threshold": {
+            "value": chosen,
+            "rule": str(threshold),
+            "beta": beta if rule.kind == "max_fbeta" else None,
+            "cost_ratio": cost_ratio if rule.kind == "cost" else None,
+            "chosen_on": None if rule.kind == "fixed" else "val",
+        },
+        "temperature": temperature,
+    }
+    for name in ("val", "test"):
+        if name in tables:
+            summary[name] = summarise(
+                tables[name], chosen, train_prevalence, resamples=resamples, seed=seed
+            )
+    label, probability, slide = _columns(table)
+    summary["not_beyond_constant"] = not_beyond_constant(
+        label, probability, chosen, train_prevalence, slide, resamples, seed=seed
+    )
+    summary["calibration"] = {
+        "note": note,
+        **_calibration(table, temperature, train_prevalence, resamples, seed),
+    }
+    parts = cut(table, table if val is None else val, slices or {})
+    scored = score_slices(table, parts, chosen, resamples, seed=seed)
+    summary["slices"] = {
+        "cut_points_from": split if val is None else "val",
+        "scored": len(parts),
+        "worse": [
+            {"property": each.property, "slice": each.slice, "metrics": each.worse.split()}
+            | {"note": each.note}
+            for each in scored.iloc[1:].itertuples()
+            if each.worse
+        ],
+    }
+    summary["tta"] = _gain(table, chosen, resamples, seed)
+    exhibits = choose_exhibits(table, chosen, worst_slice(parts, scored), gallery)
+    return Analysis(split, table, summary, scored, exhibits)
+
+
+def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.DataFrame],
+                   title: str) -> dict[str, Path]:  # fmt: skip
+    """Write `plots/` and the slices, `slices.csv` and `slices.parquet`; return the plots by name.
+
+    Args:
+        folder: the run folder.
+        tables: those that were analysed.
+        title: what every picture is marked with, beside its split.
+    """
+    split, threshold = analysis.split, analysis.threshold
+    label, probability = analysis.table["label"], analysis.table["probability"]
+    heading, pictures = f"{split}, {title}", folder / "plots"
+    chosen_on = "val" if "val" in tables else split
+    paths = {
+        name: pictures / f"{name}.png"
+        for name in (f"threshold_{chosen_on}", f"roc_{split}", f"pr_{split}",
+                     f"confusion_{split}", f"reliability_{split}", f"slices_{split}")
+    }  # fmt: skip
+    threshold_path, roc, pr, confusion, reliability, slices = paths.values()
+    beta = analysis.summary["threshold"]["beta"] or 2.0
+    source = tables[chosen_on]
+    plots.plot_thresholds(
+        threshold_path, source["label"], source["probability"], threshold,
+        f"{chosen_on}, {title}", beta,
+    )  # fmt: skip
+    plots.plot_roc(roc, label, probability, heading, threshold)
+    plots.plot_precision_recall(pr, label, probability, heading, threshold)
+    plots.plot_confusion(confusion, label, probability, threshold, heading)
+    said = {"as the model says it": probability.to_numpy()}
+    temperature = analysis.summary["temperature"]
+    if temperature is not None:
+        said[f"temperature {temperature:.3g}"] = calibrated(analysis.table["logit"], temperature)
+    plots.plot_reliability(reliability, label, said, heading)
+    plots.plot_slices(slices, analysis.slices, heading)
+    write_bytes(folder / "slices.csv", csv_bytes(analysis.slices))
+    save_table(folder / "slices.parquet", analysis.slices)
+    return paths
+
+
+def _calibration(
+    table: pd.DataFrame,
+    temperature: float | None,
+    train_prevalence: float,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    label, before, slide = _columns(table)
+
+    def describe(probability: np.ndarray) -> dict[str, Any]:
+        scores = compute_metrics(label, probability)
+        error = describe_error(label, probability, slide, resamples, seed=seed)
+        return {"ece": error, "brier": scores["brier"], "log_loss": scores["log_loss"]}
+
+    constant = np.full(len(label), train_prevalence)
+    found: dict[str, Any] = {
+        "bins": BINS,
+        "constant_ece": calibration_error(label, constant),
+        "before": describe(before),
+        "after": None,
+        "change": None,
+    }
+    if temperature is not None:
+        after = calibrated(table["logit"], temperature)
+        found["after"] = describe(after)
+        # Of proper scores, which are means over patches.
+        costs = [row_costs(label, probability) for probability in (before, after)]
+        intervals = bootstrap_means(costs[1] - costs[0], slide, resamples, seed=seed)
+        found["change"] = {
+            name: {"value": found["after"][name] - found["before"][name], "low": low, "high": high}
+            for name, (low, high) in zip(("brier", "log_loss"), intervals, strict=True)
+        }
+    return found
+
+
+def _check_numbers(split: str, table: pd.DataFrame) -> None:
+    for name in table.columns.intersection([*PROPERTIES, PLAIN_LOGIT]):
+        values = table[name].to_numpy()
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise InputError(f"{split} predictions: column {name}: expected finite numbers")
+
+
+def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    slide = table["slide"].to_numpy() if "slide" in table else None
+    return table["label"].to_numpy(), table["probability"].to_numpy(), slide
+
+
+def _gain(
+    table: pd.DataFrame, threshold: float, resamples: int, seed: int
+) -> dict[str, Any] | None:
+    """What test-time augmentation changed in each metric; None where there was none."""
+    if PLAIN_LOGIT not in table:
+        return None
+    plain = calibrated(table[PLAIN_LOGIT], 1.0)
+    probability = table["probability"].to_numpy()
+    return {"gain": _differences(table, plain, probability, threshold, resamples, seed)}
+
+
+def _differences(
+    table: pd.DataFrame,
+    before: np.ndarray,
+    after: np.ndarray,
+    threshold: float,
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    label, _, slide = _columns(table)
+    first, second = (compute_metrics(label, each, threshold) for each in (before, after))
+    intervals = bootstrap_differences(
+        label, (before, after), (threshold, threshold), slide, resamples, seed=seed
+    )
+    return {
+        name: {"value": second[name] - first[name], "low": low, "high": high}
+        for name, (low, high) in intervals.items()
+    }

@@ -1,0 +1,131 @@
+"""From a checkpoint and data to the predictions of validation and test."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from pcam_lightning.config import build
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.data.identity import is_fingerprint
+from pcam_lightning.data.source import find_source
+from pcam_lightning.engine.checkpoints import load_weights
+from pcam_lightning.engine.module import PCamClassifier, Predictions
+from pcam_lightning.errors import InputError
+from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
+from pcam_lightning.evaluate.attribution import check_attribution
+from pcam_lightning.evaluate.target import Subject
+from pcam_lightning.metrics.predictions import write_predictions
+from pcam_lightning.models.tta import EveryOrientation
+from pcam_lightning.train.result import weights_digest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a checkpoint said of validation and test patches."""
+
+    model: nn.Module
+    """With the checkpoint's weights, in evaluation mode, on the CPU; without augmentation."""
+    dataset: dict[str, Any]
+    """`name`, `root`, `fingerprint` and `files` of the data."""
+    tables: dict[str, Path]
+    """Split to its predictions table."""
+    facts: dict[str, Any]
+    """`weights_digest`, `precision`, `batch_size`, `threads`, `patches`, `seconds`,
+    `patches_per_second` and, with augmentation, `tta_seconds` and `tta_cost`, how many times as
+    long it took."""
+
+
+def infer(subject: Subject, folder: Path) -> Inference:
+    """Write `predictions/` of a subject's checkpoint to a folder, with the patches' appearance.
+
+    With `evaluate.tta=d4` the logits are those of `EveryOrientation`, and the column
+    `logit_without_tta` holds the others. Whether the network can have the attribution that is asked
+    for is checked first.
+
+    Raises:
+        InputError: the checkpoint is damaged or of another network, the data, the device or the
+            attribution cannot be had, or a logit is not finite.
+    """
+    config, options, checkpoint = subject.config, subject.config["evaluate"], subject.checkpoint
+    assert checkpoint is not None
+    build.check_targets(config)
+    module = PCamClassifier(instantiate(config["model"]))
+    load_weights(checkpoint, module)
+    check_attribution(module.model.eval(), options["attribution"])
+    digest = weights_digest(module.model.state_dict())
+    name, datamodule = _data(subject)
+    _ = datamodule.slides  # a bad meta file is reported before the work
+    dataset = {
+        "name": name,
+        "root": str(datamodule.root),
+        "fingerprint": datamodule.fingerprint,
+        "files": datamodule.digests,
+    }
+    recorded = subject.dataset.get("fingerprint")
+    if recorded is not None and not is_fingerprint(datamodule.root, recorded):
+        log.warning("other data than the run was made with: %s", datamodule.root)
+
+    precision = build.choose_precision(config["trainer"])
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "precision": precision}
+    parts = {"trainer": config["trainer"] | quiet, "callbacks": {}, "logger": {}}
+    plain, seconds = _score(parts, module, datamodule, subject.splits)
+    patches = sum(len(each.row) for each in plain.values())
+    facts: dict[str, Any] = {
+        "weights_digest": digest,
+        "precision": precision,
+        "batch_size": datamodule.batch_size,
+        "threads": torch.get_num_threads(),
+        "patches": patches,
+        "seconds": seconds,
+        "patches_per_second": patches / seconds,
+    }
+    final = plain
+    if options["tta"] == "d4":
+        augmented = PCamClassifier(EveryOrientation(module.model))
+        final, facts["tta_seconds"] = _score(parts, augmented, datamodule, subject.splits)
+        facts["tta_cost"] = facts["tta_seconds"] / seconds
+    tables = {split: folder / "predictions" / f"{split}.parquet" for split in subject.splits}
+    for split, path in tables.items():
+        slides = datamodule.slides[split]
+        row, label, logit = (column.numpy() for column in final[split])
+        others = {PLAIN_LOGIT: plain[split].logit.numpy()} if final is not plain else {}
+        write_predictions(path, row, label, logit, None if slides is None else slides[row], others)
+    return Inference(module.model.cpu().eval(), dataset, tables, facts)
+
+
+def _data(subject: Subject) -> tuple[str, PCamDataModule]:
+    """The name of the data set, and its data module, set up."""
+    source = find_source(subject.config["data"])
+    log.info("dataset: %s, in %s", source.name, source.root)
+    datamodule = build.build_datamodule(subject.config, source.root)
+    for split in subject.splits:
+        datamodule.setup({"val": "validate", "test": "test"}[split])
+    return source.name, datamodule
+
+
+def _score(
+    parts: dict[str, Any], module: PCamClassifier, datamodule: PCamDataModule, splits: Sequence[str]
+) -> tuple[dict[str, Predictions], float]:
+    """Predictions, and the seconds they took: loading, network and gathering, without start-up."""
+    trainer = build.build_trainer(parts)
+    if trainer.world_size > 1:
+        raise InputError(
+            f"trainer.devices: {trainer.world_size} ranks, expected trainer.devices=1 to evaluate"
+        )
+    seconds = 0.0
+    for split in splits:
+        run = trainer.validate if split == "val" else trainer.test
+        start = time.monotonic()
+        run(module, datamodule=datamodule, verbose=False)
+        seconds += time.monotonic() - start
+        log.info("%s: %d patches predicted", split, len(module.predictions[split].row))
+    return module.predictions, seconds

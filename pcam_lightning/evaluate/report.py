@@ -1,0 +1,83 @@
+"""What an evaluation says on the terminal."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from pcam_lightning.cli.terminal import Terminal
+from pcam_lightning.evaluate.analysis import Analysis
+
+SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity", "precision")
+
+
+def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8) -> None:
+    """Metrics beside constants, threshold, calibration, and the slices that are worse or undefined.
+
+    Args:
+        summary: as in `summary.json`.
+        analysis: what it was made from.
+        notes: slices at most, those that are worse first.
+    """
+    split, console = analysis.split, Terminal(soft_wrap=True)
+    scores, chosen, unproven = summary[split], summary["threshold"], _unproven(summary)
+    table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
+    table.add_column("", no_wrap=True)
+    others = [] if split == "val" or "val" not in summary else ["val"]
+    constants = ("all_tumour", "majority")
+    for column in (*others, split, "95% interval", *(each.replace("_", " ") for each in constants)):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in SHOWN:
+        score, mark = scores["metrics"][name], "~" if name in unproven else ""
+        mark = "!" if name in scores["beaten_by_constant"] else mark
+        table.add_row(
+            name,
+            *(_number(summary[other]["metrics"][name]["value"]) for other in others),
+            _number(score["value"]) + mark,
+            f"{_number(score['low'])}-{_number(score['high'])}",
+            *(_number(scores["baselines"][constant][name]) for constant in constants),
+        )
+    console.print(table)
+    if scores["beaten_by_constant"]:
+        console.print(f"! a constant does as well: {', '.join(scores['beaten_by_constant'])}")
+    how = f"{chosen['rule']}, chosen on val" if chosen["chosen_on"] else "as given"
+    if chosen["chosen_on"] == split:
+        how += ", the split reported here: what it decides looks better than it will be"
+    if unproven:
+        console.print(f"~ better than a constant by no more than chance: {', '.join(unproven)}")
+    console.print(f"threshold: {chosen['value']:.4g} ({how})")
+    calibration = summary["calibration"]
+    error = calibration["before"]["ece"]
+    text = f"calibration error: {_number(error['value'])}"
+    if calibration["after"]:
+        after = calibration["after"]["ece"]["value"]
+        text += f", {_number(after)} with temperature {summary['temperature']:.3g}"
+    console.print(f"{text}; {_number(error['if_perfect'])} if perfect")
+    if calibration["note"]:
+        console.print(calibration["note"])
+    if summary["tta"]:
+        change = summary["tta"]["gain"]["auroc"]
+        cost = summary["inference"] and summary["inference"]["tta_cost"]
+        console.print(
+            f"tta: auroc {change['value']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
+            + (f", {cost:.1f} times the time" if cost else ""),
+        )
+    worse = len(summary["slices"]["worse"])
+    console.print(f"slices: {worse} of {summary['slices']['scored']} worse beyond chance")
+    noted = [each for each in analysis.slices.to_dict("records") if each["note"]]
+    for each in noted[:notes]:
+        told = f"{each['property']} {each['slice']}: {each['note']}"
+        console.print(f"  {told}")
+    if len(noted) > notes:
+        console.print(f"  and {len(noted) - notes} more in slices.csv")
+
+
+def _unproven(summary: Mapping[str, Any]) -> list[str]:
+    beaten = summary[summary["split"]]["beaten_by_constant"]
+    return [name for name in summary["not_beyond_constant"] if name not in beaten]
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"

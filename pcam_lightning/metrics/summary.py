@@ -1,0 +1,77 @@
+"""One split's result as a plain dictionary, ready for `summary.json`."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from pcam_lightning.metrics.baselines import beaten_by_constant, constant_baselines
+from pcam_lightning.metrics.bootstrap import bootstrap_intervals, resampling_unit
+from pcam_lightning.metrics.metrics import compute_metrics
+
+
+def summarise(
+    predictions: pd.DataFrame,
+    threshold: float,
+    train_prevalence: float,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics with intervals, beside the constant baselines.
+
+    Args:
+        predictions: a table as from `read_predictions`; its `slide` column, if any, decides
+            whether slides or patches are resampled.
+        threshold: probability from which a patch is called tumour; choose it on validation.
+        train_prevalence: share of tumour among the training labels, in [0, 1].
+        resamples, level, seed: as in `bootstrap_intervals`.
+
+    Returns:
+        Strings, ints, floats, lists and dicts only; an undefined number is None, since JSON has no
+        NaN::
+
+            {"rows": 32768, "tumours": 16377, "threshold": 0.5,
+             "metrics": {"auroc": {"value": 0.95, "low": 0.94, "high": 0.96}, ...},
+             "baselines": {"majority": {"auroc": 0.5, ...}, "all_tumour": {...}, ...},
+             "train_prevalence": 0.5,
+             "beaten_by_constant": ["f2"],
+             "interval": {"method": "bootstrap by slide", "level": 0.95, "resamples": 1000}}
+
+    Raises:
+        ValueError: as in `bootstrap_intervals` and `constant_baselines`.
+    """
+    label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
+    slide = predictions["slide"].to_numpy() if "slide" in predictions else None
+    metrics = compute_metrics(label, probability, threshold)
+    intervals = bootstrap_intervals(label, probability, threshold, slide, resamples, level, seed)
+    baselines = constant_baselines(label, train_prevalence, threshold)
+    return {
+        "rows": len(label),
+        "tumours": int(label.sum()),
+        "threshold": float(threshold),
+        "metrics": {
+            name: {
+                "value": _jsonable(value),
+                "low": _jsonable(intervals[name][0]),
+                "high": _jsonable(intervals[name][1]),
+            }
+            for name, value in metrics.items()
+        },
+        "baselines": {
+            constant: {name: _jsonable(value) for name, value in scores.items()}
+            for constant, scores in baselines.items()
+        },
+        "train_prevalence": float(train_prevalence),
+        "beaten_by_constant": beaten_by_constant(metrics, baselines),
+        "interval": {
+            "method": f"bootstrap by {resampling_unit(slide)}",
+            "level": level,
+            "resamples": resamples,
+        },
+    }
+
+
+def _jsonable(value: float) -> float | None:
+    return None if math.isnan(value) else value

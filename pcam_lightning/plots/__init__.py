@@ -1,0 +1,1 @@
+"""Figures in one style: scores, history, layers, galleries."""

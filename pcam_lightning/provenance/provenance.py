@@ -1,0 +1,169 @@
+"""What runs were made of, and in what that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.data.files import SPLITS, SplitFiles
+from pcam_lightning.provenance.data import changed_rows
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.checkout import changed_lines, read_checkout
+from pcam_lightning.runs.files import MissingRunFileError
+from pcam_lightning.runs.folder import move_folder
+from pcam_lightning.runs.manifest import environment_text
+from pcam_lightning.runs.resume import flatten, weight_settings
+
+SHOWN_LINES = 10
+H5_NAMES = {
+    path.name
+    for files in (SplitFiles(Path(), split) for split in SPLITS)
+    for path in (files.images, files.labels)
+}
+MATTERS = {
+    "python": {"version"},
+    "hardware": {"cpu", "gpus", "driver", "cuda", "torch_threads"},
+    "environment": {"OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED"},
+    "slurm": {"tasks"},
+}
+"""Of these parts of a manifest, what can change a result; the rest is only where a run happened."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a run, each fact under its kind and name."""
+
+    manifest: Mapping[str, Any]
+    packages: Mapping[str, str]
+    """Version of every installed package, by name."""
+    patch: bytes | None
+    """The code's difference from its commit; None where that is not known."""
+
+    @classmethod
+    def of(cls, run: Run) -> Origin:
+        """Raises RunFileError where the folder has no manifest or a damaged one."""
+        manifest = run.manifest
+        if "config" not in manifest:
+            manifest = manifest | {"config": run.config}
+        return cls(manifest, packages_of(_text(run, "environment.txt")), _bytes(run, "code.patch"))
+
+    @classmethod
+    def now(cls, manifest: Mapping[str, Any]) -> Origin:
+        """What a run would be made of that started now with this manifest."""
+        return cls(manifest, packages_of(environment_text()), read_checkout().patch)
+
+    def facts(self) -> dict[tuple[str, str], Any]:
+        """Everything that is compared, by kind and name."""
+        manifest = self.manifest
+        config = manifest.get("config", {})
+        if folder := config.get("run_dir"):  # reads the same for every run
+            config = move_folder(config, folder, "${run_dir}")
+        facts = {("config", key): value for key, value in flatten(config)}
+        facts |= {("code", name): digest for name, digest in _part(manifest, "sources")}
+        facts["code", "commit"] = manifest.get("git", {}).get("commit")
+        facts |= {("package", name): version for name, version in self.packages.items()}
+        facts |= {("data", name): digest for name, digest in _files(manifest)}
+        for kind in ("determinism", *MATTERS):
+            facts |= {(kind, name): value for name, value in _part(manifest, kind)}
+        return facts
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One fact in which runs differ."""
+
+    kind: str
+    """config, code, package, data, determinism, python, hardware, environment or slurm."""
+    name: str
+    values: list[Any]
+    """One for each run, None where it has no such fact."""
+    matters: bool
+    """Whether it can change weights or metrics."""
+    detail: list[str] = field(default_factory=list)
+    """Changed lines of code, or changed patches, between the first run and the first that differs
+    from it."""
+
+
+def differences(origins: Sequence[Origin]) -> list[Difference]:
+    """In what runs differ, what can change a result first."""
+    facts = [origin.facts() for origin in origins]
+    sources_known = all(origin.manifest.get("sources") for origin in origins)
+    lines = _changed_lines(origins)
+    settings = {key for each in origins for key in weight_settings(each.manifest.get("config", {}))}
+    found = []
+    for kind, name in dict.fromkeys(key for each in facts for key in each):
+        values = [each.get((kind, name)) for each in facts]
+        if all(value == values[0] for value in values):
+            continue
+        if kind == "code":
+            matters = name != "commit" or not sources_known
+        elif kind == "config":
+            matters = name in settings
+        else:
+            matters = kind not in MATTERS or name in MATTERS[kind]
+        detail: list[str] = []
+        if kind == "code":
+            detail = lines.get(name, [])
+        elif kind == "data":
+            other = next(i for i, value in enumerate(values) if value != values[0])
+            changed = _changed_rows(origins[0].manifest, origins[other].manifest, name)
+            if changed is None:
+                continue
+            detail = changed
+        found.append(Difference(kind, name, values, matters, detail))
+    return sorted(found, key=lambda each: not each.matters)
+
+
+def packages_of(environment: str) -> dict[str, str]:
+    """Name to version, from lines `name==version`."""
+    pairs = (line.partition("==") for line in environment.splitlines() if "==" in line)
+    return {name: version for name, _, version in pairs if name != "pcam-lightning"}
+
+
+def _changed_lines(origins: Sequence[Origin]) -> dict[str, list[str]]:
+    """By file, between the first code and the first other one."""
+    states = [(each.manifest.get("git", {}).get("commit"), each.patch) for each in origins]
+    other = next((state for state in states if state != states[0]), states[0])
+    (commit, patch), (other_commit, other_patch) = states[0], other
+    if commit is None or patch is None or other_commit is None or other_patch is None:
+        return {}
+    changed = changed_lines((commit, patch), (other_commit, other_patch)) or {}
+    return {
+        name: [*lines[:SHOWN_LINES], *([f"... {len(lines):,} lines"] * (len(lines) > SHOWN_LINES))]
+        for name, lines in changed.items()
+    }
+
+
+def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str] | None:
+    """What differs between two files as far as that is known; None where nothing does."""
+    paths = []
+    for manifest in (one, other):
+        dataset = manifest.get("dataset", {})
+        if name not in H5_NAMES or dataset.get("root") is None:
+            return []
+        if name not in (dataset.get("files") or {}):
+            return []
+        paths.append((Path(dataset["root"]) / name, dataset["files"][name]))
+    return changed_rows(*paths) or None
+
+
+def _part(manifest: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+    yield from (manifest.get(kind) or {}).items()
+
+
+def _files(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    dataset = manifest.get("dataset", {})
+    yield from (dataset.get("files") or {"fingerprint": dataset.get("fingerprint")}).items()
+
+
+def _text(run: Run, name: str) -> str:
+    return (_bytes(run, name) or b"").decode("utf-8", errors="replace")
+
+
+def _bytes(run: Run, name: str) -> bytes | None:
+    try:
+        return run.read(name)
+    except MissingRunFileError:
+        return None

@@ -1,0 +1,1 @@
+"""Repeat a finished run and compare the result bit for bit."""

@@ -1,0 +1,1 @@
+"""Slurm jobs: preflight checks, submission, waiting, job states, requeue."""

@@ -1,0 +1,281 @@
+"""What would make the jobs of a sweep fail, found before anything is queued."""
+
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.config.compose import Config, of_command, run_folder
+from pcam_lightning.errors import InputError, PreflightError
+from pcam_lightning.runs.resume import finished_summary
+from pcam_lightning.runs.status import check_free
+from pcam_lightning.slurm.job_config import JobConfig
+from pcam_lightning.slurm.queue import ask
+from pcam_lightning.slurm.ranks import ranks_per_node
+
+SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "panfs", "wekafs")
+"""File systems (how their names begin) that all nodes of a cluster can see."""
+
+
+def check(
+    configs: Sequence[Config], resources: Mapping[str, Any], executor: Any, sweep: Path
+) -> None:
+    """Check every job of a sweep, and that Slurm can ever start it.
+
+    Args:
+        configs: of each job, with `hydra` in it, resolved.
+        resources: the launcher's parameters.
+        executor: submitit's, with them.
+        sweep: the sweep's folder.
+
+    Raises:
+        PreflightError: with a line for each problem, those that jobs share once.
+    """
+    problems: list[str] = []
+    plain = []
+    for config in configs:
+        try:
+            plain.append(_checked(config))
+        except InputError as error:
+            problems.append(str(error))
+    problems += _resource_problems(plain, resources)
+    problems += _double_problems(configs, sweep)
+    if "partition" in resources:
+        problems += _slurm_problems(resources, executor, len(configs))
+        problems += _path_problems(plain, resources["partition"], sweep)
+    if problems:
+        raise PreflightError(list(dict.fromkeys(problems)))
+
+
+def settle_data(jobs: Sequence[JobConfig]) -> list[JobConfig]:
+    """Return checked jobs that will read the data set that there is now, and no other."""
+    from pcam_lightning.data.source import find_root, warn_of_demo
+
+    keys = ("root", "default_root")
+    settled, missing = [], set()
+    for job in jobs:
+        data, given = (config.get("data", {}) for config in (job.checked, job.given))
+        if given and all(data[key] == given[key] for key in keys):
+            root = find_root(data)
+            if root is None and data["default_root"] is not None:
+                missing.add(data["default_root"])
+            choice = {"root": root and str(root.absolute()), "default_root": None}
+            job = replace(job, given=job.given | {"data": given | choice})
+        settled.append(job)
+    for folder in sorted(missing):
+        warn_of_demo(folder)
+    return settled
+
+
+def _checked(config: Config) -> Config:
+    """A job's config without `hydra`; raises InputError for what its command would refuse."""
+    from pcam_lightning.config import build
+
+    folder = run_folder(config)
+    plain = of_command(config)
+    if finished_summary(plain, folder) is None:
+        check_free(folder, resume=plain.get("ckpt_path") is not None)
+    if "data" in plain:
+        build.check_targets(plain)
+        _check_data(plain["data"])
+    if (checkpoint := plain.get("ckpt_path")) and not Path(checkpoint).is_file():
+        raise InputError(f"ckpt_path={checkpoint}: no such file, expected a checkpoint")
+    return plain
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    from pcam_lightning.data.source import find_root
+
+    # Jobs that start together must not download or wait for a download.
+    root = find_root(data | {"on_missing": data["on_missing"].replace("download", "error")})
+    if root is None:
+        return
+    scale = data["scale"]
+    rows = _rows(root, tuple(scale) if isinstance(scale, list) else scale)
+    if data["batch_size"] > rows:
+        raise InputError(
+            f"data.batch_size={data['batch_size']}: more than the {rows} training patches in {root}"
+        )
+
+
+@cache
+def _rows(root: Path, scale: str | tuple[float, ...]) -> int:
+    """Training patches in a folder whose files are sound and on this scale, else InputError."""
+    from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+    from pcam_lightning.data.scale import check_scales
+
+    rows = {split: check_split(SplitFiles(root, split)) for split in SPLITS}
+    check_scales(root, scale)
+    return rows["train"]
+
+
+def _resource_problems(
+    configs: Sequence[dict[str, Any]], resources: Mapping[str, Any]
+) -> Iterator[str]:
+    """Where the trainer's devices are not those that a job asks for."""
+    tasks, gpus = resources["tasks_per_node"], resources["gpus_per_node"] or 0
+    for trainer in (config["trainer"] for config in configs if "trainer" in config):
+        ranks = ranks_per_node(trainer["devices"])
+        if ranks != tasks:
+            yield (
+                f"trainer.devices={trainer['devices']}, hydra.launcher.tasks_per_node={tasks}: "
+                f"expected as many tasks as devices, such as trainer=ddp trainer.devices={tasks}"
+            )
+        if trainer["num_nodes"] != resources["nodes"]:
+            yield (
+                f"trainer.num_nodes={trainer['num_nodes']}, hydra.launcher.nodes="
+                f"{resources['nodes']}: expected the same"
+            )
+        asked = gpus or resources.get("gres")
+        if trainer["accelerator"] in ("gpu", "cuda") and not asked and "partition" in resources:
+            yield (
+                f"trainer.accelerator={trainer['accelerator']}: the job asks for no GPU, expected "
+                "hydra/launcher=slurm_gpu or hydra.launcher.gpus_per_node=1"
+            )
+        if isinstance(gpus, int) and 0 < gpus < ranks:
+            yield (
+                f"hydra.launcher.gpus_per_node={gpus}: expected {ranks}, one for each of "
+                f"trainer.devices={trainer['devices']}"
+            )
+    delay = resources.get("signal_delay_s")
+    # Slurm looks at time limits twice a minute and may send the signal that much early.
+    if delay is not None and 60 * resources["timeout_min"] <= delay + 30:
+        yield (
+            f"hydra.launcher.timeout_min={resources['timeout_min']}: the signal to save, "
+            f"signal_delay_s={delay} before the end, would come at once; expected a limit of more "
+            f"than {delay + 30} s or a shorter delay"
+        )
+
+
+def _double_problems(configs: Sequence[Config], sweep: Path) -> Iterator[str]:
+    """Where two jobs, or jobs of an earlier start, would write to the same runs."""
+    from pcam_lightning.slurm.jobs import job_states
+
+    folders = Counter(run_folder(config) for config in configs)
+    if (most := folders.most_common(1)[0])[1] > 1:
+        yield (
+            f"hydra.sweep.subdir: {most[1]} jobs would write to {most[0]}; expected a folder for "
+            "each, such as ${hydra.job.num}"
+        )
+    if not (sweep / "sweep.json").is_file():
+        return
+    going = [job for job in job_states(sweep) if job.folder in folders and not job.has_ended]
+    if going:
+        yield (
+            f"hydra.sweep.dir={sweep}: {len(going)} jobs of an earlier start have not ended, the "
+            f"first is {going[0].job_id} ({going[0].state}); wait for them, cancel them, or choose "
+            "another folder"
+        )
+
+
+def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> Iterator[str]:
+    """What Slurm says of the request; it is only asked, nothing is queued."""
+    listed = ask("sinfo", "--noheader", "--format=%R")
+    if listed is None:
+        yield "sinfo gives no answer: expected a machine that can submit to Slurm"
+        return
+    partitions = sorted(set(listed.split()))
+    partition = resources["partition"]
+    wanted = partition.split(",") if partition else []
+    if unknown := [name for name in wanted if name not in partitions]:
+        yield f"hydra.launcher.partition={unknown[0]}: expected one of {', '.join(partitions)}"
+        return
+    shown = (ask("scontrol", "--oneliner", "show", "partition") or "").splitlines()
+    for facts in (_facts(line) for line in shown if line.startswith("PartitionName=")):
+        name, limit = facts["PartitionName"], _minutes(facts["MaxTime"])
+        if name not in wanted and (wanted or facts["Default"] != "YES"):
+            continue
+        if limit is not None and resources["timeout_min"] > limit:
+            yield (
+                f"hydra.launcher.timeout_min={resources['timeout_min']}: partition {name} allows "
+                f"{limit} minutes at most"
+            )
+        if facts["State"] != "UP":
+            yield f"hydra.launcher.partition={name}: it is {facts['State']} now"
+    yield from array_problems(jobs)
+    yield from _refusal(executor)
+
+
+def array_problems(jobs: int) -> list[str]:
+    """Return one line where Slurm takes no array of so many jobs; its largest index is one less."""
+    largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
+    if largest is None or jobs <= int(largest[1]):
+        return []
+    return [f"{jobs} jobs: Slurm takes {largest[1]} in one array at most; split the sweep"]
+
+
+def _refusal(executor: Any) -> Iterator[str]:
+    """What sbatch would refuse."""
+    text = executor._executor._make_submission_file_text("true", "preflight")
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "job.sh"
+        script.write_text(text)
+        done = subprocess.run(
+            ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=60
+        )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        words = [line.split("error: ")[-1].removeprefix("allocation failure: ") for line in said]
+        yield f"Slurm refuses the request: {'; '.join(dict.fromkeys(words))}"
+
+
+def _path_problems(
+    configs: Sequence[dict[str, Any]], partition: str | None, sweep: Path
+) -> Iterator[str]:
+    """Files that are on a disk of this machine alone while jobs run on others."""
+    asked = ask(
+        "sinfo", "--noheader", "--format=%o", *(["--partition", partition] if partition else [])
+    )
+    if all(_is_this_machine(node) for node in (asked or "").split()):
+        return
+    paths = {"the Python of the jobs": Path(sys.executable), "hydra.sweep.dir": sweep}
+    for config in configs:
+        data = config.get("data", {})
+        for key in ("root", "default_root"):
+            if data.get(key) and Path(data[key]).exists():
+                paths[f"data.{key}"] = Path(data[key]).absolute()
+    for what, path in paths.items():
+        kind = _file_system(path)
+        if kind and not kind.startswith(SHARED):
+            yield (
+                f"{what}={path}: on a disk of this machine alone ({kind}), which the nodes do not "
+                "see; expected a shared one (preflight=off if they do)"
+            )
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        return socket.gethostbyname(address).startswith("127.") or address == socket.gethostname()
+    except OSError:
+        return False
+
+
+def _file_system(path: Path) -> str | None:
+    """The type of the file system that holds a path, None where that is not known."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return None
+    holding = [(len(point), kind) for point, kind in mounts if path.is_relative_to(point)]
+    return max(holding)[1] if holding else None
+
+
+def _facts(line: str) -> dict[str, str]:
+    """`Key=value Key=value` as a dict."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def _minutes(limit: str) -> int | None:
+    """Slurm's `days-hours:minutes:seconds`, or None for no limit."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+    if found is None:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
+    return 60 * (24 * days + hours) + minutes

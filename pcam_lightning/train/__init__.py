@@ -1,0 +1,1 @@
+"""Train one classifier, from a checked config to a run folder."""

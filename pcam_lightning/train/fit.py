@@ -1,0 +1,115 @@
+"""One training run, from a checked config to the files of its folder."""
+
+import logging
+import os
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.cli.command import Config, save_resolved
+from pcam_lightning.errors import InputError
+from pcam_lightning.runs.manifest import collect_manifest
+from pcam_lightning.runs.process import is_first_rank
+from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, remove_leftovers
+from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.stop_signals import stop_signals
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, fingerprint: str | None = None) -> Path:
+    """Fit, score the best checkpoint, write the run folder, and return its `summary.json`.
+
+    Args:
+        config: of the command `train`, checked against its schema; `auto` in it is settled.
+        fingerprint: what the data must be; None takes any data, or, where the folder's run goes
+            on, the data it was begun with.
+
+    Raises:
+        InputError: the config asks for what is not there; nothing has been trained.
+        Diverged: training met numbers that are not finite; earlier checkpoints survive.
+        Preempted: a signal asked to stop, and all is saved.
+    """
+    folder = Path(config["run_dir"])
+    fingerprint = check_resumable(config, folder) or fingerprint
+    checkpoint = choose_checkpoint(config, folder)
+    if not is_first_rank():
+        with stop_signals.listening():
+            return _train(config, folder, {}, None, checkpoint)
+    manifest = collect_manifest(
+        command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
+    )
+    begins_elsewhere = checkpoint is not None and checkpoint == config["ckpt_path"]
+    with stop_signals.listening(), recording(folder, manifest, resume=begins_elsewhere):
+        remove_leftovers(folder, checkpoint)
+        return _train(config, folder, manifest, fingerprint, checkpoint)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    manifest: dict[str, Any],
+    fingerprint: str | None,
+    checkpoint: str | None,
+) -> Path:
+    # Heavy imports wait until the config is known to be sound.
+    from pcam_lightning.config import build
+    from pcam_lightning.data.identity import is_fingerprint
+    from pcam_lightning.data.source import find_source
+    from pcam_lightning.engine.checkpoints import check_checkpoint
+    from pcam_lightning.metrics.bootstrap import resampling_unit
+    from pcam_lightning.train import limits, result
+
+    start = time.monotonic()
+    build.check_targets(config)
+    config["trainer"]["precision"] = build.choose_precision(config["trainer"])
+    if is_first_rank():
+        save_resolved(config, folder)
+    trainer = build.build_trainer(config)
+    module = build.build_module(config)
+    check_checkpoint(checkpoint, module, trainer.max_steps)
+    source = find_source(config["data"])
+    datamodule = build.build_datamodule(config, source.root)
+    datamodule.setup()
+    if fingerprint is not None and not is_fingerprint(source.root, fingerprint):
+        raise InputError(
+            f"{source.root}: other data than the run was made with (fingerprint "
+            f"{datamodule.fingerprint}), expected files with fingerprint {fingerprint}"
+        )
+    limits.check_batches(trainer, datamodule)
+    limits.check_classes(config["callbacks"], trainer, datamodule)
+    build.normalise(module, datamodule)
+    log.info("dataset: %s, in %s", source.name, source.root)
+    log.info("run: %s", os.path.relpath(folder))
+    if trainer.is_global_zero:
+        units = {split: resampling_unit(ids) for split, ids in datamodule.slides.items()}
+        log.info("intervals: by %s for val, by %s for test", units["val"], units["test"])
+        dataset = {
+            "name": source.name,
+            "root": source.root,
+            "fingerprint": datamodule.fingerprint,
+            "files": datamodule.digests,
+        }
+        facts = {"dataset": dataset, "determinism": build.determinism(trainer)}
+        write_json(folder / "manifest.json", manifest | facts)
+
+    path = folder / "summary.json"
+    with build.ranks_end_together(trainer), closing(datamodule):
+        with build.settings_reported():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        best = build.score_best(trainer, module, datamodule)
+        if trainer.is_global_zero:
+            facts = {
+                "experiment_name": config["experiment_name"],
+                "seed": config["seed"],
+                "best_checkpoint": os.path.relpath(best, folder) if best else None,
+                **build.training_speed(trainer),
+                "weights_digest": result.weights_digest(module.model.state_dict()),
+                "seconds": time.monotonic() - start,
+            }
+            predictions = module.predictions
+            summary = result.write_result(folder, source.name, datamodule, predictions, facts)
+            result.print_result(folder, summary)
+    return path

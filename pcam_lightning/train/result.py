@@ -1,0 +1,166 @@
+"""From a run's predictions to its result: tables, pictures, `summary.json` and a few lines."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.box import SIMPLE
+from rich.table import Table
+from torch import Tensor
+
+from pcam_lightning.cli.terminal import Terminal
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.data.dataset import PatchDataset
+from pcam_lightning.data.files import SPLIT_FILES, read_labels
+from pcam_lightning.engine.module import Predictions
+from pcam_lightning.metrics.predictions import read_predictions, write_predictions
+from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.plots import scores as plots
+from pcam_lightning.plots.galleries import plot_gallery
+from pcam_lightning.plots.history import plot_curves
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.run import MissingRunFileError
+from pcam_lightning.runs.status import write_json
+
+SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
+
+
+def write_result(
+    folder: Path,
+    dataset_name: str,
+    datamodule: PCamDataModule,
+    predictions: Mapping[str, Predictions],
+    facts: Mapping[str, Any],
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """Write `predictions/`, `plots/` and `summary.json` of a run, and return the summary.
+
+    Args:
+        folder: the run folder, with the history of the run in it.
+        dataset_name: what every output is marked with.
+        datamodule: set up, for the labels, slides and cleaning counts.
+        predictions: of "val" and "test".
+        facts: what else the summary holds, such as seconds and the weights digest.
+        threshold: probability from which a patch is called tumour, in (0, 1).
+    """
+    train_prevalence = float(np.mean(datamodule.datasets["train"].labels))
+    summary: dict[str, Any] = {"dataset": dataset_name, **facts, "data": _data_facts(datamodule)}
+    for split, predicted in predictions.items():
+        path = folder / "predictions" / f"{split}.parquet"
+        slides = datamodule.slides[split]
+        row = predicted.row.numpy()
+        slide = None if slides is None else slides[row]
+        write_predictions(path, row, predicted.label.numpy(), predicted.logit.numpy(), slide)
+        table = read_predictions(path)
+        summary[split] = summarise(table, threshold, train_prevalence)
+        title = f"{split}, dataset: {dataset_name}"
+        scores = (table["label"], table["probability"])
+        pictures = folder / "plots"
+        plots.plot_roc(pictures / f"roc_{split}.png", *scores, title, threshold)
+        plots.plot_precision_recall(pictures / f"pr_{split}.png", *scores, title, threshold)
+        plots.plot_confusion(pictures / f"confusion_{split}.png", *scores, threshold, title)
+        dataset = datamodule.datasets[SPLIT_FILES[split]]
+        _plot_patches(pictures / f"patches_{split}.png", dataset, table, title)
+    plot_curves(Run(folder), folder / "plots")
+    _plot_spikes(folder, datamodule, f"gradient spikes, dataset: {dataset_name}")
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
+    """A short table of validation and test beside the constant baselines, and where to look."""
+    test = summary["test"]
+    table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in ("val", "test", "95% interval", "all tumour", "majority"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in SHOWN:
+        scores = test["metrics"][name]
+        constants = [test["baselines"][constant][name] for constant in ("all_tumour", "majority")]
+        mark = "!" if name in test["beaten_by_constant"] else ""
+        table.add_row(
+            name,
+            _number(summary["val"]["metrics"][name]["value"]),
+            _number(scores["value"]) + mark,
+            f"{_number(scores['low'])}-{_number(scores['high'])}",
+            *map(_number, constants),
+        )
+    console = Terminal()
+    console.print(table)
+    if test["beaten_by_constant"]:
+        console.print(f"! a constant does as well: {', '.join(test['beaten_by_constant'])}")
+    where = os.path.relpath(folder)
+    console.print(f"plots: {where}/plots", soft_wrap=True)
+    console.print(f"curves: tensorboard --logdir {where}", soft_wrap=True)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        # NumPy has no bfloat16, and a scalar tensor has no axis along which to view its bytes.
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plot_patches(
+    path: Path, dataset: PatchDataset, table: pd.DataFrame, title: str, count: int = 24
+) -> None:
+    """Evenly spaced patches of a split with what is true and what was said of them."""
+    shown = table.iloc[np.unique(np.linspace(0, len(table) - 1, count).astype(int))]
+    captions = [
+        f"row {row}: {'tumour' if label else 'normal'}\np(tumour) {probability:.2f}"
+        for row, label, probability in zip(
+            shown["row"], shown["label"], shown["probability"], strict=True
+        )
+    ]
+    patches = dataset.patches.map()[shown["row"].to_numpy()]
+    plot_gallery(path, patches, captions, title)
+
+
+def _plot_spikes(
+    folder: Path, datamodule: PCamDataModule, title: str, spikes: int = 3, patches: int = 8
+) -> None:
+    """The patches with the highest loss of a run's largest gradient spikes, if it had any."""
+    try:
+        table = Run(folder).gradients
+    except MissingRunFileError:
+        return
+    table = table[table["rows"].notna()] if "rows" in table else table.iloc[:0]
+    if table.empty:
+        return
+    # What is not finite is larger than any number.
+    times = np.where(np.isfinite(table["norm"]), table["norm"] / table["median"], np.inf)
+    table = table.assign(times=times)
+    table = table.sort_values("times", ascending=False, kind="stable").head(spikes)
+    patches = min(patches, *map(len, table["rows"]))
+    labels = read_labels(datamodule.files("train"))
+    captions = [
+        f"step {step}: {times:.1f} x median\nrow {row}: "
+        f"{'tumour' if labels[row] else 'normal'}\nloss {loss:.2f}"
+        for step, times, rows, losses in table[["step", "times", "rows", "losses"]].to_numpy()
+        for row, loss in zip(rows[:patches], losses[:patches], strict=True)
+    ]
+    rows = np.concatenate([rows[:patches] for rows in table["rows"]])
+    pixels = datamodule.datasets["train"].pixels[rows]
+    plot_gallery(folder / "plots" / "gradient_spikes.png", pixels, captions, title, patches)
+
+
+def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:
+    return {
+        "rows": {split: len(dataset) for split, dataset in datamodule.datasets.items()},
+        "dropped": datamodule.dropped,
+        "normalisation": dict(zip(("mean", "std"), datamodule.channel_statistics, strict=True)),
+        "cleaning": {split: vars(changed) for split, changed in datamodule.cleaning().items()},
+    }
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,51 @@
+from typing import Any
+
+from pcam_lightning.benchmark.against import causes, changes
+from pcam_lightning.provenance.provenance import Difference
+
+
+def row(model: str, low: float, median: float | None, high: float) -> dict[str, Any]:
+    names = {"contender": "pcam_lightning", "parameters": 1, "batch_size": 8, "device": "cpu"}
+    names |= {"model": model, "precision": "32-true", "device_name": "a processor"}
+    return names | {"low": low, "median": median, "high": high}
+
+
+def test_slower_is_what_noise_does_not_explain() -> None:
+    then = [
+        row("slower", 95, 100, 105),
+        row("noisy", 80, 100, 120),
+        row("faster", 95, 100, 105),
+        row("hardly", 99.9, 100, 100.1),
+        row("gone", 95, 100, 105),
+        row("too large", 0, None, 0),
+    ]
+    now = [
+        row("slower", 80, 85, 94),
+        row("noisy", 70, 85, 100),
+        row("faster", 110, 120, 130),
+        row("hardly", 98.1, 98.2, 98.3),
+        row("new", 1, 2, 3),
+        row("too large", 1, 2, 3),
+    ]
+    found = {each["model"]: (each["verdict"], each["ratio"]) for each in changes(now, then)}
+    assert found == {
+        "slower": ("slower", 0.85),
+        "noisy": ("same", 0.85),
+        "faster": ("faster", 1.2),
+        "hardly": ("same", 0.982),
+    }
+
+
+def test_causes_are_versions_and_settings_first() -> None:
+    differing = [
+        Difference("code", "pcam_lightning/engine/module.py", ["a", "b"], True),
+        Difference("config", "benchmark.repeats", [3, 5], True),
+        Difference("hardware", "driver", ["550", "560"], True),
+        Difference("package", "torch", ["2.14", "2.15"], True),
+        Difference("slurm", "job_id", [1, 2], False),
+    ]
+    assert causes(differing) == [
+        "package torch: then 2.14, now 2.15",
+        "hardware driver: then 550, now 560",
+        "code pcam_lightning/engine/module.py: then a, now b",
+    ]

@@ -1,0 +1,76 @@
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pcam_lightning.benchmark import fit as fitting
+from pcam_lightning.benchmark.fit import Gate, pieces
+
+BATCH = SimpleNamespace(row=range(16))
+
+
+@pytest.fixture(autouse=True)
+def _held_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "PIECE", 0.0)
+
+
+class Fit:
+    """Something like a trainer with epochs of two steps and one batch of validation."""
+
+    should_stop = False
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs, self.made = epochs, 0
+        self.train_dataloader = SimpleNamespace(waited=0.0)
+
+    def __call__(self, gate: Gate) -> None:
+        trainer: Any = self
+        module: Any = None
+        for _ in range(self.epochs):
+            gate.on_train_epoch_start(trainer, module)
+            for index in range(2):
+                if self.should_stop:
+                    return
+                self.made += 1
+                self.train_dataloader.waited += 0.25
+                gate.on_train_batch_end(trainer, module, None, BATCH, index)
+            gate.on_validation_batch_end(trainer, module, None, BATCH, 0)
+            gate.on_train_epoch_end(trainer, module)
+
+
+def test_a_fit_goes_on_only_when_asked() -> None:
+    first, second = Fit(2), Fit(2)
+    one, other = pieces(first, Gate()), pieces(second, Gate())
+    assert [next(each)[:3] for each in (one, one, other)] == [(16, 0.25, 1)] * 3
+    assert (first.made, second.made) == (2, 1)
+    assert len([*one]) == 2 and (first.made, second.made) == (4, 1)
+
+
+def test_of_an_epoch_validation_is_part() -> None:
+    fit = Fit(3)
+    done = pieces(fit, Gate("epoch"))
+    assert [next(done)[:3], next(done)[:3]] == [(48, 0.5, 2)] * 2
+    assert fit.made == 4
+
+
+def test_between_steps_the_end_of_an_epoch_is_aside() -> None:
+    done = [*pieces(Fit(2), Gate())]
+    assert [piece.aside > 0 for piece in done] == [False, False, True, False]
+
+
+def test_it_is_stopped_when_nobody_asks_for_more() -> None:
+    before, fit = threading.active_count(), Fit(50)
+    asked = pieces(fit, Gate())
+    next(asked)
+    asked.close()
+    assert fit.should_stop and fit.made == 1
+    assert threading.active_count() == before
+
+
+def test_its_errors_are_raised_where_pieces_are_asked_for() -> None:
+    def fail(gate: Gate) -> None:
+        raise ValueError("no step")
+
+    with pytest.raises(ValueError, match="no step"):
+        next(pieces(fail, Gate()))

@@ -1,0 +1,122 @@
+import pytest
+
+from pcam_lightning.config import schema
+from pcam_lightning.engine.module import VAL_METRICS
+from pcam_lightning.errors import InputError
+
+
+def test_the_default_config_is_sound(composed) -> None:
+    schema.check("train", composed())
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr='abc': expected number"),
+        ("optimizer.lr=0", "optimizer.lr=0: expected greater than 0"),
+        ("optimizer.betas=[0.9,1.5]", "optimizer.betas.1=1.5: expected less than 1"),
+        ("trainer.max_epochs=-3", "trainer.max_epochs=-3: expected greater than 0"),
+        ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5: expected integer"),
+        ("trainer.precision=8", "trainer.precision=8: expected 'auto', '32'"),
+        ("trainer.devices=0", "trainer.devices=0: expected greater than 0 or 'auto' or list"),
+        ("trainer.accelerator=gpus", "trainer.accelerator='gpus': expected 'auto', 'cpu', 'gpu'"),
+        ("seed=-1", "seed=-1: expected greater than or equal to 0"),
+        ("seed=4294967296", "seed=4294967296: expected less than 4294967296"),
+        ("data.batch_size=0", "data.batch_size=0: expected greater than 0"),
+        ("data.sampler=random", "data.sampler='random': expected 'weighted', 'shuffle'"),
+        ("data.filter=true", "data.filter=True: expected 'none' or 'blank'"),
+        ("data.demo.train=1", "data.demo.train=1: expected greater than or equal to 16"),
+        ("model.channels=[]", "model.channels=[]: List should have at least 1 item"),
+        ("model.dropout=1", "model.dropout=1: expected less than 1"),
+        ("experiment_name=../up", "experiment_name='../up': String should match pattern"),
+        ("+data.colour=grey", "data.colour: no such key"),
+        ("~optimizer.lr", "optimizer.lr: missing"),
+        ("logger.csv=5", "logger.csv=5: expected"),
+        (
+            "callbacks.gradient_norm.spike_factor=1",
+            "callbacks.gradient_norm.spike_factor=1: expected greater than 1",
+        ),
+        (
+            "callbacks.gradient_norm.window=19",
+            "callbacks.gradient_norm.window=19: expected greater than or equal to 20",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(composed, override: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        schema.check("train", composed([override]))
+    message = str(caught.value)
+    assert message.startswith(said) and "\n" not in message
+
+
+SAME_NAME = "callbacks.checkpoint.save_top_k=3"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["+trainer.max_steps=0"], "trainer.max_steps"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs"),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs"),
+        (["+trainer.max_time=00:00:00:00"], "trainer.max_time"),
+        (["+trainer.max_time=5m"], "trainer.max_time"),
+        (["+trainer.val_check_interval=0"], "trainer.val_check_interval"),
+        (["+trainer.val_check_interval=1.5"], "trainer.val_check_interval"),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches"),
+        (["trainer.limit_test_batches=0.0"], "trainer.limit_test_batches"),
+        (["callbacks.checkpoint.monitor=val/auc"], "callbacks.checkpoint.monitor"),
+        (["callbacks.checkpoint.monitor=test/auroc"], "callbacks.checkpoint.monitor"),
+        (["callbacks.early_stopping.monitor=val/auc"], "callbacks.early_stopping.monitor"),
+        (["callbacks.checkpoint.monitor=[val/auroc]"], "callbacks.checkpoint.monitor"),
+        (["callbacks.early_stopping.monitor=null"], "callbacks.early_stopping.monitor"),
+        (["callbacks.checkpoint.monitor=val/loss"], "callbacks.checkpoint.mode"),
+        (["callbacks.checkpoint.mode=min"], "callbacks.checkpoint.mode"),
+        (["~callbacks.early_stopping.mode"], "callbacks.early_stopping.mode"),
+        ([SAME_NAME], "callbacks.checkpoint.save_top_k"),
+        (["~logger"], "logger"),
+        (["~callbacks"], "callbacks"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_would_fail_only_after_training_is_named(composed, overrides, key: str) -> None:
+    """Limits that train nothing, metrics that are never logged, the worst taken for the best."""
+    with pytest.raises(InputError) as caught:
+        schema.check("train", composed(overrides))
+    message = str(caught.value)
+    assert message.startswith((f"{key}=", f"{key}: ")) and "\n" not in message
+
+
+def test_metrics_to_monitor_are_those_that_validation_logs() -> None:
+    assert set(schema.MONITORED) == {*VAL_METRICS, "train/loss"}
+
+
+def test_clipping_with_a_scaler_and_a_fused_optimizer_is_refused(composed) -> None:
+    with pytest.raises(InputError, match=r"optimizer\.fused=false"):
+        schema.check("train", composed(["trainer.precision=16-mixed"]))
+    schema.check("train", composed(["trainer.precision=16-mixed", "optimizer.fused=false"]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.precision=bf16",
+        "trainer.devices=[0,1]",
+        "+trainer.max_time=00:01:00:00",
+        "trainer.limit_train_batches=3",
+        "callbacks.early_stopping=null",
+        "callbacks.checkpoint=null",
+        "callbacks.checkpoint.monitor=null",
+        "callbacks.checkpoint.monitor=val/f2",
+        "logger.csv=null",
+        "+trainer.max_steps=5",
+        "+trainer.max_steps=-1",
+        "+trainer.max_time={minutes:5}",
+        "+trainer.val_check_interval=0.25",
+        "+trainer.val_check_interval=3",
+        "+trainer.overfit_batches=2",
+        "callbacks.checkpoint={_target_:mine.Keeper,monitor:mine/score,mode:best,filename:3}",
+        "optimizer.lr=1",
+    ],
+)
+def test_what_is_right_is_accepted(composed, override: str) -> None:
+    schema.check("train", composed([override]))

@@ -1,0 +1,206 @@
+import csv
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from pcam_lightning.data.demo import tissue
+from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
+from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+from pcam_lightning.errors import InputError
+
+SMALL = DemoOptions(train=96, valid=48, test=40)
+ROWS = {"train": 96, "valid": 48, "test": 40}
+
+
+def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    files = SplitFiles(folder, split)
+    with h5py.File(files.images) as images, h5py.File(files.labels) as labels:
+        return np.asarray(images["x"]), np.asarray(labels["y"])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Files of a demo set by name; what readers keep beside them is hidden."""
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def demo(parent: Path) -> Path:
+    return ensure_demo(parent, SMALL)
+
+
+def test_the_files_are_as_the_official_ones(demo: Path) -> None:
+    for split in SPLITS:
+        images, labels = read(demo, split)
+        assert images.shape == (ROWS[split], 96, 96, 3) and images.dtype == np.uint8
+        assert labels.shape == (ROWS[split], 1, 1, 1) and labels.dtype == np.uint8
+        assert check_split(SplitFiles(demo, split)) == ROWS[split]
+        meta = pd.read_csv(SplitFiles(demo, split).meta, index_col=0)
+        assert list(meta) == ["coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"]
+        assert meta["center_tumor_patch"].astype(int).tolist() == labels.ravel().tolist()
+        anywhere = meta["tumor_patch"].to_numpy()
+        assert np.all(anywhere[labels.ravel() == 1]) and np.any(anywhere[labels.ravel() == 0])
+
+
+def test_no_slide_is_in_two_splits(demo: Path) -> None:
+    slides = [set(pd.read_csv(SplitFiles(demo, split).meta)["wsi"]) for split in SPLITS]
+    assert sum(map(len, slides)) == len(set.union(*slides))
+
+
+def test_the_seed_decides_every_byte(demo: Path, tmp_path: Path) -> None:
+    assert content(ensure_demo(tmp_path, SMALL)) == content(demo)
+    other = read(ensure_demo(tmp_path, replace(SMALL, seed=1)), "train")[0]
+    assert (other != read(demo, "train")[0]).any(axis=(1, 2, 3)).all()
+
+
+def test_floats_hold_the_same_pixels(demo: Path, parent: Path) -> None:
+    folder = ensure_demo(parent, replace(SMALL, dtype="float32"))
+    assert folder != demo
+    images, labels = read(folder, "valid")
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(images, read(demo, "valid")[0])
+    np.testing.assert_array_equal(labels, read(demo, "valid")[1])
+
+
+def faults(folder: Path) -> Counter:
+    """What is wrong in a folder, found without knowing what was planted: (split, row, kind)."""
+    found, seen = [], defaultdict(list)
+    for split in SPLITS:
+        images, labels = read(folder, split)
+        for row, (image, label) in enumerate(zip(images, labels.ravel(), strict=True)):
+            if np.isnan(image).any():
+                found.append((split, row, "nan"))
+            if np.isinf(image).any():
+                found.append((split, row, "infinity"))
+            finite = image[np.isfinite(image)]
+            if finite.min() < 0 or finite.max() > 255:
+                found.append((split, row, "out_of_range"))
+            elif finite.mean() <= 1:
+                found.append((split, row, "black"))
+            elif finite.mean() >= 254:
+                found.append((split, row, "white"))
+            seen[image.tobytes()].append((split, row, int(label)))
+    for (first, a, x), (second, b, y) in (twins for twins in seen.values() if len(twins) > 1):
+        kind = "contradiction" if x != y else "duplicate"
+        kind = "cross_split_duplicate" if first != second else kind
+        found.append((frozenset([(first, a), (second, b)]), kind))
+    return Counter(found)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_an_independent_scan_finds_the_planted_damage_and_nothing_else(
+    parent: Path, dtype: str
+) -> None:
+    folder = ensure_demo(parent, replace(SMALL, dtype=dtype, damage=True))
+    planted = []
+    with (folder / "demo_damage.csv").open(newline="") as file:
+        for fault in csv.DictReader(file):
+            place = (fault["split"], int(fault["row"]))
+            if ":" in fault["value"]:
+                split, row = fault["value"].split(":")
+                planted.append((frozenset([place, (split, int(row))]), fault["kind"]))
+            else:
+                planted.append((*place, fault["kind"]))
+    assert faults(folder) == Counter(planted)
+    kinds = {fault[-1] for fault in planted}
+    blank_and_copies = {"black", "white", "duplicate", "contradiction", "cross_split_duplicate"}
+    assert kinds == blank_and_copies | (
+        {"nan", "infinity", "out_of_range"} if dtype == "float32" else set()
+    )
+
+
+def test_an_undamaged_set_has_no_faults(demo: Path) -> None:
+    assert not faults(demo)
+
+
+def test_colour_says_little_about_the_label(parent: Path) -> None:
+    folder = ensure_demo(parent, DemoOptions(train=1024, valid=16, test=1024))
+
+    def colours(split: str, part: slice) -> np.ndarray:
+        return read(folder, split)[0][:, part, part].mean(axis=(1, 2)) / 255
+
+    for part, highest in ((slice(None), 0.6), (slice(32, 64), 0.75)):
+        model = LogisticRegression(C=100).fit(
+            colours("train", part), read(folder, "train")[1].ravel()
+        )
+        score = model.decision_function(colours("test", part))
+        assert roc_auc_score(read(folder, "test")[1].ravel(), score) < highest
+    assert 0.4 < read(folder, "train")[1].mean() < 0.6
+
+
+def test_tumour_is_inside_the_centre_of_positives_and_clear_of_it_in_negatives() -> None:
+    rng = np.random.default_rng(0)
+    labels = (np.arange(2000) % 2).astype(np.uint8)
+    nests = tissue.place_nests(rng, labels)
+    inside = (nests.row >= 32) & (nests.row < 64) & (nests.column >= 32) & (nests.column < 64)
+    reach = tissue.TUMOUR_REACH
+    touching = (
+        (nests.row > 31 - reach)
+        & (nests.row < 64 + reach)
+        & (nests.column > 31 - reach)
+        & (nests.column < 64 + reach)
+    )
+    positive = labels == 1
+    assert ((nests.tumour & inside).sum(axis=1)[positive] >= 2).all()
+    assert not (nests.tumour & touching).sum(axis=1)[~positive].any()
+    total = nests.tumour.sum(axis=1)
+    assert abs(total[positive].mean() - total[~positive].mean()) < 2
+    assert (total[~positive] > 0).mean() > 0.8
+
+
+def test_the_smallest_damaged_set_has_room_for_all_faults(tmp_path: Path) -> None:
+    options = DemoOptions(train=16, valid=16, test=16, dtype="float32", damage=True)
+    folder = ensure_demo(tmp_path, options)
+    for split in SPLITS:
+        meta = pd.read_csv(SplitFiles(folder, split).meta)
+        assert (
+            meta["center_tumor_patch"].astype(int).tolist()
+            == read(folder, split)[1].ravel().tolist()
+        )
+
+
+@pytest.mark.parametrize(
+    "options", [{"train": 15}, {"seed": -1}, {"dtype": "float16"}], ids=lambda value: str(value)
+)
+def test_impossible_options_are_refused(options: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        DemoOptions(**options)
+
+
+def test_eight_processes_make_it_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from pcam_lightning.data.demo import generate as demo\n"
+        "write = demo.write_demo\n"
+        "def counted(folder, options): print('made'); write(folder, options)\n"
+        "demo.write_demo = counted\n"
+        "print(demo.ensure_demo(Path(sys.argv[1]), demo.DemoOptions(0, 32, 16, 16)))\n"
+    )
+    draft = tmp_path / f".{DemoOptions(0, 32, 16, 16).folder_name}.draft"
+    draft.mkdir()
+    (draft / "left_by_a_kill").touch()
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    printed = [process.communicate(timeout=120)[0].split() for process in started]
+    assert sum(lines.count("made") for lines in printed) == 1
+    (folder,) = {lines[-1] for lines in printed}
+    assert not draft.exists()
+    assert len(list(Path(folder).iterdir())) == 9

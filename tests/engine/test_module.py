@@ -1,0 +1,193 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn import metrics
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.engine.augment import Dihedral
+from pcam_lightning.engine.module import PCamClassifier, Predictions, split_metrics
+from pcam_lightning.errors import InputError
+from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.models import MLP
+
+
+def random_predictions(rows: int = 500, ties: bool = False) -> Predictions:
+    generator = torch.Generator().manual_seed(rows)
+    label = torch.randint(0, 2, (rows,), generator=generator)
+    logit = torch.randn(rows, generator=generator) * 3 + label
+    return Predictions(torch.arange(rows), label, logit.round() if ties else logit)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_metrics_equal_scikit_learns(ties: bool) -> None:
+    predictions = random_predictions(ties=ties)
+    label = predictions.label.numpy()
+    probability = 1 / (1 + np.exp(-predictions.logit.double().numpy()))
+    decision = probability >= 0.5
+    expected = {
+        "loss": metrics.log_loss(label, probability),
+        "auroc": metrics.roc_auc_score(label, probability),
+        "average_precision": metrics.average_precision_score(label, probability),
+        "accuracy": metrics.accuracy_score(label, decision),
+        "f2": metrics.fbeta_score(label, decision, beta=2),
+    }
+    found = {name: float(value) for name, value in split_metrics(predictions).items()}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_tie_with_the_threshold_is_tumour_in_training_and_summary_alike() -> None:
+    tied = Predictions(torch.arange(4), torch.tensor([0, 1, 0, 1]), torch.zeros(4))
+    trained = split_metrics(tied)
+    probability = np.full(4, 0.5)
+    table = pd.DataFrame({"row": range(4), "label": tied.label, "probability": probability})
+    summary = summarise(table, 0.5, 0.5, resamples=1)["metrics"]
+    # All four are called tumour, two of them rightly: recall 1, precision 1/2.
+    assert float(trained["f2"]) == pytest.approx(summary["f2"]["value"]) == pytest.approx(5 / 6)
+    assert float(trained["accuracy"]) == summary["accuracy"]["value"] == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [[0], [3], [0, 1, 2, 3]])
+def test_no_metric_is_known_where_a_logit_is_not_finite(value: float, rows: list[int]) -> None:
+    logit = torch.tensor([-1.0, 1.0, -2.0, 3.0])
+    logit[rows] = value
+    found = split_metrics(Predictions(torch.arange(4), torch.tensor([0, 1, 0, 1]), logit))
+    assert set(found) == {"loss", "auroc", "average_precision", "accuracy", "f2"}
+    assert all(torch.isnan(each) for each in found.values())
+
+
+def test_ranking_metrics_of_one_class_are_undefined() -> None:
+    predictions = random_predictions(50)
+    normal = predictions._replace(label=torch.zeros(50, dtype=torch.int64))
+    found = split_metrics(normal)
+    assert torch.isnan(found["auroc"]) and torch.isnan(found["average_precision"])
+    assert torch.isfinite(found["loss"])
+
+
+class Validated(Callback):
+    """How many steps were done before each validation."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.steps.append(trainer.global_step)
+
+
+def fitted(
+    root: Path,
+    batch_size: int = 7,
+    callbacks: Sequence[Callback] = (),
+    trainer: Mapping[str, Any] | None = None,
+    **arguments,
+) -> PCamClassifier:
+    torch.manual_seed(0)
+    module = PCamClassifier(
+        MLP(hidden=(8,), dropout=0.0), lambda p: torch.optim.SGD(p, lr=1e-3), **arguments
+    )
+    settings: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": bool(callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    settings |= dict(trainer or {})
+    datamodule = PCamDataModule(root, batch_size=batch_size)
+    Trainer(callbacks=list(callbacks), **settings).fit(module, datamodule=datamodule)
+    return module
+
+
+def test_it_works_without_hydra_and_scores_every_row(pcam_root: Path) -> None:
+    module = fitted(pcam_root)
+    row, label, logit = module.predictions["val"]
+    assert row.tolist() == list(range(20)) and label.tolist() == ([1, 0, 0] * 7)[:20]
+    datamodule = PCamDataModule(pcam_root)
+    datamodule.setup()
+    module.eval()
+    with torch.no_grad():
+        expected = module(datamodule.datasets["valid"][np.arange(20)].image)
+    torch.testing.assert_close(logit, expected)
+
+
+class Recorder(nn.Module):
+    """An augmentation that remembers what its generator gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.drawn.append(torch.rand((), generator=generator).item())
+        return image
+
+
+def test_augmentation_has_its_own_stream_by_seed_and_step(pcam_root: Path) -> None:
+    first, again, other = Recorder(), Recorder(), Recorder()
+    fitted(pcam_root, augment=first)
+    torch.manual_seed(99)
+    fitted(pcam_root, augment=again)
+    fitted(pcam_root, augment=other, seed=7)
+    assert len(set(first.drawn)) == len(first.drawn) == 12
+    assert first.drawn == again.drawn != other.drawn
+
+
+def test_augmentation_is_for_training_only(pcam_root: Path) -> None:
+    module = fitted(pcam_root, augment=Dihedral())
+    image = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
+    module.eval()
+    assert torch.equal(module(image), module.model(image))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "validated_after"),
+    [
+        ({"max_steps": 4, "max_epochs": 5}, [4]),
+        ({"max_steps": 8, "max_epochs": 5}, [6, 8]),
+        ({"max_steps": 6, "max_epochs": 5}, [6]),
+        ({"max_steps": 2, "max_epochs": 5, "accumulate_grad_batches": 2}, [2]),
+        ({"max_epochs": 2, "check_val_every_n_epoch": 3}, [12]),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [12, 18]),
+        ({"max_steps": 3, "max_epochs": 9, "check_val_every_n_epoch": 5}, [3]),
+    ],
+    ids=str,
+)
+def test_a_fit_ends_with_a_validation(
+    pcam_root: Path, tmp_path: Path, arguments: dict, validated_after: list[int]
+) -> None:
+    """Batches of 7 make 6 steps an epoch, whatever ends the fit."""
+    best = ModelCheckpoint(tmp_path, monitor="val/auroc", mode="max")
+    watch = Validated()
+    fitted(pcam_root, callbacks=[best, watch], trainer=arguments)
+    assert watch.steps == validated_after
+    assert Path(best.best_model_path).is_file()
+
+
+def test_a_plateau_can_only_watch_what_validation_logs(pcam_root: Path) -> None:
+    def watching(optimizer, steps: int, per_epoch: int) -> list[dict]:
+        return [{"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/auc"}]
+
+    with pytest.raises(InputError, match="val/auc, expected one of val/loss, val/auroc"):
+        fitted(pcam_root, scheduler=watching)
+
+
+def test_an_epoch_of_a_schedule_is_an_epoch_of_the_data(pcam_root: Path) -> None:
+    given = []
+
+    def recorded(optimizer, steps: int, per_epoch: int) -> list[dict]:
+        given.append((steps, per_epoch))
+        return []
+
+    fitted(pcam_root, scheduler=recorded, trainer={"max_steps": 2, "max_epochs": 5})
+    assert given == [(2, 6)]

@@ -1,0 +1,141 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+from torchmetrics.functional.classification import binary_calibration_error
+
+from pcam_lightning.metrics.calibration import (
+    BINS,
+    TEMPERATURES,
+    calibrated,
+    calibration_error,
+    describe_error,
+    describe_fit,
+    fit_temperature,
+    reliability,
+)
+from pcam_lightning.metrics.predictions import sigmoid
+
+
+def logits(rows, temperature=1.0, seed=0):
+    """Labels drawn from calibrated logits, and the logits times the temperature."""
+    generator = np.random.default_rng(seed)
+    logit = generator.normal(0, 2, rows)
+    label = (generator.random(rows) < sigmoid(logit)).astype(int)
+    return label, logit * temperature
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_agrees_with_torchmetrics(seed):
+    label, logit = logits(500, 2.0, seed)
+    probability = sigmoid(logit)
+    theirs = binary_calibration_error(
+        torch.from_numpy(probability), torch.from_numpy(label), n_bins=BINS, norm="l1"
+    )
+    assert calibration_error(label, probability) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_the_bins_agree_with_scikit_learn():
+    label, logit = logits(2000)
+    bins = reliability(label, sigmoid(logit))
+    share, said = calibration_curve(label, sigmoid(logit), n_bins=BINS)
+    np.testing.assert_allclose(bins["tumours"], share)
+    np.testing.assert_allclose(bins["probability"], said)
+    assert bins["rows"].to_numpy().sum() == 2000
+    low, high = bins["low"].to_numpy(), bins["high"].to_numpy()
+    assert (low <= share).all() and (share <= high).all()
+
+
+def test_by_hand():
+    # One bin says 0.3 twice and is right once, another 0.9 once and is right.
+    assert calibration_error([1, 0, 1], [0.3, 0.3, 0.9]) == pytest.approx((2 * 0.2 + 0.1) / 3)
+    assert calibration_error([1, 0], [1.0, 0.0]) == 0  # probability 1 belongs to the last bin
+
+
+def test_wilsons_interval_by_hand():
+    # 8 of 10, 95 %: 0.490 to 0.943.
+    bins = reliability([1] * 8 + [0] * 2, [0.5] * 10)
+    assert bins[["low", "high"]].to_numpy()[0] == pytest.approx([0.4902, 0.9433], abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_temperature_is_found_again(temperature):
+    label, logit = logits(20_000, temperature)
+    found = fit_temperature(label, logit)
+    assert found is not None
+    # Logistic regression on the logit alone, without intercept, is the same model.
+    regression = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-8)
+    slope = regression.fit(logit[:, None], label).coef_[0, 0]
+    assert found == pytest.approx(1 / slope, rel=1e-3)
+    assert found == pytest.approx(temperature, rel=0.05)
+    assert describe_fit(found) is None
+    before, after = (calibration_error(label, calibrated(logit, t)) for t in (1.0, found))
+    assert after < before or temperature == 1
+
+
+def test_where_no_temperature_is_likeliest():
+    assert fit_temperature([1, 1], [0.3, 2.0]) is None
+    assert "of one class" in str(describe_fit(None))
+    perfect = fit_temperature([1, 0], [2.0, -2.0])
+    backward = fit_temperature([0, 1], [2.0, -2.0])
+    for found, bound in ((perfect, TEMPERATURES[0]), (backward, TEMPERATURES[1])):
+        assert found == pytest.approx(bound, rel=0.01)
+        assert "as far as the fit goes" in str(describe_fit(found))
+
+
+def test_a_temperature_changes_no_ranking():
+    logit = np.array([-30.0, -1, 0, 1, 40])
+    assert (np.diff(calibrated(logit, 7.0)) > 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.3, 2.5])
+def test_intervals_cover_the_truth_about_as_often_as_they_say(temperature):
+    # The truth: the same error of a sample large enough to have next to no scatter.
+    label, logit = logits(1_000_000, temperature, seed=1000)
+    truth = 0.0 if temperature == 1 else calibration_error(label, sigmoid(logit))
+    covered, repeats = 0, 120
+    for seed in range(repeats):
+        label, logit = logits(800, temperature, seed)
+        error = describe_error(label, sigmoid(logit), resamples=150, seed=seed)
+        assert 0 <= error["low"] <= error["value"] <= error["high"] <= 1
+        covered += error["low"] <= truth <= error["high"]
+    # No less than 0.95 but for chance. That they are not just wide is the next test's.
+    assert covered / repeats > 0.95 - 3 * math.sqrt(0.95 * 0.05 / repeats)
+
+
+def test_intervals_are_as_narrow_as_the_scatter_allows():
+    errors = []
+    for seed in range(60):
+        label, logit = logits(3000, 2.5, seed)
+        errors.append(describe_error(label, sigmoid(logit), resamples=100, seed=seed))
+    scatter = np.std([error["value"] for error in errors])
+    width = np.mean([error["high"] - error["low"] for error in errors])
+    assert 3.5 * scatter < width < 6 * scatter
+
+
+def test_what_a_perfect_model_would_show():
+    values, expected, above = [], [], 0
+    for seed in range(60):
+        label, logit = logits(600, seed=seed)
+        error = describe_error(label, sigmoid(logit), resamples=100, seed=seed)
+        values.append(error["value"])
+        expected.append(error["if_perfect"])
+        above += error["value"] > error["if_perfect_high"]
+    assert np.mean(values) == pytest.approx(np.mean(expected), rel=0.08)
+    assert above <= 9  # of 60, where 3 are expected
+
+
+def test_slides_make_the_interval_wider():
+    generator = np.random.default_rng(0)
+    slide = np.repeat(np.arange(20), 50)
+    logit = generator.normal(0, 1, 1000)
+    label = (generator.random(1000) < sigmoid(logit + generator.normal(0, 2, 20)[slide])) * 1
+    by = [
+        describe_error(label, sigmoid(logit), names, resamples=200)
+        for names in (None, slide.astype(str))
+    ]
+    widths = [error["high"] - error["low"] for error in by]
+    assert widths[1] > 1.5 * widths[0]

@@ -1,0 +1,53 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pcam_lightning.metrics.bootstrap import bootstrap_intervals
+from pcam_lightning.metrics.metrics import METRICS, compute_metrics
+from pcam_lightning.metrics.predictions import read_predictions, write_predictions
+from pcam_lightning.metrics.summary import summarise
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    generator = np.random.default_rng(0)
+    label = generator.integers(2, size=300)
+    logit = generator.normal(size=300) + 2 * label - 1
+    slide = [f"slide_{i % 7}" for i in range(300)]
+    write_predictions(tmp_path / "test.parquet", range(300), label, logit, slide)
+    return read_predictions(tmp_path / "test.parquet")
+
+
+def test_puts_the_parts_together(predictions):
+    result = summarise(predictions, 0.4, 0.5, resamples=50, level=0.9, seed=4)
+    assert json.loads(json.dumps(result, allow_nan=False)) == {
+        **result,
+        "rows": 300,
+        "tumours": int(predictions["label"].sum()),
+        "threshold": 0.4,
+        "beaten_by_constant": [],
+        "interval": {"method": "bootstrap by slide", "level": 0.9, "resamples": 50},
+    }
+    arguments = predictions["label"], predictions["probability"], 0.4
+    metrics = compute_metrics(*arguments)
+    intervals = bootstrap_intervals(*arguments, predictions["slide"], 50, 0.9, 4)
+    assert list(result["metrics"]) == list(METRICS)
+    for name, entry in result["metrics"].items():
+        assert (entry["value"], entry["low"], entry["high"]) == (metrics[name], *intervals[name])
+    assert result["baselines"]["all_tumour"]["sensitivity"] == 1
+    assert result["baselines"]["majority"]["precision"] is None
+
+
+def test_by_patch_without_slides(predictions):
+    result = summarise(predictions.drop(columns="slide"), 0.5, 0.5, resamples=20)
+    assert result["interval"]["method"] == "bootstrap by patch"
+
+
+def test_undefined_is_null():
+    normals = pd.DataFrame({"label": [0, 0], "probability": [0.1, 0.2]})
+    result = summarise(normals, 0.5, 0.5, resamples=20)
+    assert result["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert result["metrics"]["accuracy"] == {"value": 1, "low": 1, "high": 1}
+    json.dumps(result, allow_nan=False)

@@ -1,0 +1,94 @@
+"""`reproduce` makes a run again, and says whether and where it came out otherwise."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pcam_files import invert_patch
+
+from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.runs import Run
+
+
+@pytest.fixture
+def run(command, pcam_root: Path, tmp_path: Path) -> Run:
+    arguments = (
+        "model=mlp",
+        "model.hidden=[8]",
+        "model.dropout=0.5",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "data.batch_size=16",
+    )
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    code, _, err = command(f"data.root={pcam_root}", folder, *arguments)
+    assert code == 0, err
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def reproduce(command, run: Run, tmp_path: Path):
+    def call() -> tuple[int, str, str]:
+        where = f"hydra.run.dir={tmp_path / 'again'}"
+        return command(f"run={run.path}", where, name="reproduce")
+
+    return call
+
+
+def test_the_same_again(run: Run, reproduce, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    code, out, err = reproduce()
+    assert code == 0, err
+    assert "identical: 6 steps, weights and predictions, bit for bit" in out
+    summary = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert summary["identical"] is True
+    twin = Run(tmp_path / "again" / "twin")
+    assert twin.summary["weights_digest"] == run.summary["weights_digest"]
+    assert twin.summary["test"] == run.summary["test"]
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def edit_manifest(run: Run, change) -> None:
+    manifest = run.manifest
+    change(manifest)
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_where_it_comes_out_otherwise_is_named(run: Run, reproduce, tmp_path: Path) -> None:
+    # As if the run had been made with a larger step than its folder says.
+    edit_manifest(run, lambda manifest: manifest["config"]["optimizer"].update(lr=0.5))
+    code, _, err = reproduce()
+    assert code == 1
+    assert "failed: other weights; from step 1 (epoch 0) the loss of the same rows differs" in err
+    summary = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert summary["identical"] is False
+    parted = summary["parted"]
+    assert parted["tensor"]["step"] == 1
+    assert f"norm/{parted['tensor']['name']}" in run.gradients
+
+
+def test_other_data_is_refused_before_anything_is_trained(
+    run: Run, reproduce, pcam_root: Path, tmp_path: Path
+) -> None:
+    invert_patch(SplitFiles(pcam_root, "train").images, 3)
+    code, _, err = reproduce()
+    assert code == 2
+    assert "other data than the run was made with" in err.splitlines()[-1]
+    assert not (tmp_path / "again" / "twin" / "metrics.csv").exists()
+
+
+def test_other_packages_and_code_are_warned_of(run: Run, reproduce) -> None:
+    text = (run.path / "environment.txt").read_text()
+    (run.path / "environment.txt").write_text(text.replace("tqdm==", "tqdm==0."))
+    edit_manifest(run, lambda m: m["sources"].update({"pcam_lightning/engine/module.py": "0"}))
+    code, out, err = reproduce()
+    assert code == 0
+    assert "package tqdm: then 0." in out + err
+    assert "code pcam_lightning/engine/module.py: then 0, now " in out + err
+
+
+def test_only_a_finished_run_is_made_again(run: Run, reproduce) -> None:
+    status = run.status | {"state": "failed"}
+    (run.path / "status.json").write_text(json.dumps(status))
+    code, _, err = reproduce()
+    assert code == 2 and "this run is failed, expected a finished one" in err

@@ -1,0 +1,158 @@
+"""How jobs stand, from run folders, the launcher's list and what the queue says."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from sweep_files import write_run, write_sweep
+
+from pcam_lightning.runs.process import process_mark
+from pcam_lightning.runs.status import RunFileError
+from pcam_lightning.slurm import queue
+from pcam_lightning.slurm.jobs import job_states, titles
+
+GONE = str(2**22 + 1)  # no process has an id above the kernel's limit
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch):
+    def says(words: dict[str, str] | None) -> None:
+        monkeypatch.setattr(queue, "states", lambda ids: words)
+
+    return says
+
+
+def states(folder: Path) -> list[str]:
+    return [job.state for job in job_states(folder)]
+
+
+def test_a_sweep_without_a_list_is_its_run_folders(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "1", ["seed=2"], state="failed", error="out of memory", started="2026-01-02"
+    )
+    write_run(tmp_path / "0", ["seed=1"], started="2026-01-01")
+    jobs = job_states(tmp_path)
+    assert [(job.number, job.overrides, job.state, job.error) for job in jobs] == [
+        (0, ("seed=1",), "finished", None),
+        (1, ("seed=2",), "failed", "out of memory"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("PENDING", "queued"),
+        ("REQUEUED", "queued"),
+        ("RUNNING", "running"),
+        ("COMPLETING", "running"),
+        ("CANCELLED", "lost"),
+        (None, "lost"),
+    ],
+)
+def test_what_has_not_ended_is_as_slurm_says(tmp_path: Path, slurm, word, state) -> None:
+    write_sweep(tmp_path, [{}, {}, {}, {}, {}])
+    for number, known in enumerate(("preempted", "running", "finished", "failed")):
+        write_run(tmp_path / str(number), [f"seed={number}"], state=known, error="e")
+    slurm({f"12_{number}": word for number in (0, 1, 2, 4) if word})
+    assert states(tmp_path) == [state, state, "finished", "failed", state]
+
+
+def test_a_failed_job_that_waits_again_is_queued(tmp_path: Path, slurm) -> None:
+    write_run(write_sweep(tmp_path, [{}]) / "0", ["seed=0"], state="failed", error="e")
+    slurm({"12_0": "PENDING"})
+    assert [(job.state, job.error) for job in job_states(tmp_path)] == [("queued", None)]
+
+
+def test_without_an_answer_of_slurm_nothing_is_called_lost(tmp_path: Path, slurm) -> None:
+    write_sweep(tmp_path, [{}, {}, {}, {}])
+    write_run(tmp_path / "0", ["seed=0"], state="preempted")
+    write_run(tmp_path / "1", ["seed=1"], state="running")
+    write_run(tmp_path / "3", ["seed=3"])
+    slurm(None)
+    assert states(tmp_path) == ["unknown", "unknown", "unknown", "finished"]
+    jobs = job_states(tmp_path)
+    assert [job.error for job in jobs] == [queue.NO_ANSWER] * 3 + [None]
+    assert not any(job.has_ended for job in jobs[:3])
+
+
+def test_local_jobs_are_processes(tmp_path: Path, slurm) -> None:
+    slurm({})
+    jobs = [{"job_id": str(os.getpid())}, {"job_id": GONE}, {"job_id": GONE}]
+    write_sweep(tmp_path, jobs, executor="local")
+    write_run(tmp_path / "2", ["seed=2"], state="preempted")
+    assert states(tmp_path) == ["queued", "lost", "preempted"]
+
+
+def test_a_killed_run_of_the_basic_launcher_is_lost(tmp_path: Path) -> None:
+    own = {"host": os.uname().nodename, "process": process_mark(os.getpid())}
+    write_run(tmp_path / "0", ["seed=0"], state="running", pid=os.getpid(), **own)
+    write_run(tmp_path / "1", ["seed=1"], state="running", pid=int(GONE), **own)
+    assert states(tmp_path) == ["running", "lost"]
+
+
+def test_the_error_of_a_job_without_a_run_is_in_its_log(tmp_path: Path, slurm) -> None:
+    write_sweep(tmp_path, [{}, {}])
+    log = tmp_path / ".submitit" / "12_0" / "12_0_0_log.err"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"x\n" * 100_000 + b"error: data.root=\xff: no files\n \n\n")
+    slurm({})
+    first, second = job_states(tmp_path)
+    assert (first.error, first.log) == ("error: data.root=\ufffd: no files", log)
+    assert second.error is None
+
+
+@pytest.mark.parametrize("name", ["summary.json", "status.json"])
+def test_a_damaged_file_is_a_failure_of_its_run_alone(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "0", ["seed=0"])
+    (write_run(tmp_path / "1", ["seed=1"], started="2026-01-02") / name).write_text('{"val": ')
+    first, second = job_states(tmp_path)
+    assert (first.state, second.state) == ("finished", "damaged")
+    assert second.error is not None and f"{name} is not valid JSON" in second.error
+
+
+@pytest.mark.parametrize("key", ["folder", "log"])
+@pytest.mark.parametrize("path", ["../outside", "/etc", "a/../../b", "link/x", "a\0b", 7])
+def test_a_path_out_of_the_sweep_is_refused(tmp_path: Path, slurm, key: str, path) -> None:
+    slurm({})
+    sweep = write_sweep(tmp_path / "sweep", [{}, {key: path}])
+    (sweep / "link").symlink_to(tmp_path)
+    with pytest.raises(RunFileError) as caught:
+        job_states(sweep)
+    message = str(caught.value)
+    assert f"sweep.json: jobs.1.{key}={path!r}: expected a path inside" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected an object"),
+        ("{}", "jobs is missing"),
+        ('{"jobs": [3]}', "jobs.0 is a int"),
+        ('{"jobs": [{"overrides": "seed=1"}]}', "jobs.0.overrides='seed=1'"),
+        ('{"jobs": [{"number": "a"}]}', "jobs.0.number='a'"),
+    ],
+)
+def test_a_damaged_list_is_one_line(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(RunFileError) as caught:
+        job_states(tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_list_without_logs_and_ids(tmp_path: Path, slurm) -> None:
+    slurm({})
+    job = {"number": 4, "overrides": [], "folder": "x"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"executor": "slurm", "jobs": [job]}))
+    (found,) = job_states(tmp_path)
+    assert (found.number, found.state, found.log, found.job_id) == (4, "lost", None, None)
+
+
+def test_titles_are_what_not_all_jobs_have(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / str(seed), ["model=mlp", f"seed={seed}"])
+    assert titles(job_states(tmp_path)) == ["seed=1", "seed=2"]
+    assert titles(job_states(tmp_path / "1")) == ["model=mlp seed=1"]
+    assert titles([]) == []
