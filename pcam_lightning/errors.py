@@ -59,3 +59,20 @@ class PreflightError(InputError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = list(problems)
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with every character that is not printed written as an escape, such as \x1b.
+
+    These are control characters (line breaks too), the marks that turn the direction of writing,
+    and lone surrogates, which no encoding has.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return `text` without line breaks and control characters, cut to `limit` characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

@@ -1,10 +1,14 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and JSON objects in them."""
 
+import json
+import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -24,3 +28,56 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a reader, or a crash, never sees half of it."""
+    # Not tempfile: its files are private to one user, and run folders are shared with a team.
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with draft.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except BaseException as error:
+        draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write that fails does not say where
+            error.filename = str(path)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically, in the order of its keys.
+
+    NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
+    paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
+    """
+    write_bytes(Path(path), _json(value))
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 reaches Python as lone surrogates; written as \udcXX they are
+    # valid JSON and read back to the same name.
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, and tensors, without importing either
+        return _plain(value.tolist())
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r:.100}")

@@ -5,7 +5,8 @@ from html import unescape
 import pytest
 from markdown_it import MarkdownIt
 
-from pcam_lightning.cli.logs import markdown, one_line
+from pcam_lightning.collect.markdown import markdown
+from pcam_lightning.errors import one_line
 
 
 @pytest.mark.parametrize(

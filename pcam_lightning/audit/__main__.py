@@ -11,8 +11,9 @@ from typing import Any
 from pcam_lightning.cli.command import Config, command, save_resolved
 from pcam_lightning.data.findings import write_findings
 from pcam_lightning.errors import CheckFailed, InputError
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording
 
 
 @command("audit")

@@ -10,9 +10,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.files import write_json
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.manifest import collect_manifest
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording
 
 
 @command("benchmark")
@@ -34,10 +35,11 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
     from pcam_lightning.benchmark.runner import race
     from pcam_lightning.benchmark.verdict import verdicts
     from pcam_lightning.config import build
+    from pcam_lightning.config.precision import choose_precision
     from pcam_lightning.data.source import find_source
 
     build.check_targets(config)
-    config["trainer"]["precision"] = build.choose_precision(config["trainer"])
+    config["trainer"]["precision"] = choose_precision(config["trainer"])
     save_resolved(config, folder)
     source = find_source(config["data"])
     dataset = {"name": source.name, "root": source.root}

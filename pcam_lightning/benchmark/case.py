@@ -14,6 +14,7 @@ from lightning import Trainer
 from pcam_lightning.benchmark import step
 from pcam_lightning.config import build
 from pcam_lightning.config.compose import Config, choice
+from pcam_lightning.config.precision import choose_precision, compute_dtype
 from pcam_lightning.data import Batch, PCamDataModule
 
 
@@ -39,7 +40,7 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        return build.compute_dtype(self.precision)
+        return compute_dtype(self.precision)
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +103,7 @@ def cases(config: Config, model: str, root: Path) -> Iterator[Case]:
         lists["batch_sizes"] or [config["data"]["batch_size"]],
     ):
         chosen = trainer | {"accelerator": device, "precision": precision}
-        chosen["precision"] = build.choose_precision(chosen)
+        chosen["precision"] = choose_precision(chosen)
         combination = config | {
             "model": choice("model", name) if name else config["model"],
             "data": config["data"] | {"batch_size": batch_size},

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.benchmark.report import Row, saturation_points, series_of
+from pcam_lightning.files import write_bytes
 from pcam_lightning.plots.style import CYCLE, INK, legend, log_scale, new_figure, plain_number, png
-from pcam_lightning.runs.status import write_bytes
 
 
 def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.runs.status import write_bytes
+from pcam_lightning.files import write_bytes
 from pcam_lightning.runs.tables import csv_bytes
 
 Row = Mapping[str, Any]

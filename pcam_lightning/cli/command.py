@@ -16,10 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning.cli import plugins
-from pcam_lightning.cli.logs import printable
 from pcam_lightning.cli.printing import keep_printing
 from pcam_lightning.config.compose import CONF, Config, validated, validated_in
-from pcam_lightning.errors import CheckFailed, Diverged, InputError, Preempted, PreflightError
+from pcam_lightning.errors import (
+    CheckFailed,
+    Diverged,
+    InputError,
+    Preempted,
+    PreflightError,
+    printable,
+)
 from pcam_lightning.runs.contents import read_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.resume import finished_summary

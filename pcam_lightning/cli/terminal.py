@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pcam_lightning.cli.logs import printable
+from pcam_lightning.errors import printable
 
 
 class Terminal(Console):

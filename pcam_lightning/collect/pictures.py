@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from pcam_lightning.cli.logs import one_line
 from pcam_lightning.collect.best import CHOOSING
 from pcam_lightning.collect.table import DEFAULT, Setting, deviation, mean
+from pcam_lightning.errors import one_line
+from pcam_lightning.files import write_bytes
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.plots.history import METRIC_NAMES
 from pcam_lightning.plots.style import BLUE, FAINT, GREY, INK, ORANGE, new_figure, png
-from pcam_lightning.runs.status import write_bytes
 
 LEVEL = 0.95
 LOG_FROM = 10  # times the smallest value that the largest has to be for a log axis

@@ -12,9 +12,9 @@ import pandas as pd
 from rich.box import SIMPLE
 from rich.table import Table
 
-from pcam_lightning.cli.logs import markdown, one_line
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.collect.best import champion
+from pcam_lightning.collect.markdown import markdown
 from pcam_lightning.collect.pictures import plot_sweep
 from pcam_lightning.collect.speeds import print_speeds, speeds_table
 from pcam_lightning.collect.table import (
@@ -30,8 +30,9 @@ from pcam_lightning.collect.table import (
     settings,
     settings_table,
 )
+from pcam_lightning.errors import one_line
+from pcam_lightning.files import write_bytes, write_json
 from pcam_lightning.metrics.metrics import METRICS
-from pcam_lightning.runs.status import write_bytes, write_json
 from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
 from pcam_lightning.slurm.jobs import FAILURES, JobState, count_states
 

@@ -8,9 +8,9 @@ import pandas as pd
 from rich.box import SIMPLE
 from rich.table import Table
 
-from pcam_lightning.cli.logs import one_line
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.collect.table import Result, at, number, text, where_it_ran
+from pcam_lightning.errors import one_line
 
 CASE = ("model", "batch_size", "precision", "device")
 FIGURES = ("median", "low", "high", "of_first", "milliseconds", "waiting", "overhead")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pcam_lightning.cli.logs import printable
+from pcam_lightning.errors import printable
 from pcam_lightning.metrics.baselines import beaten_by_constant
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.runs.resume import weight_settings

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pcam_lightning.cli.command import Config, command, save_resolved
 from pcam_lightning.errors import InputError
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording
 
 
 @command("compare")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pcam_lightning.cli.logs import one_line
+from pcam_lightning.errors import one_line
 from pcam_lightning.files import atomic_path
 from pcam_lightning.plots.history import read_history
 from pcam_lightning.plots.style import CYCLE, FAINT, GREY

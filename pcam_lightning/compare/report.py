@@ -10,12 +10,12 @@ from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.compare.pictures import plot_comparison
+from pcam_lightning.files import write_json
 from pcam_lightning.provenance.divergence import metric_differences, part
 from pcam_lightning.provenance.provenance import Difference, Origin, differences
 from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.run import is_run_folder
-from pcam_lightning.runs.status import write_json
 
 PLACES = ("batch", "loss", "tensor")
 SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2")

@@ -15,14 +15,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from pcam_lightning.config.compose import Config
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.source import SOURCE_KEYS
-from pcam_lightning.engine.callbacks import Throughput
 from pcam_lightning.engine.malloc import keep_freed_memory
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.engine.rank_environment import check_ranks, rank_environment
@@ -31,8 +31,6 @@ from pcam_lightning.models import Normalize
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed
-
-Config = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -69,44 +67,6 @@ def _check_arguments(config: Any, path: str) -> None:
             raise InputError(
                 f"{path}.{key}: no argument of {target}; valid: {', '.join(parameters)}"
             )
-
-
-FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-"""Of precisions whose short names Lightning warns of."""
-
-
-def choose_precision(trainer: Config) -> str | int:
-    """The precision of a trainer's config by its full name; "auto" is what suits this machine:
-
-    bfloat16 where the hardware multiplies it: GPUs since Ampere; CPUs with AMX, where the cnn
-    trains more than twice as fast as in float32, or with AVX512_BF16, where it trains 1.6 times as
-    fast. Elsewhere float32. Settled by what the hardware is, not by a race at the start, which
-    could end one way today and the other way tomorrow.
-    """
-    if trainer["precision"] != "auto":
-        return FULL_NAMES.get(str(trainer["precision"])) or trainer["precision"]
-    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
-    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later
-    fast = any(abilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
-    return "bf16-mixed" if fast else "32-true"
-
-
-def compute_dtype(precision: str | int) -> torch.dtype:
-    """The dtype that a trainer of this precision computes networks in."""
-    kinds = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
-    return kinds.get(str(precision).split("-")[0], torch.float32)
-
-
-def determinism(trainer: Trainer) -> dict[str, Any]:
-    """What decides, beside the hardware, whether the same bits are computed again."""
-    return {
-        "ranks": trainer.world_size,
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
 
 
 def build_trainer(config: Config) -> Trainer:
@@ -232,38 +192,6 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
 def _disconnect() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:
-    """Fill `module.predictions` with those of the best checkpoint, whose path is returned.
-
-    Without a checkpoint callback the weights are scored as they are, and the path is None.
-    """
-    paths = [getattr(each, "best_model_path", None) for each in trainer.checkpoint_callbacks]
-    best = next((path for path in paths if path), None)
-    arguments: dict[str, Any] = dict(
-        datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
-    )
-    # The best epoch's validation metrics have been logged already, at their own step.
-    loggers, trainer.loggers = trainer.loggers, []
-    trainer.validate(module, **arguments)
-    trainer.loggers = loggers
-    trainer.test(module, **arguments)
-    return best
-
-
-def training_speed(trainer: Trainer) -> dict[str, float | None]:
-    """Training patches per second, and the share of that time spent waiting for data.
-
-    Over all epochs of this start; None where it was not measured.
-    """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    meter = next((each for each in callbacks if isinstance(each, Throughput)), None)
-    seconds = meter.seconds if meter else 0.0
-    return {
-        "training_patches_per_second": meter.patches / seconds if meter and seconds else None,
-        "waiting_for_data": meter.waited / seconds if meter and seconds else None,
-    }
 
 
 def _without_source(data: Config) -> Config:

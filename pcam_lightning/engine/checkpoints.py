@@ -1,5 +1,6 @@
 """Checkpoint files: written whole or not at all, and looked at before they are gone on from."""
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,10 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from pcam_lightning.cli.logs import one_line
 from pcam_lightning.engine.checkpoint_file import read_structure
 from pcam_lightning.engine.module import PCamClassifier
-from pcam_lightning.errors import InputError
-from pcam_lightning.runs.status import write_bytes
+from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.files import write_bytes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -198,3 +198,14 @@ def _other_scheduler(states: Sequence[Mapping[str, Any]], module: PCamClassifier
     name = type(scheduler).__name__
     found = f"it kept {more[0]}" if more else f"it kept no {missing[0]}"
     return f"{found}, expected the state of {name}"
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        # NumPy has no bfloat16, and a scalar tensor has no axis along which to view its bytes.
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import csv_logs
 
-from pcam_lightning.runs.status import write_bytes
+from pcam_lightning.files import write_bytes
 
 
 class CSVLogger(csv_logs.CSVLogger):

@@ -14,8 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
 from pcam_lightning.evaluate.target import Subject, find_subject
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording
 from pcam_lightning.runs.threshold import Threshold, write_threshold
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.patch_features import PROPERTIES
 from pcam_lightning.evaluate.selection import Exhibit, choose_exhibits, worst_slice
 from pcam_lightning.evaluate.slices import cut, score_slices
+from pcam_lightning.files import write_bytes
 from pcam_lightning.metrics.baselines import not_beyond_constant
 from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.metrics.calibration import (
@@ -27,7 +28,6 @@ from pcam_lightning.metrics.predictions import save_table
 from pcam_lightning.metrics.summary import summarise
 from pcam_lightning.metrics.thresholds import choose_threshold, parse_rule
 from pcam_lightning.plots import scores as plots
-from pcam_lightning.runs.status import write_bytes
 from pcam_lightning.runs.tables import csv_bytes
 
 PLAIN_LOGIT = "logit_without_tta"

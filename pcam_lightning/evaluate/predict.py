@@ -12,10 +12,11 @@ from hydra.utils import instantiate
 from torch import nn
 
 from pcam_lightning.config import build
+from pcam_lightning.config.precision import choose_precision
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.identity import is_fingerprint
 from pcam_lightning.data.source import find_source
-from pcam_lightning.engine.checkpoints import load_weights
+from pcam_lightning.engine.checkpoints import load_weights, weights_digest
 from pcam_lightning.engine.module import PCamClassifier, Predictions
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
@@ -23,7 +24,6 @@ from pcam_lightning.evaluate.attribution import check_attribution
 from pcam_lightning.evaluate.target import Subject
 from pcam_lightning.metrics.predictions import write_predictions
 from pcam_lightning.models.tta import EveryOrientation
-from pcam_lightning.train.result import weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def infer(subject: Subject, folder: Path) -> Inference:
     if recorded is not None and not is_fingerprint(datamodule.root, recorded):
         log.warning("other data than the run was made with: %s", datamodule.root)
 
-    precision = build.choose_precision(config["trainer"])
+    precision = choose_precision(config["trainer"])
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "precision": precision}
     parts = {"trainer": config["trainer"] | quiet, "callbacks": {}, "logger": {}}
     plain, seconds = _score(parts, module, datamodule, subject.splits)

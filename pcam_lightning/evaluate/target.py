@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.config import schema
+from pcam_lightning.config.compose import Config
 from pcam_lightning.config.targets import check_foreign
 from pcam_lightning.data.files import missing_files
 from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.run import is_run_folder
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)

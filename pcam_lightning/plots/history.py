@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcam_lightning.files import write_bytes
 from pcam_lightning.plots.layers import plot_layers
 from pcam_lightning.plots.style import (
     BLUE,
@@ -26,7 +27,7 @@ from pcam_lightning.plots.style import (
     whole_numbers,
 )
 from pcam_lightning.runs.run import MissingRunFileError, Run
-from pcam_lightning.runs.status import RunFileError, write_bytes
+from pcam_lightning.runs.status import RunFileError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,17 +12,17 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pcam_lightning.cli.command import Config, command, save_resolved
-from pcam_lightning.cli.logs import one_line
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import CONF
 from pcam_lightning.config.targets import check_foreign
 from pcam_lightning.data.source import recorded_root
-from pcam_lightning.errors import CheckFailed, InputError
+from pcam_lightning.errors import CheckFailed, InputError, one_line
+from pcam_lightning.files import write_json
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording
 from pcam_lightning.train.fit import train
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pcam_lightning.cli.logs import one_line
+from pcam_lightning.errors import one_line
 from pcam_lightning.runs.files import RunFileError, read_json
 
 

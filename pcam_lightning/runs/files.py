@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from pcam_lightning.cli.logs import one_line
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import InputError, one_line
 
 JSON_BYTES = 16 << 20
 YAML_BYTES = 256 << 10

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pcam_lightning.files import write_bytes
 from pcam_lightning.runs.files import RunFileError
-from pcam_lightning.runs.status import write_bytes
 from pcam_lightning.runs.tables import read_arrow
 
 INTEGERS = ("step", "epoch", "batch")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcam_lightning.cli.logs import one_line, spreadsheet_cell
+from pcam_lightning.errors import one_line
 from pcam_lightning.runs.files import RunFileError, read_file
 
 if TYPE_CHECKING:
@@ -166,3 +166,21 @@ def _mapped(column: pandas.Series, function: Callable[[object], object]) -> pand
 
 def _encodable(value: object) -> object:
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of a cell that spreadsheets compute instead of showing it."""
+
+
+def spreadsheet_cell(value: object) -> object:
+    """Return a table's value as a CSV may hold it: text that looks like a formula gets a quote.
+
+    Numbers stay as they are, those in text form (`-0.5`) too.
+    """
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.contents import checked
 from pcam_lightning.runs.files import read_json
-from pcam_lightning.runs.status import write_json
 
 NAME = "threshold.json"
 

@@ -12,8 +12,9 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from pcam_lightning.files import write_bytes, write_json
 from pcam_lightning.plots import style
-from pcam_lightning.runs.status import RunFileError, read_json, write_bytes, write_json
+from pcam_lightning.runs.status import RunFileError, read_json
 from pcam_lightning.runs.tables import csv_bytes
 
 FEWEST = 10

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.cli.logs import one_line, printable
+from pcam_lightning.errors import one_line, printable
 from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import MissingRunFileError, RunFileError, read_end, read_json
 from pcam_lightning.runs.process import process_mark

@@ -105,7 +105,8 @@ class SlurmLauncher(CheckingLauncher):
 
 def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, Any]]) -> None:
     """Add jobs to `sweep.json`, by which a sweep is found again while it runs and afterwards."""
-    from pcam_lightning.runs.status import read_json, write_json
+    from pcam_lightning.files import write_json
+    from pcam_lightning.runs.status import read_json
 
     path = folder / "sweep.json"
     earlier = read_json(path)["jobs"] if path.is_file() else []

@@ -10,10 +10,11 @@ from typing import Any
 
 from pcam_lightning.cli.command import Config, save_resolved
 from pcam_lightning.errors import InputError
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, remove_leftovers
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording
 from pcam_lightning.runs.stop_signals import stop_signals
 
 log = logging.getLogger(__name__)
@@ -56,15 +57,17 @@ def _train(
 ) -> Path:
     # Heavy imports wait until the config is known to be sound.
     from pcam_lightning.config import build
+    from pcam_lightning.config.precision import choose_precision
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
-    from pcam_lightning.engine.checkpoints import check_checkpoint
+    from pcam_lightning.engine.checkpoints import check_checkpoint, weights_digest
     from pcam_lightning.metrics.bootstrap import resampling_unit
     from pcam_lightning.train import limits, result
+    from pcam_lightning.train.result import determinism, score_best, training_speed
 
     start = time.monotonic()
     build.check_targets(config)
-    config["trainer"]["precision"] = build.choose_precision(config["trainer"])
+    config["trainer"]["precision"] = choose_precision(config["trainer"])
     if is_first_rank():
         save_resolved(config, folder)
     trainer = build.build_trainer(config)
@@ -92,21 +95,21 @@ def _train(
             "fingerprint": datamodule.fingerprint,
             "files": datamodule.digests,
         }
-        facts = {"dataset": dataset, "determinism": build.determinism(trainer)}
+        facts = {"dataset": dataset, "determinism": determinism(trainer)}
         write_json(folder / "manifest.json", manifest | facts)
 
     path = folder / "summary.json"
     with build.ranks_end_together(trainer), closing(datamodule):
         with build.settings_reported():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-        best = build.score_best(trainer, module, datamodule)
+        best = score_best(trainer, module, datamodule)
         if trainer.is_global_zero:
             facts = {
                 "experiment_name": config["experiment_name"],
                 "seed": config["seed"],
                 "best_checkpoint": os.path.relpath(best, folder) if best else None,
-                **build.training_speed(trainer),
-                "weights_digest": result.weights_digest(module.model.state_dict()),
+                **training_speed(trainer),
+                "weights_digest": weights_digest(module.model.state_dict()),
                 "seconds": time.monotonic() - start,
             }
             predictions = module.predictions

@@ -1,6 +1,5 @@
 """From a run's predictions to its result: tables, pictures, `summary.json` and a few lines."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning import Callback, Trainer
 from rich.box import SIMPLE
 from rich.table import Table
-from torch import Tensor
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
 from pcam_lightning.data.files import SPLIT_FILES, read_labels
-from pcam_lightning.engine.module import Predictions
+from pcam_lightning.engine.callbacks import Throughput
+from pcam_lightning.engine.module import PCamClassifier, Predictions
+from pcam_lightning.files import write_json
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
 from pcam_lightning.metrics.summary import summarise
 from pcam_lightning.plots import scores as plots
@@ -25,7 +26,6 @@ from pcam_lightning.plots.galleries import plot_gallery
 from pcam_lightning.plots.history import plot_curves
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.run import MissingRunFileError
-from pcam_lightning.runs.status import write_json
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
 
@@ -99,17 +99,6 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
     console.print(f"curves: tensorboard --logdir {where}", soft_wrap=True)
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu()
-        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        # NumPy has no bfloat16, and a scalar tensor has no axis along which to view its bytes.
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _plot_patches(
     path: Path, dataset: PatchDataset, table: pd.DataFrame, title: str, count: int = 24
 ) -> None:
@@ -164,3 +153,46 @@ def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def determinism(trainer: Trainer) -> dict[str, Any]:
+    """What decides, beside the hardware, whether the same bits are computed again."""
+    return {
+        "ranks": trainer.world_size,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:
+    """Fill `module.predictions` with those of the best checkpoint, whose path is returned.
+
+    Without a checkpoint callback the weights are scored as they are, and the path is None.
+    """
+    paths = [getattr(each, "best_model_path", None) for each in trainer.checkpoint_callbacks]
+    best = next((path for path in paths if path), None)
+    arguments: dict[str, Any] = dict(
+        datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
+    )
+    # The best epoch's validation metrics have been logged already, at their own step.
+    loggers, trainer.loggers = trainer.loggers, []
+    trainer.validate(module, **arguments)
+    trainer.loggers = loggers
+    trainer.test(module, **arguments)
+    return best
+
+
+def training_speed(trainer: Trainer) -> dict[str, float | None]:
+    """Training patches per second, and the share of that time spent waiting for data.
+
+    Over all epochs of this start; None where it was not measured.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    meter = next((each for each in callbacks if isinstance(each, Throughput)), None)
+    seconds = meter.seconds if meter else 0.0
+    return {
+        "training_patches_per_second": meter.patches / seconds if meter and seconds else None,
+        "waiting_for_data": meter.waited / seconds if meter and seconds else None,
+    }

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 from pcam_lightning.cli.command import command
-from pcam_lightning.runs.status import recording, write_json
+from pcam_lightning.runs.status import recording; from pcam_lightning.files import write_json
 
 @command("train")
 def main(config):

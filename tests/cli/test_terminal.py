@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from rich.table import Table
 
-from pcam_lightning.cli.logs import LineFormatter, printable, spreadsheet_cell
+from pcam_lightning.cli.logs import LineFormatter
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
+from pcam_lightning.errors import printable
+from pcam_lightning.runs.tables import csv_bytes, parquet_bytes, spreadsheet_cell
 
 EVIL = "\x1b[2J\x1b]0;title\x07\x9b31m\u202edemo\u2066[/red][bold]:smile:\udcff\r\n\x00"
 

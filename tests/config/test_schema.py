@@ -1,6 +1,7 @@
 import pytest
 
 from pcam_lightning.config import schema
+from pcam_lightning.config.schema.train import MONITORED
 from pcam_lightning.engine.module import VAL_METRICS
 from pcam_lightning.errors import InputError
 
@@ -87,7 +88,7 @@ def test_what_would_fail_only_after_training_is_named(composed, overrides, key: 
 
 
 def test_metrics_to_monitor_are_those_that_validation_logs() -> None:
-    assert set(schema.MONITORED) == {*VAL_METRICS, "train/loss"}
+    assert set(MONITORED) == {*VAL_METRICS, "train/loss"}
 
 
 def test_clipping_with_a_scaler_and_a_fused_optimizer_is_refused(composed) -> None:

@@ -64,7 +64,7 @@ HIDDEN = (
     "pcam_lightning.models.cnn.torch.os.system",
     "pcam_lightning.models.CNN.__init__.__globals__",
     "pcam_lightning.models",
-    "pcam_lightning.runs.status.write_bytes",
+    "pcam_lightning.files.write_bytes",
     "hydra.utils.instantiate",
     "hydra._internal.instantiate._instantiate2.instantiate",
     "lightning.pytorch.callbacks.ModelCheckpoint.__init__.__globals__",

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sklearn.metrics import fbeta_score
 
+from pcam_lightning.files import write_json
 from pcam_lightning.metrics.predictions import write_predictions
 from pcam_lightning.provenance.divergence import metric_differences
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.status import write_json
 from pcam_lightning.runs.threshold import Threshold, write_threshold
 
 LABEL = [0, 0, 1, 1, 0, 1]

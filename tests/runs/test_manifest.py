@@ -7,8 +7,8 @@ from importlib import metadata
 
 import pytest
 
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest, environment_text, read_slurm
-from pcam_lightning.runs.status import write_json
 
 DATASET = {"name": "demo", "root": "data/demo", "fingerprint": "abc"}
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.files import write_bytes, write_json
 from pcam_lightning.runs import status as record
 from pcam_lightning.runs.status import (
     RunFileError,
@@ -19,8 +20,6 @@ from pcam_lightning.runs.status import (
     RunFolderFinishedError,
     read_json,
     recording,
-    write_bytes,
-    write_json,
 )
 
 HOLD = """

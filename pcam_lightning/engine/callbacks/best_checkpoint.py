@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pcam_lightning.errors import InputError
+from pcam_lightning.files import write_bytes
 from pcam_lightning.runs.contents import read_manifest
-from pcam_lightning.runs.status import write_bytes
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed
 
 from pcam_lightning.errors import Preempted
-from pcam_lightning.runs.status import write_bytes
+from pcam_lightning.files import write_bytes
 from pcam_lightning.runs.stop_signals import stop_signals
 
 SECONDS_BETWEEN_AGREEMENTS = 1.0

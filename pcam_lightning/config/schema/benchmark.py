@@ -1,0 +1,45 @@
+"""Schema of the command benchmark."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from pcam_lightning.config.schema.fields import Accelerator, Name, Part, Precision, Section, Seed
+from pcam_lightning.config.schema.groups import (
+    Augment,
+    Callback,
+    Data,
+    Model,
+    Optimizer,
+    Scheduler,
+    Trainer,
+)
+from pcam_lightning.config.schema.slurm import Submitted
+
+
+class BenchmarkSection(Section):
+    models: Annotated[list[Name], Field(min_length=1)] | None
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] | None
+    precisions: Annotated[list[Precision | Literal[16, 32, 64]], Field(min_length=1)] | None
+    devices: Annotated[list[Accelerator], Field(min_length=1)] | None
+    contenders: Annotated[list[str], Field(min_length=1)] | None
+    repeats: PositiveInt
+    seconds: PositiveFloat
+    against: str | None
+
+
+class Benchmark(Submitted):
+    mode: Literal["train", "forward", "end_to_end", "loader", "conversion", "callbacks", "startup"]
+    benchmark: BenchmarkSection
+    compile: bool
+    seed: Seed
+    experiment_name: Name
+    run_dir: str
+    data: Data
+    model: Model
+    augment: Augment
+    optimizer: Optimizer
+    scheduler: Scheduler
+    trainer: Trainer
+    callbacks: dict[str, Callback | None]
+    logger: dict[str, Part | None]

@@ -1,0 +1,24 @@
+"""Schema of the command collect."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, PositiveFloat
+
+from pcam_lightning.config.schema.fields import Name, Section
+
+
+def _is_metric(value: str) -> str:
+    from pcam_lightning.metrics.metrics import METRICS  # NumPy, which others have no need of
+
+    if value not in METRICS:
+        raise ValueError(f"expected one of {', '.join(METRICS)}")
+    return value
+
+
+class Collect(Section):
+    sweep: str | list[str]
+    metric: Annotated[str, AfterValidator(_is_metric)]
+    watch: bool
+    every_seconds: PositiveFloat
+    experiment_name: Name
+    run_dir: str

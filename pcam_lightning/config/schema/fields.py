@@ -1,0 +1,60 @@
+"""Types that several schemas share.
+
+A section whose keys are all ours forbids unknown ones. A `Part` names a class or function in
+`_target_` and hands it every other key: here only the keys whose range is known are checked, so
+that a new optimizer or network is one new YAML file; whether the target takes the rest is checked
+by `assembly.check_arguments`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+
+from pcam_lightning.data.findings import KINDS
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Amount = PositiveInt | Annotated[float, Field(gt=0, le=1)]
+"""Lightning's limit of batches: a count, or a share of the epoch."""
+
+
+def _is_kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"expected one of {', '.join(KINDS)}")
+    return value
+
+
+Finding = Annotated[str, AfterValidator(_is_kind)]
+"""A kind of finding that an audit knows."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    target: str = Field(alias="_target_")
+
+
+Precision = Literal[
+    "auto",
+    "32",
+    "32-true",
+    "64",
+    "64-true",
+    "bf16",
+    "bf16-mixed",
+    "bf16-true",
+    "16",
+    "16-mixed",
+    "16-true",
+]
+
+
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]

@@ -1,0 +1,128 @@
+"""Schemas of the config groups: data, model, optimizer, scheduler, augment, trainer."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from pcam_lightning.config.schema.fields import (
+    Accelerator,
+    Amount,
+    Finding,
+    Fraction,
+    Part,
+    Precision,
+    Probability,
+    Section,
+)
+from pcam_lightning.errors import InputError
+
+
+def _is_scale(value: Any) -> Any:
+    if value != "auto":
+        from pcam_lightning.data.scale import VALUES, declared_scale  # NumPy, as in _is_rule
+
+        try:
+            declared_scale(value)
+        except InputError:
+            raise ValueError(f"expected one of {VALUES}") from None
+    return value
+
+
+class Demo(Section):
+    parent: str
+    seed: NonNegativeInt
+    train: Annotated[int, Field(ge=16)]
+    valid: Annotated[int, Field(ge=16)]
+    test: Annotated[int, Field(ge=16)]
+    dtype: Literal["uint8", "float32"]
+    damage: bool
+
+
+class Data(Part):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    root: str | None
+    default_root: str | None
+    on_missing: Literal["demo", "download", "error"]
+    batch_size: PositiveInt
+    num_workers: NonNegativeInt
+    sampler: Literal["weighted", "shuffle", "fixed"]
+    filter: Literal["none", "blank"]
+    exclude: str | None
+    exclude_kinds: list[Finding]
+    normalize: Literal["half", "train"]
+    scale: Annotated[Any, AfterValidator(_is_scale)] = "auto"
+    cache: Literal["auto", "off"]
+    cache_dir: str | None
+    device_resident: Literal["auto"] | bool
+    seed: NonNegativeInt
+    demo: Demo
+
+
+class Model(Part):
+    hidden: list[PositiveInt] | None = None
+    channels: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    dropout: Probability = 0.0
+
+
+class Optimizer(Part):
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    momentum: Probability = 0.0
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] | None = None
+    fused: bool | None = None
+
+
+class Scheduler(Part):
+    warmup_epochs: NonNegativeFloat = 0.0
+    every_epochs: PositiveInt = 1
+    gamma: Fraction = 0.1
+    factor: Probability = 0.1
+    patience: NonNegativeInt = 1
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Augment(Part):
+    strength: NonNegativeFloat = 0.0
+
+
+class Callback(Part):
+    spike_factor: Annotated[float, Field(gt=1)] = 3.0
+    window: Annotated[int, Field(ge=20)] = 100
+
+
+def _is_some_time(value: str) -> str:
+    if not value.strip("0:"):
+        raise ValueError("expected more than no time")
+    return value
+
+
+Duration = Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$"), AfterValidator(_is_some_time)]
+"""Days, hours, minutes and seconds."""
+
+
+class Trainer(Part):
+    max_epochs: PositiveInt
+    max_steps: PositiveInt | Literal[-1] = -1
+    max_time: Duration | dict[str, NonNegativeFloat] | None = None
+    val_check_interval: Amount | Duration | None = None
+    accelerator: Accelerator
+    devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)]
+    num_nodes: PositiveInt
+    precision: Precision | Literal[16, 32, 64]
+    gradient_clip_val: PositiveFloat | None
+    accumulate_grad_batches: PositiveInt
+    log_every_n_steps: PositiveInt
+    check_val_every_n_epoch: PositiveInt
+    limit_train_batches: Amount
+    limit_val_batches: Amount
+    limit_test_batches: Amount
+    deterministic: bool | Literal["warn"]
