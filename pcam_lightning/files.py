@@ -53,10 +53,10 @@ def write_json(path: Path, value: Any) -> None:
     NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
     paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
     """
-    write_bytes(Path(path), _json(value))
+    write_bytes(Path(path), encode_json(value))
 
 
-def _json(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # A file name that is not UTF-8 reaches Python as lone surrogates; written as \udcXX they are
     # valid JSON and read back to the same name.

@@ -1,6 +1,6 @@
 """Named random streams: one seed of the run, one independent seed for each use of randomness.
 
-Initialisation, sampling order and augmentation each draw from a stream of their own, so that
+Initialization, sampling order and augmentation each draw from a stream of their own, so that
 changing how often one of them draws does not move the others.
 """
 

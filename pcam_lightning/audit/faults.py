@@ -49,7 +49,7 @@ def valid_labels(scan: SplitScan) -> np.ndarray:
 def _damage(split: str, scan: SplitScan) -> Iterator[Finding]:
     changes = scan.changes
     counts = {
-        "nan": changes.nan,
+        "nan_pixels": changes.nan,
         "infinity": changes.infinite,
         "out_of_range": changes.below_0 + changes.above_255,
     }

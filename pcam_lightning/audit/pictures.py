@@ -12,9 +12,9 @@ from pcam_lightning.audit.scan import SplitScan
 from pcam_lightning.data.findings import KINDS
 from pcam_lightning.files import atomic_path
 from pcam_lightning.plots.galleries import plot_gallery
-from pcam_lightning.plots.scores import BLUE, CLASS_NAMES, GREY, VERMILION
+from pcam_lightning.plots.scores import BLUE, CLASS_NAMES, GRAY, VERMILION
 
-COLOURS = dict(zip(CLASS_NAMES, (BLUE, VERMILION), strict=True))
+COLORS = dict(zip(CLASS_NAMES, (BLUE, VERMILION), strict=True))
 
 
 def draw_audit(
@@ -63,7 +63,7 @@ def draw_audit(
 
 
 _UNITS = {
-    "nan": "{} values",
+    "nan_pixels": "{} values",
     "infinity": "{} values",
     "out_of_range": "{} values",
     "black": "mean {}",
@@ -91,14 +91,14 @@ def _plot_intensity(path: Path, report: Mapping[str, Any]) -> None:
         axes = figure.add_subplot(1, len(splits), place)
         intensity = facts["intensity"]
         edges = intensity["histogram"]["edges"]
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             counts = np.array(intensity["histogram"][name])
             share = counts / max(1, counts.sum())
-            axes.stairs(share, edges, color=colour, fill=True, alpha=0.35, label=name)
-            axes.stairs(share, edges, color=colour, linewidth=1.5)
+            axes.stairs(share, edges, color=color, fill=True, alpha=0.35, label=name)
+            axes.stairs(share, edges, color=color, linewidth=1.5)
         for fence in intensity["fences"]:
             if 0 < fence < 255:
-                axes.axvline(fence, color=GREY, linestyle=":", linewidth=1.5)
+                axes.axvline(fence, color=GRAY, linestyle=":", linewidth=1.5)
         auroc = intensity["label_auroc"]
         told = "one class only" if auroc is None else f"tells the classes apart: AUROC {auroc:.3f}"
         axes.set_title(f"{split}: {told}", fontsize=10, loc="left")
@@ -119,10 +119,10 @@ def _plot_classes(path: Path, report: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     names = list(splits)
     left = np.zeros(len(names))
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         counts = np.array([splits[split][name] for split in names])
         shares = counts / np.array([splits[split]["rows"] for split in names])
-        bars = axes.barh(names, shares, left=left, color=colour, label=name)
+        bars = axes.barh(names, shares, left=left, color=color, label=name)
         texts = [f"{count:,}\n{share:.1%}" for count, share in zip(counts, shares, strict=True)]
         axes.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
         left += shares

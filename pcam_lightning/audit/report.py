@@ -29,7 +29,7 @@ def describe(scans: Mapping[str, SplitScan], findings: pd.DataFrame) -> dict[str
         "splits": {split: _describe_split(scan) for split, scan in scans.items()},
         "findings": {kind: {split: counts[kind, split] for split in scans} for kind in KINDS},
         "kinds": KINDS,
-        "normalisation": {"source": "train", "mean": mean, "std": std},
+        "normalization": {"source": "train", "mean": mean, "std": std},
     }
 
 

@@ -14,7 +14,7 @@ from pcam_lightning.data.clean import Changes, to_uint8
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     SplitFiles,
-    computed_over,
+    map_chunks,
     open_dataset,
     read_meta,
     read_raw_labels,
@@ -77,7 +77,7 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
     scale = scale or seen.scale or BYTES
     with open_dataset(files.images, "x") as dataset:
         parts = []
-        for part in computed_over(dataset, files.images, lambda _, raw: _scan(raw, scale)):
+        for part in map_chunks(dataset, files.images, lambda _, raw: _scan(raw, scale)):
             bar.update(len(part.mean))
             parts.append(part)
         storage = describe_storage(dataset, files.images)

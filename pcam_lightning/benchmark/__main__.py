@@ -30,9 +30,9 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
     import torch
 
     from pcam_lightning.benchmark import pictures, report
-    from pcam_lightning.benchmark.against import hold_against
+    from pcam_lightning.benchmark.against import compare_to_baseline
     from pcam_lightning.benchmark.modes import WINDOWS
-    from pcam_lightning.benchmark.runner import race
+    from pcam_lightning.benchmark.runner import measure_cases
     from pcam_lightning.benchmark.verdict import verdicts
     from pcam_lightning.config import build
     from pcam_lightning.config.precision import choose_precision
@@ -47,7 +47,7 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
     write_json(folder / "manifest.json", manifest)
     model = HydraConfig.get().runtime.choices["model"]
     startup = config["mode"] == "startup"
-    rows = (_startup if startup else race)(config, model, source.root)
+    rows = (_startup if startup else measure_cases)(config, model, source.root)
     slurm = manifest["slurm"] or {}
     rows = [row | {key: slurm.get(key) for key in ("partition", "node", "job_id")} for row in rows]
 
@@ -62,7 +62,7 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
         "said": [] if startup else verdicts(rows),
     }
     if earlier is not None:
-        summary["against"] = hold_against(rows, earlier, manifest | {"config": config})
+        summary["against"] = compare_to_baseline(rows, earlier, manifest | {"config": config})
         summary["said"] += summary["against"]["said"]
     report.write_tables(folder, rows, summary["unit"])
     if not startup:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pcam_lightning.provenance.provenance import Difference, Origin, differences
+from pcam_lightning.provenance.provenance import Difference, Provenance, differences
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import RunFileError
 
@@ -13,7 +13,7 @@ NOTABLE = 0.03
 """Change of a median from which it is told."""
 
 
-def hold_against(
+def compare_to_baseline(
     rows: Sequence[Mapping[str, Any]], earlier: Run, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compare rows with an earlier benchmark's, and what this process is made of with its origin.
@@ -25,17 +25,17 @@ def hold_against(
     if measured is None:
         raise RunFileError(f"{earlier.path}/summary.json: no rows, expected a run of benchmark")
     found = changes(rows, measured)
-    changed = causes(differences([Origin.of(earlier), Origin.now(manifest)]))
-    said = [
+    changed = causes(differences([Provenance.of(earlier), Provenance.now(manifest)]))
+    messages = [
         f"{each['verdict']}: {each['contender']}, {each['model']}, batch {each['batch_size']}, "
         f"{each['precision']}, {each['device']}: {each['then']:,.0f} then, {each['now']:,.0f} now"
         for each in found
         if each["verdict"] != "same"
     ]
-    same = len(found) - len(said)
-    said.append(f"against {earlier.path}: {same} of {len(found)} rows as fast, within noise")
-    said += [f"since then: {line}" for line in changed]
-    return {"run": str(earlier.path), "rows": found, "changed": changed, "said": said}
+    same = len(found) - len(messages)
+    messages.append(f"against {earlier.path}: {same} of {len(found)} rows as fast, within noise")
+    messages += [f"since then: {line}" for line in changed]
+    return {"run": str(earlier.path), "rows": found, "changed": changed, "said": messages}
 
 
 def changes(

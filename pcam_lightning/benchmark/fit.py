@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
-from pcam_lightning.benchmark.timer import Work
+from pcam_lightning.benchmark.timer import Sample
 
 PIECE = 0.1
 """Seconds of training steps that are not interrupted, since an interruption costs some."""
 
 
-class Gate(Callback):
+class StepGate(Callback):
     """Holds a fit after some steps, or after each epoch and its validation, until asked for more.
 
     `work` is what has been done since the last time. Between steps, what happens at the end of an
@@ -24,7 +24,7 @@ class Gate(Callback):
         self.per = per
         self.asked, self.made = Semaphore(0), Semaphore(0)
         self.closed = False
-        self.work = Work(0)
+        self.work = Sample(0)
         self._patches, self._steps, self._waited, self._begun = 0, 0, 0.0, 0.0
         self._aside, self._ended = 0.0, 0.0
 
@@ -58,7 +58,7 @@ class Gate(Callback):
 
     def _hold(self, trainer: Trainer) -> None:
         waited = getattr(trainer.train_dataloader, "waited", 0.0)
-        self.work = Work(self._patches, waited - self._waited, self._steps, self._aside)
+        self.work = Sample(self._patches, waited - self._waited, self._steps, self._aside)
         self._patches, self._steps, self._waited, self._aside = 0, 0, waited, 0.0
         self.made.release()
         self.asked.acquire()
@@ -66,7 +66,7 @@ class Gate(Callback):
         self._begun = time.perf_counter()
 
 
-def pieces(fit: Callable[[Gate], None], gate: Gate) -> Generator[Work]:
+def iterate_fit(fit: Callable[[StepGate], None], gate: StepGate) -> Generator[Sample]:
     """What `fit`, which is given the gate to add to its trainer's callbacks, does between holds.
 
     The fit runs in a thread of its own, but only while a next piece is waited for: no two of such

@@ -15,7 +15,7 @@ from torchvision.transforms import Compose, ToTensor
 from torchvision.transforms import Normalize as NormalizeTensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from pcam_lightning.benchmark.timer import Contender, Work
+from pcam_lightning.benchmark.timer import Implementation, Sample
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import SplitFiles, chunk_rows, open_dataset
@@ -24,7 +24,7 @@ from pcam_lightning.models import Normalize
 
 Transform = Callable[[Image.Image], torch.Tensor]
 TO_BYTES: Transform = pil_to_tensor
-TO_NORMALISED: Transform = Compose([ToTensor(), NormalizeTensor([0.5] * 3, [0.5] * 3)])
+TO_NORMALIZED: Transform = Compose([ToTensor(), NormalizeTensor([0.5] * 3, [0.5] * 3)])
 
 
 class SampleAtATime(Dataset[tuple[torch.Tensor, int]]):
@@ -48,10 +48,10 @@ class SampleAtATime(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(Image.fromarray(pixels)), label
 
 
-def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Contender]:
+def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Implementation]:
     """Name to contender, all on the training split, shuffled, in batches of the data module's size.
 
-    "bytes" are uint8 batches; "normalised" ones are floats that a network can be given, here of
+    "bytes" are uint8 batches; "normalized" ones are floats that a network can be given, here of
     `dtype`, by the others in float32 (which is all their transforms make). The memory copy, of
     one batch of bytes after another in file order, is what no loader can beat.
     """
@@ -60,26 +60,26 @@ def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Cont
     pixels = np.asarray(datamodule.datasets["train"].patches.map())
     normalize = Normalize().to(dtype)
 
-    def copy() -> Iterator[Work]:
+    def copy() -> Iterator[Sample]:
         target = np.empty_like(pixels[:batch_size])
         for start in range(0, len(pixels) - batch_size + 1, batch_size):
             np.copyto(target, pixels[start : start + batch_size])
-            yield Work(batch_size)
+            yield Sample(batch_size)
 
-    def ours() -> Iterator[Work]:
+    def ours() -> Iterator[Sample]:
         for batch in datamodule.train_dataloader():
-            yield Work(len(batch.row))
+            yield Sample(len(batch.row))
 
-    def normalised() -> Iterator[Work]:
+    def normalized() -> Iterator[Sample]:
         for batch in datamodule.train_dataloader():
             normalize(batch.image)
-            yield Work(len(batch.row))
+            yield Sample(len(batch.row))
 
-    def one_by_one(dataset: Dataset) -> Iterator[Work]:
+    def one_by_one(dataset: Dataset) -> Iterator[Sample]:
         for _, label in DataLoader(dataset, batch_size, shuffle=True, drop_last=True):
-            yield Work(len(label))
+            yield Sample(len(label))
 
-    def torchvisions(transform: Transform) -> Iterator[Work]:
+    def torchvisions(transform: Transform) -> Iterator[Sample]:
         with TemporaryDirectory() as folder:
             (Path(folder) / "pcam").symlink_to(datamodule.root.resolve())
             yield from one_by_one(PCAM(folder, split="train", transform=transform))
@@ -89,13 +89,13 @@ def contenders(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str, Cont
         "pcam_lightning, bytes": ours,
         "sample at a time, bytes": lambda: one_by_one(SampleAtATime(files)),
         "torchvision PCAM, bytes": lambda: torchvisions(TO_BYTES),
-        "pcam_lightning, normalised": normalised,
-        "sample at a time, normalised": lambda: one_by_one(SampleAtATime(files, TO_NORMALISED)),
-        "torchvision PCAM, normalised": lambda: torchvisions(TO_NORMALISED),
+        "pcam_lightning, normalized": normalized,
+        "sample at a time, normalized": lambda: one_by_one(SampleAtATime(files, TO_NORMALIZED)),
+        "torchvision PCAM, normalized": lambda: torchvisions(TO_NORMALIZED),
     }
 
 
-def conversion(files: SplitFiles, scale: Scale | None = None) -> dict[str, Contender]:
+def conversion(files: SplitFiles, scale: Scale | None = None) -> dict[str, Implementation]:
     """Name to contender: one sequential read of a split's patches as h5py decodes them, and their
     conversion to a mapped uint8 copy. Each yields once, when it has gone through the file.
 
@@ -106,7 +106,7 @@ def conversion(files: SplitFiles, scale: Scale | None = None) -> dict[str, Conte
         with files.images.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def read() -> Iterator[Work]:
+    def read() -> Iterator[Sample]:
         forget()
         with open_dataset(files.images, "x") as dataset:
             rows = chunk_rows(dataset)
@@ -114,11 +114,11 @@ def conversion(files: SplitFiles, scale: Scale | None = None) -> dict[str, Conte
             for start in range(0, dataset.shape[0], rows):
                 stop = min(start + rows, dataset.shape[0])
                 dataset.read_direct(target, np.s_[start:stop], np.s_[: stop - start])
-            yield Work(dataset.shape[0])
+            yield Sample(dataset.shape[0])
 
-    def convert() -> Iterator[Work]:
+    def convert() -> Iterator[Sample]:
         forget()
         with TemporaryDirectory(dir=files.root) as folder:
-            yield Work(patch_file(files, Path(folder), scale=scale).rows)
+            yield Sample(patch_file(files, Path(folder), scale=scale).rows)
 
     return {"sequential read": read, "conversion to uint8": convert}

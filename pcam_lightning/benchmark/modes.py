@@ -11,10 +11,10 @@ from typing import Literal
 
 from pcam_lightning.benchmark import loader, step
 from pcam_lightning.benchmark.case import Case
-from pcam_lightning.benchmark.fit import Gate, pieces
-from pcam_lightning.benchmark.naive_loop import UsualLoop
+from pcam_lightning.benchmark.fit import StepGate, iterate_fit
+from pcam_lightning.benchmark.naive_loop import NaiveLoop
 from pcam_lightning.benchmark.roofline import Cost, cost_of
-from pcam_lightning.benchmark.timer import Contender, Work
+from pcam_lightning.benchmark.timer import Implementation, Sample
 from pcam_lightning.benchmark.verdict import BARE
 from pcam_lightning.config import build
 from pcam_lightning.config.compose import Config
@@ -31,7 +31,7 @@ Batches = Callable[[], Iterator[tuple[Batch, float]]]
 """Batches on the device, each with the seconds that it was waited for."""
 
 
-def contenders_of(mode: str, case: Case) -> dict[str, Contender]:
+def contenders_of(mode: str, case: Case) -> dict[str, Implementation]:
     """Name to contender of a case; the first is what the others are held against.
 
     Raises:
@@ -63,12 +63,12 @@ def _set_up(case: Case) -> None:
     case.datamodule.train_dataloader()  # refuses a batch larger than the split
 
 
-def _loader(case: Case) -> dict[str, Contender]:
+def _loader(case: Case) -> dict[str, Implementation]:
     _set_up(case)
     return loader.contenders(case.datamodule, case.dtype)
 
 
-def _conversion(case: Case) -> dict[str, Contender]:
+def _conversion(case: Case) -> dict[str, Implementation]:
     files = case.datamodule.files("train")
     check_split(files)
     scale = check_scales(files.root, case.datamodule.scale)
@@ -82,7 +82,7 @@ def _conversion(case: Case) -> dict[str, Contender]:
 
 def _steps(
     case: Case, kind: Literal["forward", "training"], batches: Batches, name: str = ""
-) -> Iterator[Work]:
+) -> Iterator[Sample]:
     """Steps in plain PyTorch; compiled if a name is given, with a note of how long that took."""
     run = case.step(kind, compiled=bool(name))
     for number, (batch, waited) in enumerate(batches()):
@@ -90,14 +90,14 @@ def _steps(
         run(batch)
         if name and number == 0:
             case.notes[name] = {"compile_seconds": time.perf_counter() - start}
-        yield Work(len(batch.row), waited)
+        yield Sample(len(batch.row), waited)
 
 
 def _bare(
     case: Case, kind: Literal["forward", "training"], sources: dict[str, Batches]
-) -> dict[str, Contender]:
+) -> dict[str, Implementation]:
     """Plain PyTorch with batches of each source and, if the config asks for it, compiled."""
-    contenders: dict[str, Contender] = {}
+    contenders: dict[str, Implementation] = {}
     for name, batches in sources.items():
         contenders[name] = partial(_steps, case, kind, batches)
     if case.config["compile"]:
@@ -111,11 +111,11 @@ def _one_batch(case: Case) -> Iterator[tuple[Batch, float]]:
     return repeat((step.resident_batch(case.batch_size, case.device), 0.0))
 
 
-def _forward(case: Case) -> dict[str, Contender]:
+def _forward(case: Case) -> dict[str, Implementation]:
     return _bare(case, "forward", {"forward": partial(_one_batch, case)})
 
 
-def _train(case: Case) -> dict[str, Contender]:
+def _train(case: Case) -> dict[str, Implementation]:
     _set_up(case)
     sources: dict[str, Batches] = {BARE: case.batches, ONE_BATCH: partial(_one_batch, case)}
     contenders = _bare(case, "training", sources)
@@ -123,21 +123,21 @@ def _train(case: Case) -> dict[str, Contender]:
     return contenders
 
 
-def _end_to_end(case: Case) -> dict[str, Contender]:
+def _end_to_end(case: Case) -> dict[str, Implementation]:
     _set_up(case)
 
-    def usual() -> Iterator[Work]:
+    def usual() -> Iterator[Sample]:
         files = case.datamodule.files
         rate, device = case.config["optimizer"]["lr"], case.device.type
         model = build.build_module(case.config).model
-        loop = UsualLoop(files("train"), files("valid"), model, case.batch_size, rate, device)
+        loop = NaiveLoop(files("train"), files("valid"), model, case.batch_size, rate, device)
         return loop.epochs()
 
     ours = partial(_fit, case, case.config["callbacks"], per="epoch")
     return {"usual loop": usual, OURS: ours}
 
 
-def _callbacks(case: Case) -> dict[str, Contender]:
+def _callbacks(case: Case) -> dict[str, Implementation]:
     """Fits without callbacks, with one, and with all of the config."""
     _set_up(case)
     callbacks = {name: part for name, part in case.config["callbacks"].items() if part}
@@ -153,7 +153,7 @@ def _callbacks(case: Case) -> dict[str, Contender]:
     return {name: partial(_fit, case, parts) for name, parts in chosen.items()}
 
 
-def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") -> Iterator[Work]:
+def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") -> Iterator[Sample]:
     """A fit by Lightning, in a folder of its own that is gone afterwards."""
     trainer = case.config["trainer"] | {
         "enable_checkpointing": bool({"checkpoint", "last_checkpoint"} & callbacks.keys()),
@@ -162,22 +162,22 @@ def _fit(case: Case, callbacks: Config, per: Literal["step", "epoch"] = "step") 
     if per == "step":
         trainer["limit_val_batches"] = 1
 
-    def fit(gate: Gate, folder: str) -> None:
+    def fit(gate: StepGate, folder: str) -> None:
         parts = {"callbacks": callbacks, "logger": case.config["logger"], "trainer": trainer}
         runner = build.build_trainer(move_folder(parts, case.config["run_dir"], folder))
         runner.callbacks.append(gate)  # type: ignore[attr-defined]
         module = build.build_module(case.config)
-        build.normalise(module, case.datamodule)
+        build.normalize(module, case.datamodule)
         runner.fit(module, datamodule=case.datamodule)
 
     with TemporaryDirectory(dir=case.config["run_dir"]) as folder:
-        yield from pieces(lambda gate: fit(gate, folder), Gate(per))
+        yield from iterate_fit(lambda gate: fit(gate, folder), StepGate(per))
 
 
 STEPS: dict[str, Literal["forward", "training"]] = {"forward": "forward", "train": "training"}
 """Modes that measure steps, and what kind of step."""
 
-MODES: dict[str, Callable[[Case], dict[str, Contender]]] = {
+MODES: dict[str, Callable[[Case], dict[str, Implementation]]] = {
     "train": _train,
     "forward": _forward,
     "loader": _loader,

@@ -15,15 +15,15 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
-from pcam_lightning.benchmark.loader import TO_NORMALISED, SampleAtATime
-from pcam_lightning.benchmark.timer import Work
+from pcam_lightning.benchmark.loader import TO_NORMALIZED, SampleAtATime
+from pcam_lightning.benchmark.timer import Sample
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.models import MLP
 
 WORKERS = 2
 
 
-class UsualLoop(NamedTuple):
+class NaiveLoop(NamedTuple):
     """What to train on what."""
 
     train: SplitFiles
@@ -34,7 +34,7 @@ class UsualLoop(NamedTuple):
     learning_rate: float
     device: str
 
-    def epochs(self) -> Generator[Work]:
+    def epochs(self) -> Generator[Sample]:
         """Train and validate, epoch after epoch, in a process of its own."""
         context = torch.multiprocessing.get_context("spawn")
         here, there = context.Pipe()
@@ -44,7 +44,7 @@ class UsualLoop(NamedTuple):
         try:
             while True:
                 here.send("epoch")
-                yield Work(*here.recv())
+                yield Sample(*here.recv())
         except EOFError:
             raise RuntimeError("the process of the usual loop has ended") from None
         finally:
@@ -52,7 +52,7 @@ class UsualLoop(NamedTuple):
             process.join()
 
 
-def _serve(loop: UsualLoop, asked: Connection) -> None:
+def _serve(loop: NaiveLoop, asked: Connection) -> None:
     epochs = _train(loop)
     while True:
         try:
@@ -62,14 +62,14 @@ def _serve(loop: UsualLoop, asked: Connection) -> None:
         asked.send(next(epochs))
 
 
-def _train(loop: UsualLoop) -> Generator[tuple[int, float, int]]:
+def _train(loop: NaiveLoop) -> Generator[tuple[int, float, int]]:
     device = torch.device(loop.device)
     model = _of_floats(loop.model).to(device)
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=loop.learning_rate)
     loaders = {
         split: DataLoader(
-            SampleAtATime(files, TO_NORMALISED),
+            SampleAtATime(files, TO_NORMALIZED),
             loop.batch_size,
             shuffle=split == "train",
             drop_last=split == "train",

@@ -60,10 +60,10 @@ def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
     def best(work: Callable[[], object]) -> float:
         seconds = []
         for _ in range(repeats + 1):
-            synchronise(device)
+            synchronize(device)
             start = time.perf_counter()
             work()
-            synchronise(device)
+            synchronize(device)
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])
 
@@ -78,7 +78,7 @@ def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
     )
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for what a device has still to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -11,12 +11,12 @@ import torch
 from pcam_lightning.benchmark.case import cases
 from pcam_lightning.benchmark.memory import no_more_than_available, peak_memory
 from pcam_lightning.benchmark.modes import BARE, OURS, contenders_of, cost_of_case
-from pcam_lightning.benchmark.roofline import peak_of, synchronise
-from pcam_lightning.benchmark.timer import measure, of_first, spread
+from pcam_lightning.benchmark.roofline import peak_of, synchronize
+from pcam_lightning.benchmark.timer import measure, relative_speed, spread
 from pcam_lightning.runs.hardware import read_hardware
 
 
-def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]:
+def measure_cases(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]:
     """A row for each contender of each case (see `case.cases`, which tells the arguments)."""
     logging.getLogger("pcam_lightning.engine.callbacks").setLevel(
         logging.WARNING
@@ -30,11 +30,11 @@ def race(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]
         on_gpu = device.type == "cuda"
         limits = no_more_than_available(device)
         with limits, closing(case.datamodule), peak_memory(device) as memory:
-            windows = measure(contenders, repeats, seconds, partial(synchronise, device))
+            windows = measure(contenders, repeats, seconds, partial(synchronize, device))
         parameters, cost = cost_of_case(config["mode"], case, any(windows.values()))
         if cost and (device, case.dtype) not in peaks:
             peaks[device, case.dtype] = peak_of(device, case.dtype)
-        for (name, measured), ratio in zip(windows.items(), of_first(windows), strict=True):
+        for (name, measured), ratio in zip(windows.items(), relative_speed(windows), strict=True):
             speed = spread(measured)
             row = {
                 "contender": name,

@@ -14,7 +14,7 @@ WARM_UPS = 10
 """Windows after which it ends anyway."""
 
 
-class Work(NamedTuple):
+class Sample(NamedTuple):
     """A piece of work that is done."""
 
     patches: int
@@ -26,7 +26,7 @@ class Work(NamedTuple):
     """Seconds spent meanwhile on what is not to be measured."""
 
 
-Contender = Callable[[], Iterator[Work]]
+Implementation = Callable[[], Iterator[Sample]]
 """Starts over and yields for each piece of work done, such as a step or an epoch."""
 
 
@@ -42,10 +42,10 @@ class Window(NamedTuple):
 
 
 def measure(
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, Implementation],
     repeats: int,
     seconds: float,
-    synchronise: Callable[[], None] = lambda: None,
+    synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Window]]:
     """Measure each contender `repeats` times for at least `seconds`, in turn, so that a machine
     whose speed drifts slows them all alike.
@@ -58,7 +58,7 @@ def measure(
         contenders: by name.
         repeats: at least 1.
         seconds: of each window.
-        synchronise: waits for what a device has still to do; called at both ends of a window.
+        synchronize: waits for what a device has still to do; called at both ends of a window.
 
     Returns:
         The windows of each contender; none for one that memory did not suffice for.
@@ -67,7 +67,7 @@ def measure(
     windows: dict[str, list[Window]] = {name: [] for name in contenders}
 
     def window(name: str) -> Window:
-        return _measure(running[name], seconds, synchronise)
+        return _measure(running[name], seconds, synchronize)
 
     for name in contenders:
         try:
@@ -103,7 +103,7 @@ def spread(windows: list[Window]) -> dict[str, float | None]:
     }
 
 
-def of_first(windows: Mapping[str, list[Window]]) -> list[float | None]:
+def relative_speed(windows: Mapping[str, list[Window]]) -> list[float | None]:
     """The median over rounds of each contender's speed as a multiple of the first one's.
 
     Within a round the machine has changed less than between rounds. None where either did not run.
@@ -117,17 +117,17 @@ def of_first(windows: Mapping[str, list[Window]]) -> list[float | None]:
     ]
 
 
-def _endless(contender: Contender) -> Iterator[Work]:
+def _endless(contender: Implementation) -> Iterator[Sample]:
     while True:
         yield from contender()
 
 
-def _measure(work: Iterator[Work], seconds: float, synchronise: Callable[[], None]) -> Window:
-    synchronise()
+def _measure(work: Iterator[Sample], seconds: float, synchronize: Callable[[], None]) -> Window:
+    synchronize()
     done, start = [], time.perf_counter()
     while time.perf_counter() - start < seconds:
         done.append(next(work))
-    synchronise()
+    synchronize()
     elapsed = time.perf_counter() - start - sum(piece.aside for piece in done)
     patches, steps = sum(piece.patches for piece in done), sum(piece.steps for piece in done)
     waiting = sum(piece.waiting for piece in done)

@@ -10,7 +10,7 @@ SMALL = 0.1
 """Share of both peaks below which a step is made of operations too small for the machine."""
 
 ADVICE = {
-    "data": "data.num_workers, data.cache=auto or, on a GPU, data.device_resident=true",
+    "data": "data.num_workers, data.cache=true or, on a GPU, data.device_resident=true",
     "the framework": "a larger data.batch_size, or fewer callbacks and loggers",
     "small operations": "a larger data.batch_size, or compile=true",
     "compute": "trainer.precision=bf16 where it is not used yet, a GPU, or a smaller model",

@@ -5,7 +5,6 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.plugin import Plugin
 from omegaconf import OmegaConf
 
-from pcam_lightning.config.compose import CONF
 from pcam_lightning.search.sweeper import OptunaSweeper
 from pcam_lightning.slurm.launcher import LocalLauncher, SlurmLauncher
 from pcam_lightning.slurm.ranks import ranks_per_node
@@ -30,4 +29,3 @@ def register() -> None:
     for name in ("submitit_slurm", "submitit_local"):
         ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
     OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
-    OmegaConf.register_new_resolver("config_tree", lambda: str(CONF), replace=True)

@@ -1,6 +1,6 @@
 """What became of a sweep? A table over seeds, a champion, failures; live with watch=true.
 
-python -m pcam_lightning.collect sweep=FOLDER
+python -m pcam_lightning.collect runs=FOLDER
 """
 
 import sys
@@ -19,7 +19,7 @@ def main(config: Config) -> Path:
     from pcam_lightning.slurm.jobs import JobState, job_states
     from pcam_lightning.slurm.queue import Watch
 
-    folder, sweep = Path(config["run_dir"]), config["sweep"]
+    folder, sweep = Path(config["run_dir"]), config["runs"]
     paths = [sweep] if isinstance(sweep, str) else sweep
     ask = Watch().states if config["watch"] else None
 
@@ -27,7 +27,7 @@ def main(config: Config) -> Path:
         return [job for path in paths for job in job_states(path, ask)]
 
     if not look():
-        raise InputError(f"sweep={sweep}: no runs found, expected the folder of a sweep")
+        raise InputError(f"runs={sweep}: no runs found, expected the folder of a sweep")
     watched_to_the_end = not config["watch"] or watch(look, config["every_seconds"])
     jobs = look()
     manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 
-from pcam_lightning.collect.table import Setting
+from pcam_lightning.collect.table import Configuration
 from pcam_lightning.metrics.metrics import METRICS
 
 CHOOSING = "val"
 """The split that decides. Test scores are only reported: whoever chooses by them overrates."""
 
 
-def champion(settings: Sequence[Setting], metric: str) -> tuple[Setting | None, str]:
+def best_configuration(
+    settings: Sequence[Configuration], metric: str
+) -> tuple[Configuration | None, str]:
     """The setting with the best mean of a validation metric, and in one line why it, or why none.
 
     A setting is eligible when all its jobs are finished with a score, and that score's mean is
@@ -31,14 +33,14 @@ def champion(settings: Sequence[Setting], metric: str) -> tuple[Setting | None, 
     return best, f"best mean validation {metric} of {_count(len(eligible))} that beat constants"
 
 
-def has_scores(setting: Setting, metric: str) -> bool:
+def has_scores(setting: Configuration, metric: str) -> bool:
     """Whether every job of a setting is finished with a score and constants beside it."""
     scores = setting.scores(CHOOSING, metric)
     scored = len(scores) == len(setting.results) and bool(setting.constants(CHOOSING))
     return setting.is_finished and scored
 
 
-def constants_win(setting: Setting, metric: str) -> bool:
+def constants_win(setting: Configuration, metric: str) -> bool:
     """Whether some constant does as well in the mean, be it at a metric where it has to."""
     value = setting.mean(CHOOSING, metric)
     constants = [scores[metric] for scores in setting.constants(CHOOSING).values()]
@@ -46,7 +48,7 @@ def constants_win(setting: Setting, metric: str) -> bool:
     return any(constant >= value if higher else constant <= value for constant in constants)
 
 
-def _rank(setting: Setting, metric: str) -> tuple[float, float]:
+def _rank(setting: Configuration, metric: str) -> tuple[float, float]:
     value, loss = setting.mean(CHOOSING, metric), setting.mean(CHOOSING, "log_loss")
     sign = -1 if METRICS[metric] == "higher" else 1
     return sign * value, math.inf if math.isnan(loss) else loss

@@ -13,19 +13,23 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from pcam_lightning.collect.best import CHOOSING
-from pcam_lightning.collect.table import DEFAULT, Setting, deviation, mean
+from pcam_lightning.collect.table import DEFAULT, Configuration, deviation, mean
 from pcam_lightning.errors import one_line
 from pcam_lightning.files import write_bytes
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.plots.history import METRIC_NAMES
-from pcam_lightning.plots.style import BLUE, FAINT, GREY, INK, ORANGE, new_figure, png
+from pcam_lightning.plots.style import BLUE, FAINT, GRAY, INK, ORANGE, new_figure, png
 
 LEVEL = 0.95
 LOG_FROM = 10  # times the smallest value that the largest has to be for a log axis
 
 
 def plot_sweep(
-    folder: Path, settings: Sequence[Setting], metric: str, best: Setting | None, dataset: str
+    folder: Path,
+    settings: Sequence[Configuration],
+    metric: str,
+    best: Configuration | None,
+    dataset: str,
 ) -> list[Path]:
     """Draw `seeds.png`, `parallel.png` and `effects.png`, and return the paths written.
 
@@ -33,7 +37,7 @@ def plot_sweep(
         folder: made when it is not there.
         settings: those without a score are left out; so is a picture with nothing to show.
         metric: of validation.
-        best: drawn in another colour.
+        best: drawn in another color.
         dataset: what the pictures are marked with.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,9 @@ def interval(values: np.ndarray) -> float:
     return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * deviation(values) / len(values) ** 0.5
 
 
-def plot_seeds(settings: Sequence[Setting], metric: str, best: Setting | None) -> Figure:
+def plot_seeds(
+    settings: Sequence[Configuration], metric: str, best: Configuration | None
+) -> Figure:
     """Every run a point, and the mean of each setting with its interval; the best on top."""
     sign = -1 if METRICS[metric] == "higher" else 1
     ordered = sorted(settings, key=lambda each: sign * each.mean(CHOOSING, metric))
@@ -89,7 +95,7 @@ def plot_seeds(settings: Sequence[Setting], metric: str, best: Setting | None) -
     return figure
 
 
-def plot_effects(settings: Sequence[Setting], keys: Sequence[str], metric: str) -> Figure:
+def plot_effects(settings: Sequence[Configuration], keys: Sequence[str], metric: str) -> Figure:
     """For each key, all runs by its value, and the mean of each value."""
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
@@ -127,7 +133,7 @@ def plot_effects(settings: Sequence[Setting], keys: Sequence[str], metric: str) 
 
 
 def plot_parallel(
-    settings: Sequence[Setting], keys: Sequence[str], metric: str, best: Setting | None
+    settings: Sequence[Configuration], keys: Sequence[str], metric: str, best: Configuration | None
 ) -> Figure:
     """A line a setting, through its value of each key to its mean score."""
     figure = Figure(figsize=(max(7.5, 2.2 * (len(keys) + 1)), 5.5), layout="constrained")
@@ -151,7 +157,7 @@ def plot_parallel(
     ticks = [labels for _, labels in heights]
     ends = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")] if high != low else [(0.5, f"{low:.4g}")]
     for column, labels in enumerate([*ticks, ends]):
-        axes.axvline(column, color=GREY, lw=1, zorder=0)
+        axes.axvline(column, color=GRAY, lw=1, zorder=0)
         for height, text in labels:
             axes.annotate(
                 one_line(text, 18), (column, height), (4, 0), textcoords="offset points",
@@ -169,7 +175,7 @@ def plot_parallel(
     return figure
 
 
-def _mark_constant(axes: Axes, settings: Sequence[Setting], metric: str) -> None:
+def _mark_constant(axes: Axes, settings: Sequence[Configuration], metric: str) -> None:
     """A dashed line where it can be seen beside the scores, else in words."""
     higher = METRICS[metric] == "higher"
     values = [
@@ -201,13 +207,13 @@ def _limits(scores: Sequence[np.ndarray]) -> tuple[float, float]:
     return low - 0.05 * room, high + 0.05 * room
 
 
-def _labels(settings: Sequence[Setting]) -> list[str]:
+def _labels(settings: Sequence[Configuration]) -> list[str]:
     """The settings' names, with only the last part of a key where that is enough."""
     keys = list(settings[0].values)
     ends = [key.rpartition(".")[2] for key in keys]
     brief = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
     named = [dict(zip(brief, each.values.values(), strict=True)) for each in settings]
-    return [one_line(Setting(values, []).name, 60) for values in named]
+    return [one_line(Configuration(values, []).name, 60) for values in named]
 
 
 def _heights(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]]]:

@@ -13,15 +13,15 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.collect.best import champion
+from pcam_lightning.collect.best import best_configuration
 from pcam_lightning.collect.markdown import markdown
 from pcam_lightning.collect.pictures import plot_sweep
 from pcam_lightning.collect.speeds import print_speeds, speeds_table
 from pcam_lightning.collect.table import (
     SCORES,
     SPLITS,
+    Configuration,
     Result,
-    Setting,
     at,
     deviation,
     hidden_keys,
@@ -69,7 +69,7 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         if keys := hidden_keys(found):
             line = f"runs with the same overrides differ in {', '.join(keys)}; each has its own row"
             print(one_line(f"warning: {line}"), file=sys.stderr)
-        best, reason = champion(found, metric)
+        best, reason = best_configuration(found, metric)
         summary |= {"metric": metric, "settings": len(found)}
         summary |= {"champion": best and _describe(best), "reason": reason}
         _write_table(folder / "table", settings_table(found))
@@ -84,7 +84,7 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
     return summary
 
 
-def _describe(best: Setting) -> dict[str, Any]:
+def _describe(best: Configuration) -> dict[str, Any]:
     """A champion for the summary."""
     scores: dict[str, Any] = {split: {} for split in SPLITS}
     for split, name in SCORES:
@@ -104,7 +104,10 @@ def _describe(best: Setting) -> dict[str, Any]:
 
 
 def _as_markdown(
-    found: Sequence[Setting], summary: dict[str, Any], best: Setting | None, dataset: str
+    found: Sequence[Configuration],
+    summary: dict[str, Any],
+    best: Configuration | None,
+    dataset: str,
 ) -> str:
     title = f"champion: {markdown(best.name)}" if best else "no champion"
     lines = [
@@ -131,7 +134,11 @@ def _as_markdown(
 
 
 def _print_settings(
-    console: Terminal, found: Sequence[Setting], metric: str, best: Setting | None, dataset: str
+    console: Terminal,
+    found: Sequence[Configuration],
+    metric: str,
+    best: Configuration | None,
+    dataset: str,
 ) -> None:
     table = Table(box=SIMPLE, title=f"dataset: {dataset}", title_justify="left")
     table.add_column("setting", overflow="fold")
@@ -159,7 +166,7 @@ def _print_jobs(console: Terminal, jobs: Sequence[JobState]) -> None:
     console.print(f"jobs: {count_states(job.state for job in jobs)}")
 
 
-def _number(setting: Setting, split: str, name: str, digits: int = 4) -> str:
+def _number(setting: Configuration, split: str, name: str, digits: int = 4) -> str:
     """Mean and deviation, marked where a constant does as well."""
     values = setting.scores(split, name)
     if not len(values):
@@ -169,11 +176,11 @@ def _number(setting: Setting, split: str, name: str, digits: int = 4) -> str:
     return text + _mark(setting, split, name)
 
 
-def _mark(setting: Setting, split: str, name: str) -> str:
+def _mark(setting: Configuration, split: str, name: str) -> str:
     return "!" if name in setting.beaten_by_constant(split) else ""
 
 
-def _runs(setting: Setting) -> str:
+def _runs(setting: Configuration) -> str:
     """Such as `2/3`: of three jobs, two have finished."""
     states = [result.job.state for result in setting.results]
     return f"{states.count('finished')}/{len(states)}"

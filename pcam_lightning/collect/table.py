@@ -76,7 +76,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Configuration:
     """Jobs that differ in their seed alone.
 
     Attributes:
@@ -135,7 +135,7 @@ def swept_keys(jobs: Sequence[JobState]) -> list[str]:
     ]
 
 
-def settings(results: Sequence[Result]) -> list[Setting]:
+def settings(results: Sequence[Result]) -> list[Configuration]:
     """Results by the values of the swept keys, in the order of the first job of each.
 
     Runs that have the same overrides and were made of different configs all the same (of a file in
@@ -148,12 +148,12 @@ def settings(results: Sequence[Result]) -> list[Setting]:
         given.setdefault(tuple(values.get(key, DEFAULT) for key in keys), []).append(result)
     hidden = {values: _differing(group) for values, group in given.items()}
     every = list(dict.fromkeys(key for differing in hidden.values() for key in differing))
-    found: dict[tuple[str, ...], Setting] = {}
+    found: dict[tuple[str, ...], Configuration] = {}
     for result in results:
         values = tuple(_values(result.job).get(key, DEFAULT) for key in keys)
         own = [result.config.get(key, UNKNOWN) for key in hidden[values]]
         setting = found.setdefault(
-            (*values, *own), Setting(dict(zip(keys, values, strict=True)), [])
+            (*values, *own), Configuration(dict(zip(keys, values, strict=True)), [])
         )
         setting.results.append(result)
     for setting in found.values():
@@ -163,7 +163,7 @@ def settings(results: Sequence[Result]) -> list[Setting]:
     return list(found.values())
 
 
-def hidden_keys(found: Sequence[Setting]) -> list[str]:
+def hidden_keys(found: Sequence[Configuration]) -> list[str]:
     """Return the keys in which settings differ though their runs have the same overrides."""
     jobs = [result.job for setting in found for result in setting.results]
     swept = swept_keys(jobs)
@@ -181,7 +181,7 @@ def _differing(group: Sequence[Result]) -> list[str]:
     ]
 
 
-def runs_table(found: Sequence[Setting]) -> pd.DataFrame:
+def runs_table(found: Sequence[Configuration]) -> pd.DataFrame:
     """One row a job: what it was, how it stands, its metrics, where they come from."""
     table = pd.DataFrame(
         [
@@ -210,7 +210,7 @@ def runs_table(found: Sequence[Setting]) -> pd.DataFrame:
     return table.sort_values(["sweep", "number"], kind="stable", ignore_index=True)
 
 
-def settings_table(found: Sequence[Setting]) -> pd.DataFrame:
+def settings_table(found: Sequence[Configuration]) -> pd.DataFrame:
     """One row a setting: how many of its jobs are in each state; means and deviations over seeds.
 
     A deviation (`_sd`, ddof 1) of a single run is NaN.
@@ -254,7 +254,7 @@ def number(value: Any) -> float:
     return float(value) if is_number else math.nan
 
 
-def _row(setting: Setting) -> dict[str, Any]:
+def _row(setting: Configuration) -> dict[str, Any]:
     states = [result.job.state for result in setting.results]
     row: dict[str, Any] = {"setting": setting.name, **setting.values, "jobs": len(states)}
     row["seeds"] = len({_seed(result) for result in setting.results})

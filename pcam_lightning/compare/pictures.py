@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pcam_lightning.errors import one_line
 from pcam_lightning.files import atomic_path
 from pcam_lightning.plots.history import read_history
-from pcam_lightning.plots.style import CYCLE, FAINT, GREY
+from pcam_lightning.plots.style import CYCLE, FAINT, GRAY
 from pcam_lightning.runs import Run
 
 SMOOTHED = 50  # windows of the training loss over a run
@@ -22,7 +22,7 @@ def plot_comparison(
     runs: Sequence[Run],
     names: Sequence[str],
     datasets: Sequence[str],
-    parted: Sequence[int],
+    divergence: Sequence[int],
 ) -> None:
     """Training loss, validation loss and AUROC, gradient norm: a line each run.
 
@@ -55,8 +55,8 @@ def plot_comparison(
         _dress(axes, title)
     for axes in (panels[0, 0], panels[1, 1]):
         axes.set_xlabel("step")
-        for step in sorted(set(parted)):
-            axes.axvline(step, color=GREY, ls=":", lw=1.5, label=f"apart from step {step}")
+        for step in sorted(set(divergence)):
+            axes.axvline(step, color=GRAY, ls=":", lw=1.5, label=f"apart from step {step}")
     for axes in (panels[0, 1], panels[1, 0]):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -76,4 +76,4 @@ def _dress(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=FAINT)
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GRAY)

@@ -11,8 +11,8 @@ from rich.table import Table
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.compare.pictures import plot_comparison
 from pcam_lightning.files import write_json
-from pcam_lightning.provenance.divergence import metric_differences, part
-from pcam_lightning.provenance.provenance import Difference, Origin, differences
+from pcam_lightning.provenance.divergence import first_divergence, metric_differences
+from pcam_lightning.provenance.provenance import Difference, Provenance, differences
 from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.run import is_run_folder
@@ -26,19 +26,20 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns plain containers: "runs", "names" (what tells their folders apart), "datasets",
     "states", "weights_digests", "differences" (see `Difference`), "pairs" (one for each run but the
-    first: "same_weights", "parted" as from `provenance.divergence.part`, "metrics" as from
+    first: "same_weights", "parted" as from `provenance.divergence.first_divergence`, "metrics" as
+    from
     `metric_differences`) and "verdict", one line for each.
 
     Raises:
         RunFileError: a run's manifest is missing, or a file of a run is damaged.
     """
-    origins = [Origin.of(run) for run in runs]
+    origins = [Provenance.of(run) for run in runs]
     found = differences(origins)
     digests = [_summary(run).get("weights_digest") for run in runs]
     pairs = [
         {
             "same_weights": None if None in (digests[0], digest) else digests[0] == digest,
-            "parted": part(runs[0], run),
+            "parted": first_divergence(runs[0], run),
             "metrics": metric_differences(runs[0], run),
         }
         for run, digest in zip(runs[1:], digests[1:], strict=True)
@@ -86,28 +87,28 @@ def verdict(pair: dict[str, Any], found: Sequence[Difference], index: int) -> st
     return f"{known}; {where(pair['parted'])}; {why}"
 
 
-def first_place(parted: dict[str, Any] | None) -> dict[str, Any] | None:
+def first_place(divergence: dict[str, Any] | None) -> dict[str, Any] | None:
     """Of the places where two histories part, the first, with its "kind"."""
     # At one step, the rows of a batch explain its loss, and the loss its gradients.
-    places = [(parted or {}).get(kind) for kind in PLACES]
+    places = [(divergence or {}).get(kind) for kind in PLACES]
     found = [place | {"kind": kind} for kind, place in zip(PLACES, places, strict=True) if place]
     return min(found, key=lambda place: place["step"], default=None)
 
 
-def where(parted: dict[str, Any] | None) -> str:
+def where(divergence: dict[str, Any] | None) -> str:
     """In words, where two histories part."""
-    if parted is None:
+    if divergence is None:
         return "no gradients.parquet says where they part"
-    first = first_place(parted)
+    first = first_place(divergence)
     if first is None:
-        same = f"all {parted['steps']:,} common steps are the same"
-        return same + (f", one has {parted['more']:,} more" if parted["more"] else "")
+        same = f"all {divergence['steps']:,} common steps are the same"
+        return same + (f", one has {divergence['more']:,} more" if divergence["more"] else "")
     step = f"from step {first['step']} (epoch {first['epoch']})"
     if first["kind"] == "batch":
         return f"{step} their batches hold other rows"
     values = " and ".join(f"{value:.9g}" for value in first["values"])
     if first["kind"] == "loss":
-        rows = " of the same rows" if parted["rows_known"] else ""
+        rows = " of the same rows" if divergence["rows_known"] else ""
         return f"{step} the loss{rows} differs: {values}"
     return f"{step} the gradient of {first['name']} differs: {values}"
 

@@ -105,7 +105,7 @@ def build_trainer(config: Config) -> Trainer:
 
 
 def build_module(config: Config) -> PCamClassifier:
-    """The network, its optimizer, schedule and augmentation, initialised from the run's seed."""
+    """The network, its optimizer, schedule and augmentation, initialized from the run's seed."""
     torch.manual_seed(derive_seed(config["seed"], "initialisation"))
     module = PCamClassifier(
         model=instantiate(config["model"]),
@@ -122,7 +122,7 @@ def build_datamodule(config: Config, root: Path) -> PCamDataModule:
     return instantiate(_without_source(config["data"]), root=root)
 
 
-def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
+def normalize(module: PCamClassifier, datamodule: PCamDataModule) -> None:
     """Give the network the channel statistics that the data module chose.
 
     Raises:
@@ -132,10 +132,10 @@ def normalise(module: PCamClassifier, datamodule: PCamDataModule) -> None:
     layer = getattr(module.model, "normalize", None)
     if isinstance(layer, Normalize):
         layer.set(mean, std)
-    elif datamodule.normalize != "half":
+    elif datamodule.normalize != "symmetric":
         raise InputError(
             f"data.normalize={datamodule.normalize}: {type(module.model).__name__} has no "
-            "pcam_lightning.models.Normalize named normalize; expected data.normalize=half"
+            "pcam_lightning.models.Normalize named normalize; expected data.normalize=symmetric"
         )
 
 
@@ -165,7 +165,8 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
         Preempted: SIGTERM came before training had begun, or after it. Lightning would exit as if
             all was done.
     """
-    # A rank that stopped alone would leave the others waiting: `LastCheckpoint` makes them agree.
+    # A rank that stopped alone would leave the others waiting: `PreemptionCheckpoint` makes them
+    # agree.
     signals = stop_signals.deferred() if trainer.world_size > 1 else nullcontext()
     try:
         with signals:

@@ -25,7 +25,7 @@ from pcam_lightning.data.files import (
     PATCH_SHAPE,
     SplitFiles,
     check_images,
-    computed_over,
+    map_chunks,
     mapped,
     open_dataset,
     recall,
@@ -71,7 +71,7 @@ def mapped_in_place(files: SplitFiles) -> PatchFile | None:
 def patch_file(
     files: SplitFiles,
     cache_dir: Path | None = None,
-    cache: str = "auto",
+    cache: bool = True,
     scale: Scale | None = None,
 ) -> PatchFile | DirectFile:
     """Where the patches of a split can be read, converting them first where that is needed.
@@ -81,7 +81,7 @@ def patch_file(
         cache_dir: takes the converted copies; None means the folder `.uint8` beside the H5 files.
             Processes that start together convert once; a conversion that was killed leaves
             nothing that another process would read.
-        cache: "auto" converts what cannot be mapped in place; "off" leaves it to be decoded again
+        cache: true converts what cannot be mapped in place; false leaves it to be decoded again
             whenever it is read, after one pass that counts what will be cleaned.
         scale: of the pixels on disk; any but 0..255 takes a conversion. None expects 0..255.
 
@@ -93,7 +93,7 @@ def patch_file(
     scale = scale or check_scale(files)
     if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
-    if cache == "off":
+    if not cache:
         with open_dataset(files.images, "x") as dataset:
 
             def count() -> dict[str, int]:
@@ -122,7 +122,7 @@ def patch_file(
         raise InputError(
             f"{folder}: the uint8 copy of {files.images.name} cannot be written "
             f"({error.strerror or error}); expected a writable folder with room in data.cache_dir, "
-            "or data.cache=off"
+            "or data.cache=false"
         ) from None
 
 
@@ -251,7 +251,7 @@ def _clean(
     total = Cleaning()
     name = f"{verb} {path.name}"
     with tqdm(total=dataset.shape[0], desc=name, unit="patch", disable=None) as bar:
-        for count, cleaning in computed_over(dataset, path, clean):
+        for count, cleaning in map_chunks(dataset, path, clean):
             total += cleaning
             bar.update(count)
     return total
@@ -270,5 +270,5 @@ def _check_room(source: Path, folder: Path, needed: int) -> None:
         raise InputError(
             f"{folder}: the uint8 copy of {source.name} takes {needed / 1e9:.2f} GB and "
             f"{free / 1e9:.2f} GB are free; expected room there, another data.cache_dir, or "
-            "data.cache=off"
+            "data.cache=false"
         )

@@ -50,16 +50,16 @@ class PCamDataModule(LightningDataModule):
         batch_size: patches in a batch, on each rank.
         num_workers: loader processes; 0 reads in the training process, which keeps up with it
             where files are mapped.
-        sampler: "weighted" draws the classes equally often, "shuffle" draws every row once, "fixed"
+        sampler: "balanced" draws the classes equally often, "shuffle" draws every row once, "fixed"
             repeats one shuffled order in every epoch.
         filter: "blank" leaves black (mean <= 1) and white (mean >= 254) patches out of training.
         exclude: an audit's `findings.parquet` of these very files; patches with a finding of
             `exclude_kinds` are left out of training.
         exclude_kinds: which of `pcam_lightning.data.findings.KINDS` count for `exclude`.
         normalize: what a network should subtract and divide by (see `channel_statistics`):
-            "half" maps 0..255 to -1..1, "train" uses mean and standard deviation of the training
-            patches.
-        cache: "auto" converts what cannot be mapped to uint8 copies once; "off" reads it as it is.
+            "symmetric" maps 0..255 to -1..1, "train" uses mean and standard deviation of the
+            training patches.
+        cache: true converts what cannot be mapped to uint8 copies once; false reads it as it is.
         cache_dir: where uint8 copies of other file layouts go; None means beside the files.
         device_resident: keep the splits in GPU memory: True, False, or "auto" where they take at
             most half of what is free there.
@@ -74,13 +74,13 @@ class PCamDataModule(LightningDataModule):
         root: str | Path,
         batch_size: int = 128,
         num_workers: int = 0,
-        sampler: str = "weighted",
+        sampler: str = "balanced",
         filter: str = "none",
         exclude: str | Path | None = None,
         exclude_kinds: Sequence[str] = FAULTS,
-        normalize: str = "half",
+        normalize: str = "symmetric",
         scale: str | Sequence[float] = "auto",
-        cache: str = "auto",
+        cache: bool = True,
         cache_dir: str | Path | None = None,
         device_resident: bool | str = "auto",
         seed: int = 42,
@@ -89,8 +89,7 @@ class PCamDataModule(LightningDataModule):
         choices = {
             "sampler": (sampler, tuple(ORDERS)),
             "filter": (filter, ("none", "blank")),
-            "normalize": (normalize, ("half", "train")),
-            "cache": (cache, ("auto", "off")),
+            "normalize": (normalize, ("symmetric", "train")),
             "device_resident": (device_resident, ("auto", True, False)),
         }
         for name, (value, valid) in choices.items():
@@ -185,8 +184,8 @@ class PCamDataModule(LightningDataModule):
 
     @cached_property
     def channel_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation to normalise by, of each channel, on the 0..1 scale."""
-        if self.normalize == "half":
+        """Mean and standard deviation to normalize by, of each channel, on the 0..1 scale."""
+        if self.normalize == "symmetric":
             return [0.5] * 3, [0.5] * 3
         train = self.datasets["train"]
         rows = xxhash.xxh3_128_hexdigest(train.rows.data)
@@ -195,7 +194,7 @@ class PCamDataModule(LightningDataModule):
             lambda: list(statistics_of(chunks(train)).mean_and_std()),
         )
         if min(std) == 0:
-            raise InputError("data.normalize=train: the training patches are all of one colour")
+            raise InputError("data.normalize=train: the training patches are all of one color")
         return mean, std
 
     def train_dataloader(self) -> BatchLoader:

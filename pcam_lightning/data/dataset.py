@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     image: Tensor
     """uint8 [B, 96, 96, 3], RGB, 0..255."""
     label: Tensor
-    """int64 [B], 1 = tumour in the centre 32 x 32 pixels."""
+    """int64 [B], 1 = tumour in the center 32 x 32 pixels."""
     row: Tensor
     """int64 [B], row in the split's H5 file."""
 

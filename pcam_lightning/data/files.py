@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from pcam_lightning.data.ledger import Ledger
-from pcam_lightning.data.prefetch import computed_ahead
+from pcam_lightning.data.prefetch import prefetch_map
 from pcam_lightning.data.storage import MAX_ROWS, located, reason, source_files, stored_rows
 from pcam_lightning.errors import InputError
 
@@ -271,7 +271,7 @@ def read_rows(
         ) from None
 
 
-def computed_over(
+def map_chunks(
     dataset: h5py.Dataset, path: Path, function: Callable[[int, np.ndarray], Result]
 ) -> Iterator[Result]:
     """What `function` makes of (first row, rows as on disk), over a whole open dataset, in order.
@@ -284,4 +284,4 @@ def computed_over(
     def compute(start: int) -> Result:
         return function(start, read_rows(source, path, start, start + step))
 
-    return computed_ahead(compute, range(0, dataset.shape[0], step))
+    return prefetch_map(compute, range(0, dataset.shape[0], step))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
 
 KINDS = {
-    "nan": "pixels that are NaN; value: how many",
+    "nan_pixels": "pixels that are NaN; value: how many",
     "infinity": "pixels that are infinite; value: how many",
     "out_of_range": "finite pixels outside 0..255; value: how many",
     "black": "a mean of at most 1; value: the mean",

@@ -43,7 +43,7 @@ class DirectPatches:
         wanted = np.arange(self.rows)[key] if isinstance(key, slice) else np.asarray(key)
         if not len(wanted):
             return np.empty((0, *PATCH_SHAPE), np.uint8)
-        # Ascending, and neighbours at once, so that a compressed chunk is decoded once a batch.
+        # Ascending, and neighbors at once, so that a compressed chunk is decoded once a batch.
         rows, place = np.unique(wanted, return_inverse=True)
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         dataset = self._opened()

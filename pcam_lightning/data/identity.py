@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import xxhash
 
-from pcam_lightning.data.files import SPLITS, SplitFiles, computed_over, open_dataset, recall
+from pcam_lightning.data.files import SPLITS, SplitFiles, map_chunks, open_dataset, recall
 from pcam_lightning.data.ledger import Ledger
 
 
@@ -52,7 +52,7 @@ def is_fingerprint(root: Path, digest: str) -> bool:
 
 def _digest(dataset: h5py.Dataset, path: Path) -> str:
     digest = xxhash.xxh3_128(f"{dataset.dtype.newbyteorder('<').str} {dataset.shape} ".encode())
-    for rows in computed_over(dataset, path, lambda _, rows: rows):
+    for rows in map_chunks(dataset, path, lambda _, rows: rows):
         digest.update(np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 

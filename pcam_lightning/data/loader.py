@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from pcam_lightning.data.dataset import Batch, PatchDataset, ResidentDataset
-from pcam_lightning.data.prefetch import computed_ahead
+from pcam_lightning.data.prefetch import prefetch_map
 from pcam_lightning.errors import InputError
 
 SECONDS_AFTER_SIGTERM = 25
@@ -129,7 +129,7 @@ class BatchLoader:
         if not self.num_workers and not self.pin_memory and self._dataset.is_mapped:
             return map(self._dataset.__getitem__, indices)
         if not self.num_workers:
-            return computed_ahead(self._fetch, indices, threads=1)
+            return prefetch_map(self._fetch, indices, threads=1)
         if self._workers is None:
             self._workers = DataLoader(
                 self._dataset,

@@ -14,7 +14,7 @@ CORES = min(4, os.cpu_count() or 1)
 """Threads that read, clean or hash pixels together; more would only wait for the disk."""
 
 
-def computed_ahead(
+def prefetch_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = CORES
 ) -> Iterator[Result]:
     """`map(function, items)` in order, with at most two results for each thread waiting.

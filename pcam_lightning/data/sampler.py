@@ -13,7 +13,7 @@ def shuffled_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return _generator(seed, epoch).permutation(len(labels))
 
 
-def weighted_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """As many draws as there are rows, the same number from each class. int64 [N].
 
     The expectation is that of drawing with replacement by inverse class frequency. But each class
@@ -36,7 +36,7 @@ def fixed_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return shuffled_order(labels, seed, 0)
 
 
-ORDERS = {"weighted": weighted_order, "shuffle": shuffled_order, "fixed": fixed_order}
+ORDERS = {"balanced": balanced_order, "shuffle": shuffled_order, "fixed": fixed_order}
 
 
 class EpochBatches(Sampler[np.ndarray]):
@@ -52,7 +52,7 @@ class EpochBatches(Sampler[np.ndarray]):
         self,
         labels: np.ndarray,
         batch_size: int,
-        order: str = "weighted",
+        order: str = "balanced",
         seed: int = 42,
         rank: int = 0,
         world_size: int = 1,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Unchanged(nn.Module):
+class Identity(nn.Module):
     """No augmentation."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -12,7 +12,7 @@ class Unchanged(nn.Module):
         return image
 
 
-class Dihedral(nn.Module):
+class RandomD4(nn.Module):
     """Each patch in one of its eight orientations: tissue has no up and no left."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -23,10 +23,10 @@ class Dihedral(nn.Module):
         return torch.where((choice & 4).bool(), image.transpose(1, 2), image)
 
 
-class Stain(nn.Module):
+class StainJitter(nn.Module):
     """Each patch in one of its eight orientations, stained a little differently.
 
-    Laboratories and scanners differ in how strongly they stain and how they record colour. In
+    Laboratories and scanners differ in how strongly they stain and how they record color. In
     optical density, -log(transmitted light), where stain amounts add up (Beer-Lambert), each
     channel is scaled by a factor in 1 +- strength and moved by up to strength / 4; cf. Tellez et
     al. 2019, who found stain augmentation to be what carries over to unseen laboratories.
@@ -38,7 +38,7 @@ class Stain(nn.Module):
     def __init__(self, strength: float = 0.25) -> None:
         super().__init__()
         self.strength = strength
-        self.dihedral = Dihedral()
+        self.dihedral = RandomD4()
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 [B, H, W, 3] with H = W, to the same."""

@@ -87,7 +87,7 @@ def _ends_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def load_weights(path: Path, module: PCamClassifier) -> None:
-    """Put a checkpoint's weights, the normalisation among them, into a module.
+    """Put a checkpoint's weights, the normalization among them, into a module.
 
     Reads the whole file and runs no code that is in it.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
-from pcam_lightning.evaluate.target import Subject, find_subject
+from pcam_lightning.evaluate.target import EvaluationTarget, resolve_target
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.status import recording
@@ -33,54 +33,54 @@ ANALYSIS_OPTIONS = ("threshold", "beta", "cost_ratio", "slices", "gallery", "res
 def main(config: Config) -> Path:
     folder = Path(config["run_dir"])
     overrides = HydraConfig.get().overrides.task
-    subject = find_subject(config, overrides)
+    target = resolve_target(config, overrides)
     manifest = collect_manifest(command=sys.orig_argv, seed=config["seed"], dataset={})
     with recording(folder, manifest):
-        save_resolved(subject.config, folder)
-        evaluate(subject, folder, manifest)
+        save_resolved(target.config, folder)
+        evaluate(target, folder, manifest)
     return folder / "summary.json"
 
 
-def evaluate(subject: Subject, folder: Path, manifest: dict[str, Any]) -> None:
+def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -> None:
     """Write everything that is said of a subject into a run folder."""
-    from pcam_lightning.evaluate.analysis import analyse, write_analysis
-    from pcam_lightning.evaluate.galleries import hang
+    from pcam_lightning.evaluate.analysis import analyze, write_analysis
+    from pcam_lightning.evaluate.galleries import draw_galleries
     from pcam_lightning.evaluate.page import write_page
-    from pcam_lightning.evaluate.patches import Specimens
+    from pcam_lightning.evaluate.patches import PatchSource
     from pcam_lightning.evaluate.report import print_report
     from pcam_lightning.metrics.predictions import read_predictions, save_table
 
     start = time.monotonic()
-    config, options = subject.config, subject.config["evaluate"]
+    config, options = target.config, target.config["evaluate"]
     inference = None
-    if subject.checkpoint is None:
-        dataset, paths = subject.saved_dataset(), subject.predictions
+    if target.checkpoint is None:
+        dataset, paths = target.saved_dataset(), target.predictions
     else:
         from pcam_lightning.evaluate.predict import (
             infer,  # torch, which saved predictions do without
         )
 
-        inference = infer(subject, folder)
+        inference = infer(target, folder)
         dataset, paths = inference.dataset, inference.tables
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     tables = {split: read_predictions(path) for split, path in paths.items()}
-    specimens = Specimens(dataset["root"], config["data"], tables)
+    patch_source = PatchSource(dataset["root"], config["data"], tables)
     # The inference has read the meta files, and reported those that cannot be used.
-    tables = specimens.described(options["hospitals"], with_slides=inference is None)
+    tables = patch_source.with_features(options["hospitals"], with_slides=inference is None)
     for split, table in tables.items():
         save_table(folder / "predictions" / f"{split}.parquet", table)
-    prevalence, source = specimens.prevalence(subject.recorded_prevalence())
+    prevalence, source = patch_source.prevalence(target.recorded_prevalence())
     chosen = {name: options[name] for name in ANALYSIS_OPTIONS}
-    analysis = analyse(tables, config["split"], prevalence, seed=config["seed"], **chosen)
+    analysis = analyze(tables, config["split"], prevalence, seed=config["seed"], **chosen)
     title = f"dataset: {dataset['name']}"
     plots = write_analysis(folder, analysis, tables, title)
     model, method = inference and inference.model, options["attribution"]
-    hangings, shown = hang(folder, analysis, specimens, model, method, title)
+    galleries, shown = draw_galleries(folder, analysis, patch_source, model, method, title)
     summary: dict[str, Any] = {
         "dataset": dataset["name"],
-        "subject": subject.description,
-        "run": subject.run and subject.run.path,
-        "checkpoint": subject.checkpoint,
+        "subject": target.description,
+        "run": target.run and target.run.path,
+        "checkpoint": target.checkpoint,
         "predictions": {split: str(path) for split, path in paths.items()},
         "train_prevalence": {"value": prevalence, "source": source},
         **analysis.summary,
@@ -88,15 +88,15 @@ def evaluate(subject: Subject, folder: Path, manifest: dict[str, Any]) -> None:
         "inference": inference and inference.facts,
         "seconds": time.monotonic() - start,
     }
-    keep_threshold(subject, folder, analysis, dataset, inference)
-    write_page(folder / "page.html", summary, analysis, plots, hangings)
+    keep_threshold(target, folder, analysis, dataset, inference)
+    write_page(folder / "page.html", summary, analysis, plots, galleries)
     write_json(folder / "summary.json", summary)
     print_report(summary, analysis)
     print(f"page: {os.path.relpath(folder)}/page.html")
 
 
 def keep_threshold(
-    subject: Subject,
+    target: EvaluationTarget,
     folder: Path,
     analysis: "Analysis",
     dataset: dict[str, Any],
@@ -106,13 +106,13 @@ def keep_threshold(
     from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
 
     facts, val = analysis.summary["threshold"], analysis.summary.get("val")
-    digest = inference.facts["weights_digest"] if inference else subject.recorded_digest()
+    digest = inference.facts["weights_digest"] if inference else target.recorded_digest()
     threshold = Threshold(
         value=facts["value"],
         rule=facts["rule"],
         temperature=analysis.summary["temperature"],
         tta="d4" if PLAIN_LOGIT in analysis.table else "none",
-        checkpoint=subject.checkpoint and subject.checkpoint.name,
+        checkpoint=target.checkpoint and target.checkpoint.name,
         weights_digest=digest,
         dataset={"name": dataset["name"], "fingerprint": dataset["fingerprint"]},
         validation={}
@@ -124,13 +124,13 @@ def keep_threshold(
         },
     )
     write_threshold(folder, threshold)
-    if subject.run is not None and (subject.run.path / "checkpoints").is_dir():
+    if target.run is not None and (target.run.path / "checkpoints").is_dir():
         try:
-            path = write_threshold(subject.run.path, threshold)
+            path = write_threshold(target.run.path, threshold)
             log.info("threshold: %s", os.path.relpath(path))
         except OSError as error:  # a run of somebody else's, say
             reason = error.strerror or error
-            log.warning("the threshold is kept here alone: %s (%s)", subject.run.path, reason)
+            log.warning("the threshold is kept here alone: %s (%s)", target.run.path, reason)
 
 
 if __name__ == "__main__":

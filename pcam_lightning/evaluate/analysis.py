@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import PROPERTIES
-from pcam_lightning.evaluate.selection import Exhibit, choose_exhibits, worst_slice
+from pcam_lightning.evaluate.patch_features import FEATURES
+from pcam_lightning.evaluate.selection import Selection, select_examples, worst_slice
 from pcam_lightning.evaluate.slices import cut, score_slices
 from pcam_lightning.files import write_bytes
 from pcam_lightning.metrics.baselines import not_beyond_constant
@@ -25,7 +25,7 @@ from pcam_lightning.metrics.calibration import (
 )
 from pcam_lightning.metrics.metrics import compute_metrics, row_costs
 from pcam_lightning.metrics.predictions import save_table
-from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.metrics.thresholds import choose_threshold, parse_rule
 from pcam_lightning.plots import scores as plots
 from pcam_lightning.runs.tables import csv_bytes
@@ -43,14 +43,14 @@ class Analysis:
     summary: dict[str, Any]
     slices: pd.DataFrame
     """As from `score_slices`."""
-    exhibits: list[Exhibit]
+    selections: list[Selection]
 
     @property
     def threshold(self) -> float:
         return self.summary["threshold"]["value"]
 
 
-def analyse(
+def analyze(
     tables: Mapping[str, pd.DataFrame],
     split: str,
     train_prevalence: float,
@@ -77,7 +77,7 @@ def analyse(
 
     Returns:
         Its `summary` is ready for JSON but for NaN: `threshold`, `temperature`, the split's name to
-        what `summarise` says, `not_beyond_constant`, `calibration`, `slices`, `tta`.
+        what `summarize` says, `not_beyond_constant`, `calibration`, `slices`, `tta`.
 
     Raises:
         InputError: the rule cannot choose, a slice cannot be cut, or a column that describes
@@ -110,7 +110,7 @@ def analyse(
     }
     for name in ("val", "test"):
         if name in tables:
-            summary[name] = summarise(
+            summary[name] = summarize(
                 tables[name], chosen, train_prevalence, resamples=resamples, seed=seed
             )
     label, probability, slide = _columns(table)
@@ -134,8 +134,8 @@ def analyse(
         ],
     }
     summary["tta"] = _gain(table, chosen, resamples, seed)
-    exhibits = choose_exhibits(table, chosen, worst_slice(parts, scored), gallery)
-    return Analysis(split, table, summary, scored, exhibits)
+    selections = select_examples(table, chosen, worst_slice(parts, scored), gallery)
+    return Analysis(split, table, summary, scored, selections)
 
 
 def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.DataFrame],
@@ -144,7 +144,7 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
 
     Args:
         folder: the run folder.
-        tables: those that were analysed.
+        tables: those that were analyzed.
         title: what every picture is marked with, beside its split.
     """
     split, threshold = analysis.split, analysis.threshold
@@ -213,7 +213,7 @@ def _calibration(
 
 
 def _check_numbers(split: str, table: pd.DataFrame) -> None:
-    for name in table.columns.intersection([*PROPERTIES, PLAIN_LOGIT]):
+    for name in table.columns.intersection([*FEATURES, PLAIN_LOGIT]):
         values = table[name].to_numpy()
         if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
             raise InputError(f"{split} predictions: column {name}: expected finite numbers")

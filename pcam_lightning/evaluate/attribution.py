@@ -21,7 +21,7 @@ def attribute(
 
     `grad_cam` weighs the channels of the network's last feature map by their mean gradient
     (Selvaraju et al. 2017) and enlarges the result smoothly from that map's few pixels. `occlusion`
-    covers squares of 16 x 16 pixels, 8 pixels apart, with the patch's mean colour and takes by how
+    covers squares of 16 x 16 pixels, 8 pixels apart, with the patch's mean color and takes by how
     much that lowers the logit (Zeiler & Fergus 2014). What spoke against the decision counts as 0.
 
     Args:
@@ -88,7 +88,7 @@ def _last_map(model: nn.Module, patch: NDArray[np.uint8]) -> nn.Module:
     last: list[nn.Module] = []
 
     def look(part: nn.Module, _: object, output: object) -> None:
-        # The normalised patch is a map too, of a network that never convolves it.
+        # The normalized patch is a map too, of a network that never convolves it.
         if isinstance(output, Tensor) and output.dim() == 4 and 1 < output.shape[-1] < 96:
             last[:] = [part]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.evaluate.analysis import Analysis
-from pcam_lightning.evaluate.page import Hanging
-from pcam_lightning.evaluate.patches import Specimens
-from pcam_lightning.evaluate.selection import captions, centre_share
+from pcam_lightning.evaluate.page import Gallery
+from pcam_lightning.evaluate.patches import PatchSource
+from pcam_lightning.evaluate.selection import captions, center_share
 from pcam_lightning.plots.galleries import heat, plot_gallery
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def hang(
+def draw_galleries(
     folder: Path,
     analysis: Analysis,
-    specimens: Specimens,
+    patch_source: PatchSource,
     model: "nn.Module | None",
     method: str,
     title: str,
-) -> tuple[list[Hanging], dict[str, Any]]:
+) -> tuple[list[Gallery], dict[str, Any]]:
     """Draw every exhibit of an analysis into `plots/` of a run folder.
 
     Args:
@@ -36,22 +36,22 @@ def hang(
 
     Returns:
         The exhibits with pixels, and for the summary `galleries` (name to the number of patches, or
-        `left_out` and why) and `attribution` (`in_centre`: by exhibit, the mean share of what spoke
-        for the decision that lies in the centre, of which `area_of_centre` is the area's).
+        `left_out` and why) and `attribution` (`in_center`: by exhibit, the mean share of what spoke
+        for the decision that lies in the center, of which `area_of_center` is the area's).
     """
-    if specimens.missing:
-        log.warning("galleries are left out: %s", specimens.missing)
-        return [], {"galleries": {"left_out": f"left out: {specimens.missing}"}}
+    if patch_source.missing:
+        log.warning("galleries are left out: %s", patch_source.missing)
+        return [], {"galleries": {"left_out": f"left out: {patch_source.missing}"}}
     facts: dict[str, Any] = {"galleries": {}, "attribution": None}
     if method != "none":
-        facts["attribution"] = {"method": method, "area_of_centre": 1 / 9, "in_centre": {}}
-    pixels, hangings = specimens.patches(analysis.split), []
-    for each in analysis.exhibits:
+        facts["attribution"] = {"method": method, "area_of_center": 1 / 9, "in_center": {}}
+    pixels, galleries = patch_source.patches(analysis.split), []
+    for each in analysis.selections:
         facts["galleries"][each.name] = len(each.rows)
         patches = pixels[analysis.table["row"].to_numpy()[each.rows]]
         heading = f"{each.title}, {analysis.split}, {title}"
         texts = captions(analysis.table, each.rows)
-        hanging = Hanging(each, patches)
+        gallery = Gallery(each, patches)
         if len(patches):
             plot_gallery(folder / "plots" / f"{each.name}.png", patches, texts, heading)
         if len(patches) and method != "none":
@@ -60,9 +60,9 @@ def hang(
             assert model is not None
             maps = attribute(model, patches, analysis.threshold, method)
             hot = heat(patches, maps)
-            hanging = Hanging(each, patches, hot, centre_share(maps))
-            facts["attribution"]["in_centre"][each.name] = hanging.centre_mean
+            gallery = Gallery(each, patches, hot, center_share(maps))
+            facts["attribution"]["in_center"][each.name] = gallery.center_mean
             path = folder / "plots" / f"{each.name}_attribution.png"
             plot_gallery(path, hot, texts, f"{method}: {heading}")
-        hangings.append(hanging)
-    return hangings, facts
+        galleries.append(gallery)
+    return galleries, facts

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pcam_lightning.evaluate.analysis import Analysis
-from pcam_lightning.evaluate.selection import Exhibit, shown
+from pcam_lightning.evaluate.selection import Selection, shown
 from pcam_lightning.files import atomic_path
 from pcam_lightning.metrics.metrics import METRICS
 
@@ -23,23 +23,23 @@ TEMPLATES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Hanging:
+class Gallery:
     """An exhibit with its pixels."""
 
-    exhibit: Exhibit
+    selection: Selection
     patches: NDArray[np.uint8]
     """[n, 96, 96, 3], in the exhibit's order."""
     heat: NDArray[np.uint8] | None = None
     """[n, 96, 96, 3], what the model looked at, if that is known."""
-    centre: NDArray[np.float64] | None = None
-    """[n], the share of it in the centre 32 x 32."""
+    center: NDArray[np.float64] | None = None
+    """[n], the share of it in the center 32 x 32."""
 
     @property
-    def centre_mean(self) -> float | None:
+    def center_mean(self) -> float | None:
         """Over the patches that have one, NaN if none has; None where it is not known."""
-        if self.centre is None:
+        if self.center is None:
             return None
-        known = self.centre[np.isfinite(self.centre)]
+        known = self.center[np.isfinite(self.center)]
         return float(known.mean()) if len(known) else float("nan")
 
 
@@ -48,7 +48,7 @@ def write_page(
     summary: Mapping[str, Any],
     analysis: Analysis,
     plots: Mapping[str, Path],
-    hangings: Sequence[Hanging],
+    galleries: Sequence[Gallery],
 ) -> None:
     """Write the page, atomically.
 
@@ -77,7 +77,7 @@ def write_page(
         metrics=list(METRICS),
         slices=_slices(analysis.slices),
         plots={name: _data_uri(file.read_bytes()) for name, file in plots.items()},
-        galleries=[_gallery(analysis.table, each) for each in hangings],
+        galleries=[_gallery(analysis.table, each) for each in galleries],
     )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -95,14 +95,14 @@ def _slices(table: pd.DataFrame) -> list[dict[str, Any]]:
     return records  # type: ignore[return-value]
 
 
-def _gallery(table: pd.DataFrame, hanging: Hanging) -> dict[str, Any]:
+def _gallery(table: pd.DataFrame, gallery: Gallery) -> dict[str, Any]:
     patches = []
-    for i, record in enumerate(table.iloc[hanging.exhibit.rows].to_dict("records")):
+    for i, record in enumerate(table.iloc[gallery.selection.rows].to_dict("records")):
         patches.append(
             {
-                "image": _data_uri(_png(hanging.patches[i])),
-                "heat": None if hanging.heat is None else _data_uri(_png(hanging.heat[i])),
-                "centre": None if hanging.centre is None else hanging.centre[i],
+                "image": _data_uri(_png(gallery.patches[i])),
+                "heat": None if gallery.heat is None else _data_uri(_png(gallery.heat[i])),
+                "center": None if gallery.center is None else gallery.center[i],
                 "row": record["row"],
                 "tumour": bool(record["label"]),
                 "probability": shown(record["probability"]),
@@ -110,10 +110,10 @@ def _gallery(table: pd.DataFrame, hanging: Hanging) -> dict[str, Any]:
             }
         )
     return {
-        "name": hanging.exhibit.name,
-        "title": hanging.exhibit.title,
+        "name": gallery.selection.name,
+        "title": gallery.selection.title,
         "patches": patches,
-        "centre": hanging.centre_mean,
+        "center": gallery.center_mean,
     }
 
 

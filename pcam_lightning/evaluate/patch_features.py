@@ -1,16 +1,16 @@
 """What a patch looks like, in a few numbers that errors can be sliced by.
 
-All are of the raw bytes of a patch, before any normalisation:
+All are of the raw bytes of a patch, before any normalization:
 
 brightness   mean of all pixels and channels, 0 (black) to 1 (white)
 blank        share of pixels that show no tissue: nearly white (every channel at least 220 of 255)
              or nearly black (none above 10), 0 to 1
-hue          angle of the mean colour on the colour circle, in degrees from 120 to 480 (Hanbury
+hue          angle of the mean color on the color circle, in degrees from 120 to 480 (Hanbury
              2008): 240 is blue, 300 magenta, 360 red, 420 yellow. The circle is cut open at green,
-             which lies opposite of what haematoxylin and eosin stain. 300 where there is no colour
-saturation   colourfulness, 0 (grey) to 1: the mean of HSV's saturation (largest minus smallest
+             which lies opposite of what hematoxylin and eosin stain. 300 where there is no color
+saturation   colorfulness, 0 (gray) to 1: the mean of HSV's saturation (largest minus smallest
              channel, over the largest), where brighter pixels weigh more
-sharpness    standard deviation of the Laplacian (4 neighbours) of the mean channel, in grey levels
+sharpness    standard deviation of the Laplacian (4 neighbors) of the mean channel, in gray levels
              0 to 255; low where a patch is blurred (Pech-Pacheco et al. 2000)
 """
 
@@ -21,16 +21,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-PROPERTIES: Mapping[str, str] = MappingProxyType(
+FEATURES: Mapping[str, str] = MappingProxyType(
     {
         "brightness": "mean intensity, 0 to 1",
         "blank": "share of pixels without tissue",
-        "hue": "angle of the mean colour, degrees",
-        "saturation": "colourfulness, 0 to 1",
-        "sharpness": "deviation of the Laplacian, grey levels",
+        "hue": "angle of the mean color, degrees",
+        "saturation": "colorfulness, 0 to 1",
+        "sharpness": "deviation of the Laplacian, gray levels",
     }
 )
-"""The columns of `measure` and, in short, what they are."""
+"""The columns of `compute` and, in short, what they are."""
 
 CHUNK = 64  # patches at a time: what a processor's cache holds
 WHITE, BLACK = 220, 10
@@ -43,26 +43,25 @@ class Patches(Protocol):
     def __getitem__(self, key: slice | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
-def measure(patches: Patches) -> dict[str, NDArray[np.float32]]:
-    """Every one of `PROPERTIES` for each of N patches, float32 [N]."""
+def compute(patches: Patches) -> dict[str, NDArray[np.float32]]:
+    """Every one of `FEATURES` for each of N patches, float32 [N]."""
     parts = [
-        _measure(patches[start : start + CHUNK]) for start in range(0, len(patches), CHUNK)
-    ] or [dict.fromkeys(PROPERTIES, np.empty(0))]
+        _compute(patches[start : start + CHUNK]) for start in range(0, len(patches), CHUNK)
+    ] or [dict.fromkeys(FEATURES, np.empty(0))]
     return {
-        name: np.concatenate([part[name] for part in parts]).astype(np.float32)
-        for name in PROPERTIES
+        name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in FEATURES
     }
 
 
-def _measure(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+def _compute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     red, green, blue = (pixels[..., channel] for channel in range(3))
     highest = np.maximum(np.maximum(red, green), blue)
     lowest = np.minimum(np.minimum(red, green), blue)
-    grey = red.astype(np.int16) + green + blue
-    centre = grey[:, 1:-1, 1:-1]
-    laplacian = (4 * centre).astype(np.int32)
-    laplacian -= grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1]
-    laplacian -= grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    gray = red.astype(np.int16) + green + blue
+    center = gray[:, 1:-1, 1:-1]
+    laplacian = (4 * center).astype(np.int32)
+    laplacian -= gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1]
+    laplacian -= gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
     count = highest[0].size
     r, g, b = (np.sum(channel, (1, 2), dtype=np.int64) / count for channel in (red, green, blue))
     top = np.sum(highest, (1, 2), dtype=np.int64)

@@ -18,14 +18,14 @@ from pcam_lightning.data.files import (
 )
 from pcam_lightning.data.scale import BYTES, check_scales
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import PROPERTIES, Patches, measure
+from pcam_lightning.evaluate.patch_features import FEATURES, Patches, compute
 
 log = logging.getLogger(__name__)
 
 SAMPLE = 32  # patches that are looked at to know their data again
 
 
-class Specimens:
+class PatchSource:
     """The files of the tables' splits in one folder.
 
     Args:
@@ -64,7 +64,7 @@ class Specimens:
         """Whether patches are as bright as their table says, if it does."""
         if "brightness" not in table:
             return True
-        found = measure(self.patches(split)[table["row"].to_numpy()])["brightness"]
+        found = compute(self.patches(split)[table["row"].to_numpy()])["brightness"]
         return bool(np.allclose(found, table["brightness"].to_numpy(np.float64), atol=1e-5))
 
     def prevalence(self, recorded: float | None) -> tuple[float, str]:
@@ -90,7 +90,9 @@ class Specimens:
         cache_dir = cache_dir and Path(cache_dir)
         return patch_file(files, cache_dir, self._data["cache"], self._scale).map()
 
-    def described(self, hospitals: str | None, with_slides: bool = True) -> dict[str, pd.DataFrame]:
+    def with_features(
+        self, hospitals: str | None, with_slides: bool = True
+    ) -> dict[str, pd.DataFrame]:
         """The tables with slides, hospitals and appearance, where these are known or can be.
 
         Args:
@@ -108,9 +110,9 @@ class Specimens:
                 if with_slides and "slide" not in table:
                     slides = read_slides(self._files(split))
                     table = table if slides is None else table.assign(slide=slides[row])
-                if any(name not in table for name in PROPERTIES):
-                    found = measure(self.patches(split))
-                    table = table.assign(**{name: found[name][row] for name in PROPERTIES})
+                if any(name not in table for name in FEATURES):
+                    found = compute(self.patches(split))
+                    table = table.assign(**{name: found[name][row] for name in FEATURES})
             tables[split] = table if hospitals is None else _with_hospitals(table, hospitals)
         return tables
 

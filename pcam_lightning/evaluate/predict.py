@@ -21,9 +21,9 @@ from pcam_lightning.engine.module import PCamClassifier, Predictions
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
 from pcam_lightning.evaluate.attribution import check_attribution
-from pcam_lightning.evaluate.target import Subject
+from pcam_lightning.evaluate.target import EvaluationTarget
 from pcam_lightning.metrics.predictions import write_predictions
-from pcam_lightning.models.tta import EveryOrientation
+from pcam_lightning.models.tta import D4TTA
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,10 @@ class Inference:
     long it took."""
 
 
-def infer(subject: Subject, folder: Path) -> Inference:
+def infer(target: EvaluationTarget, folder: Path) -> Inference:
     """Write `predictions/` of a subject's checkpoint to a folder, with the patches' appearance.
 
-    With `evaluate.tta=d4` the logits are those of `EveryOrientation`, and the column
+    With `evaluate.tta=d4` the logits are those of `D4TTA`, and the column
     `logit_without_tta` holds the others. Whether the network can have the attribution that is asked
     for is checked first.
 
@@ -55,14 +55,14 @@ def infer(subject: Subject, folder: Path) -> Inference:
         InputError: the checkpoint is damaged or of another network, the data, the device or the
             attribution cannot be had, or a logit is not finite.
     """
-    config, options, checkpoint = subject.config, subject.config["evaluate"], subject.checkpoint
+    config, options, checkpoint = target.config, target.config["evaluate"], target.checkpoint
     assert checkpoint is not None
     build.check_targets(config)
     module = PCamClassifier(instantiate(config["model"]))
     load_weights(checkpoint, module)
     check_attribution(module.model.eval(), options["attribution"])
     digest = weights_digest(module.model.state_dict())
-    name, datamodule = _data(subject)
+    name, datamodule = _data(target)
     _ = datamodule.slides  # a bad meta file is reported before the work
     dataset = {
         "name": name,
@@ -70,14 +70,14 @@ def infer(subject: Subject, folder: Path) -> Inference:
         "fingerprint": datamodule.fingerprint,
         "files": datamodule.digests,
     }
-    recorded = subject.dataset.get("fingerprint")
+    recorded = target.dataset.get("fingerprint")
     if recorded is not None and not is_fingerprint(datamodule.root, recorded):
         log.warning("other data than the run was made with: %s", datamodule.root)
 
     precision = choose_precision(config["trainer"])
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "precision": precision}
     parts = {"trainer": config["trainer"] | quiet, "callbacks": {}, "logger": {}}
-    plain, seconds = _score(parts, module, datamodule, subject.splits)
+    plain, seconds = _score(parts, module, datamodule, target.splits)
     patches = sum(len(each.row) for each in plain.values())
     facts: dict[str, Any] = {
         "weights_digest": digest,
@@ -90,10 +90,10 @@ def infer(subject: Subject, folder: Path) -> Inference:
     }
     final = plain
     if options["tta"] == "d4":
-        augmented = PCamClassifier(EveryOrientation(module.model))
-        final, facts["tta_seconds"] = _score(parts, augmented, datamodule, subject.splits)
+        augmented = PCamClassifier(D4TTA(module.model))
+        final, facts["tta_seconds"] = _score(parts, augmented, datamodule, target.splits)
         facts["tta_cost"] = facts["tta_seconds"] / seconds
-    tables = {split: folder / "predictions" / f"{split}.parquet" for split in subject.splits}
+    tables = {split: folder / "predictions" / f"{split}.parquet" for split in target.splits}
     for split, path in tables.items():
         slides = datamodule.slides[split]
         row, label, logit = (column.numpy() for column in final[split])
@@ -102,12 +102,12 @@ def infer(subject: Subject, folder: Path) -> Inference:
     return Inference(module.model.cpu().eval(), dataset, tables, facts)
 
 
-def _data(subject: Subject) -> tuple[str, PCamDataModule]:
+def _data(target: EvaluationTarget) -> tuple[str, PCamDataModule]:
     """The name of the data set, and its data module, set up."""
-    source = find_source(subject.config["data"])
+    source = find_source(target.config["data"])
     log.info("dataset: %s, in %s", source.name, source.root)
-    datamodule = build.build_datamodule(subject.config, source.root)
-    for split in subject.splits:
+    datamodule = build.build_datamodule(target.config, source.root)
+    for split in target.splits:
         datamodule.setup({"val": "validate", "test": "test"}[split])
     return source.name, datamodule
 

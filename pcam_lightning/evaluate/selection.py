@@ -12,7 +12,7 @@ from pcam_lightning.metrics.metrics import is_tumour
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Selection:
     """Patches that are shown together."""
 
     name: str
@@ -22,9 +22,9 @@ class Exhibit:
     """Their positions in the predictions table, what matters most first; may be empty."""
 
 
-def choose_exhibits(
+def select_examples(
     table: pd.DataFrame, threshold: float, worst: Slice | None, count: int
-) -> list[Exhibit]:
+) -> list[Selection]:
     """The most confident misses and false alarms, the least certain, the worst slice.
 
     Args:
@@ -41,18 +41,20 @@ def choose_exhibits(
     nearest = np.argsort(np.abs(probability - threshold), kind="stable")
     missed = rising[(label[rising] == 1) & ~called[rising]]
     alarms = falling[(label[falling] == 0) & called[falling]]
-    exhibits = [
-        Exhibit("misses", f"most confident of {len(missed):,} missed tumours", missed[:count]),
-        Exhibit("false_alarms", f"most confident of {len(alarms):,} false alarms", alarms[:count]),
-        Exhibit("least_certain", f"nearest to the threshold {threshold:.4g}", nearest[:count]),
+    selections = [
+        Selection("misses", f"most confident of {len(missed):,} missed tumours", missed[:count]),
+        Selection(
+            "false_alarms", f"most confident of {len(alarms):,} false alarms", alarms[:count]
+        ),
+        Selection("least_certain", f"nearest to the threshold {threshold:.4g}", nearest[:count]),
     ]
     if worst is not None and len(worst.rows):
         rows = worst.rows
         given = np.where(label[rows] == 1, probability[rows], 1 - probability[rows])
         rows = rows[np.argsort(given, kind="stable")]
         title = f"furthest from the truth in {worst.property} {worst.name}"
-        exhibits.append(Exhibit("worst_slice", title, rows[:count]))
-    return exhibits
+        selections.append(Selection("worst_slice", title, rows[:count]))
+    return selections
 
 
 def worst_slice(slices: Sequence[Slice], scored: pd.DataFrame) -> Slice | None:
@@ -84,8 +86,8 @@ def shown(probability: float) -> str:
     return "> 0.999" if 0.999 < probability < 1 else f"{probability:.3f}"
 
 
-def centre_share(maps: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The share of each map [N, 96, 96] >= 0 in the centre 32 x 32, NaN where a map is 0."""
+def center_share(maps: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The share of each map [N, 96, 96] >= 0 in the center 32 x 32, NaN where a map is 0."""
     total = maps.sum((1, 2), dtype=np.float64)
-    centre = maps[:, 32:64, 32:64].sum((1, 2), dtype=np.float64)
-    return np.divide(centre, total, out=np.full(len(maps), np.nan), where=total > 0)
+    center = maps[:, 32:64, 32:64].sum((1, 2), dtype=np.float64)
+    return np.divide(center, total, out=np.full(len(maps), np.nan), where=total > 0)

@@ -36,7 +36,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import PROPERTIES
+from pcam_lightning.evaluate.patch_features import FEATURES
 from pcam_lightning.metrics.bootstrap import draws, percentile_interval, resampling_unit
 from pcam_lightning.metrics.metrics import METRICS, Ranking
 
@@ -70,7 +70,7 @@ def cut(table: pd.DataFrame, reference: pd.DataFrame, custom: Mapping[str, Any])
     """Every slice of a predictions table, those that a config defines first.
 
     Args:
-        table: as from `read_predictions`, with whichever of `PROPERTIES` and `GROUPS` are known.
+        table: as from `read_predictions`, with whichever of `FEATURES` and `GROUPS` are known.
         reference: the table whose percentiles are the cut points.
         custom: name to `column` with some of `from` (>=), `below` (<) and `among` (a list).
 
@@ -78,7 +78,7 @@ def cut(table: pd.DataFrame, reference: pd.DataFrame, custom: Mapping[str, Any])
         InputError: a custom slice names a column that is not there, or bounds what has no order.
     """
     slices = [Slice("config", name, _where(table, name, rule)) for name, rule in custom.items()]
-    for name in PROPERTIES:
+    for name in FEATURES:
         if name in table and name in reference:
             slices += _quantile_slices(table, name, reference[name].to_numpy(np.float64))
     for name in GROUPS:

@@ -17,7 +17,7 @@ from pcam_lightning.runs.run import is_run_folder
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationTarget:
     """What to evaluate, on which data, and where it came from."""
 
     config: Config
@@ -81,7 +81,7 @@ class Subject:
         return known | {"root": str(root)}
 
 
-def find_subject(config: Config, overrides: Iterable[str]) -> Subject:
+def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget:
     """Find what the command was asked to evaluate.
 
     Args:
@@ -97,7 +97,7 @@ def find_subject(config: Config, overrides: Iterable[str]) -> Subject:
         tables = _tables(Path(config["predictions"]), config["split"])
         run = _run_around(next(iter(tables.values())).absolute().parent.parent)
         dataset = {} if run is None else run.manifest.get("dataset", {})
-        return Subject(config, None, tables, run, dataset)
+        return EvaluationTarget(config, None, tables, run, dataset)
     if config["run"] is not None:
         run = Run(config["run"])
         checkpoint = run.best_checkpoint
@@ -107,7 +107,7 @@ def find_subject(config: Config, overrides: Iterable[str]) -> Subject:
             raise InputError(f"checkpoint={checkpoint}: no such file, expected one like best.ckpt")
         run = _run_around(checkpoint.absolute().parent.parent)
     if run is None:
-        return Subject(config, checkpoint)
+        return EvaluationTarget(config, checkpoint)
     manifest = run.manifest
     of_run, dataset = manifest.get("config", {}), manifest.get("dataset", {})
     for section in ("model", "data"):
@@ -123,7 +123,7 @@ def find_subject(config: Config, overrides: Iterable[str]) -> Subject:
         schema.check("evaluate", config)
     except InputError as error:
         raise InputError(f"{run.path}/manifest.json: config.{error}") from None
-    return Subject(config, checkpoint, {}, run, dataset)
+    return EvaluationTarget(config, checkpoint, {}, run, dataset)
 
 
 def _model(run: Run, config: Config, of_run: Config, named: list[str]) -> Config:

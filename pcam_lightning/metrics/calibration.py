@@ -69,7 +69,7 @@ def reliability(label: ArrayLike, probability: ArrayLike) -> pd.DataFrame:
     n = rows[some]
     share = np.bincount(place, y, BINS)[some] / n
     z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return pd.DataFrame(
         {
@@ -77,8 +77,8 @@ def reliability(label: ArrayLike, probability: ArrayLike) -> pd.DataFrame:
             "rows": n,
             "probability": np.bincount(place, p, BINS)[some] / n,
             "tumours": share,
-            "low": np.clip(centre - half, 0, 1),
-            "high": np.clip(centre + half, 0, 1),
+            "low": np.clip(center - half, 0, 1),
+            "high": np.clip(center + half, 0, 1),
         }
     )
 

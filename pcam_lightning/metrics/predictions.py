@@ -2,7 +2,7 @@
 
 row          int64             index of the patch in the split's H5 file, unique, >= 0
 slide        string            whole-slide image of the patch; the column is there or not
-label        int64             1 = tumour in the centre 32 x 32 pixels, 0 = normal
+label        int64             1 = tumour in the center 32 x 32 pixels, 0 = normal
 logit        float32, float64  the model's output, finite
 probability  float64           sigmoid(logit), in [0, 1]
 """

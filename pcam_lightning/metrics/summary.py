@@ -10,7 +10,7 @@ from pcam_lightning.metrics.bootstrap import bootstrap_intervals, resampling_uni
 from pcam_lightning.metrics.metrics import compute_metrics
 
 
-def summarise(
+def summarize(
     predictions: pd.DataFrame,
     threshold: float,
     train_prevalence: float,

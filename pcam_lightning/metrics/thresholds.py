@@ -113,4 +113,4 @@ def _between(probabilities: NDArray[np.float64], groups: int) -> float:
         return 0.0
     above, below = probabilities[groups - 1 : groups + 1]
     middle = (above + below) / 2
-    return float(middle if middle > below else above)  # neighbours have nothing between them
+    return float(middle if middle > below else above)  # neighbors have nothing between them

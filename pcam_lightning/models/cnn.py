@@ -14,7 +14,7 @@ class CNN(nn.Module):
 
     The first stage is a bare 5 x 5 convolution, since at 48 x 48 every further layer would cost as
     much as the rest together. The head sees the mean over the whole patch beside the mean over its
-    centre third, which is where a tumour decides the label.
+    center third, which is where a tumour decides the label.
 
     Args:
         channels: of each stage; with four stages the last map is 6 x 6.
@@ -35,8 +35,8 @@ class CNN(nn.Module):
         """uint8 [B, 96, 96, 3] to logits [B]."""
         features = self.stages(self.normalize(image))
         third = features.shape[-1] // 3
-        centre = features[..., third:-third, third:-third]
-        pooled = torch.cat([features.mean((2, 3)), centre.mean((2, 3))], dim=1)
+        center = features[..., third:-third, third:-third]
+        pooled = torch.cat([features.mean((2, 3)), center.mean((2, 3))], dim=1)
         return self.head(pooled).squeeze(1)
 
 

@@ -1,4 +1,4 @@
-"""Bytes to normalised floats, as part of every network."""
+"""Bytes to normalized floats, as part of every network."""
 
 from collections.abc import Sequence
 

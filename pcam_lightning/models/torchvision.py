@@ -1,7 +1,7 @@
 """torchvision's networks, adapted to 96 x 96 patches and one logit.
 
 Made for 224 x 224 pictures, they shrink their input 32 times, which would leave a 3 x 3 map of a
-patch whose label hangs on its centre third. Without the max-pooling of the stem it is 6 x 6.
+patch whose label hangs on its center third. Without the max-pooling of the stem it is 6 x 6.
 """
 
 import torch

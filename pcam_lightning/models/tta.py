@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 
-class EveryOrientation(nn.Module):
+class D4TTA(nn.Module):
     """The mean logit of a network over the eight flips and quarter turns of each patch.
 
     Tissue has no up and no left, so all eight are equally good views of the same thing. Logits are

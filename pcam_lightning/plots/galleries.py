@@ -15,7 +15,7 @@ from pcam_lightning.files import atomic_path
 PATCH = 96  # pixels
 GAP, LINE, TITLE_LINE = 12, 15, 24  # pixels
 DPI = 100
-LEGEND = "outlined: the centre 32 x 32 pixels, which the label speaks of"
+LEGEND = "outlined: the center 32 x 32 pixels, which the label speaks of"
 LIMIT = 2**16  # the renderer draws no picture with a longer side
 
 
@@ -27,10 +27,10 @@ def plot_gallery(
     columns: int = 8,
     scale: int = 2,
 ) -> None:
-    """Write a PNG grid of patches, row by row, the centre 32 x 32 outlined, a caption under each.
+    """Write a PNG grid of patches, row by row, the center 32 x 32 outlined, a caption under each.
 
-    Every pixel of a patch becomes `scale` x `scale` pixels of exactly its colour: nothing is
-    smoothed, stretched or normalised. The outline is drawn around the centre and covers none of
+    Every pixel of a patch becomes `scale` x `scale` pixels of exactly its color: nothing is
+    smoothed, stretched or normalized. The outline is drawn around the center and covers none of
     its pixels.
 
     Args:
@@ -95,27 +95,27 @@ def plot_gallery(
 
 
 def heat(patches: NDArray[np.uint8], maps: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Patches in grey with their maps [N, 96, 96] >= 0 in colour over them, uint8 [N, 96, 96, 3].
+    """Patches in gray with their maps [N, 96, 96] >= 0 in color over them, uint8 [N, 96, 96, 3].
 
-    Each map is scaled to its own largest value, which is shown in yellow; what is 0 stays grey.
+    Each map is scaled to its own largest value, which is shown in yellow; what is 0 stays gray.
     """
     highest = maps.max((1, 2), keepdims=True)
     share = np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)[..., None]
-    grey = patches.mean(3, keepdims=True).repeat(3, axis=3)
-    colour = colormaps["inferno"](share[..., 0])[..., :3] * 255
-    return np.clip(grey + 0.75 * share**0.5 * (colour - grey), 0, 255).round().astype(np.uint8)
+    gray = patches.mean(3, keepdims=True).repeat(3, axis=3)
+    color = colormaps["inferno"](share[..., 0])[..., :3] * 255
+    return np.clip(gray + 0.75 * share**0.5 * (color - gray), 0, 255).round().astype(np.uint8)
 
 
 def _enlarged(patch: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """[96, 96, 3] to [96 scale, 96 scale, 3], with a two-tone outline around the centre."""
+    """[96, 96, 3] to [96 scale, 96 scale, 3], with a two-tone outline around the center."""
     picture = patch.repeat(scale, axis=0).repeat(scale, axis=1)
     low, high = 32 * scale, 64 * scale
-    centre = picture[low:high, low:high].copy()
-    # Black inside yellow: one of the two stands out from any stain, and yellow is no colour of H&E.
-    for thickness, colour in ((3, (240, 228, 66)), (1, (0, 0, 0))):
+    center = picture[low:high, low:high].copy()
+    # Black inside yellow: one of the two stands out from any stain, and yellow is no color of H&E.
+    for thickness, color in ((3, (240, 228, 66)), (1, (0, 0, 0))):
         edge = slice(low - thickness, high + thickness)
-        picture[edge, edge] = colour
-    picture[low:high, low:high] = centre
+        picture[edge, edge] = color
+    picture[low:high, low:high] = center
     return picture
 
 

@@ -178,7 +178,7 @@ def _plot_loss(
 
 
 def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Means over centred windows, cut at both ends to what lies inside."""
+    """Means over centerd windows, cut at both ends to what lies inside."""
     import numpy as np
 
     ones = np.ones(window)

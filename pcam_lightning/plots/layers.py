@@ -43,7 +43,7 @@ def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
     height = max(4.5, 1.5 + ROW * shown)
     figure, axes = new_figure(title, "step", "", height)
     axes.set_facecolor(FAINT)
-    # A few values must not take the colours from all others.
+    # A few values must not take the colors from all others.
     low, high = np.nanquantile(values, (0.005, 0.995))
     edges = np.append(layers.index[::width], layers.index[-1] + 1) - 0.5
     mesh = axes.pcolormesh(
@@ -64,7 +64,7 @@ def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
     ticks = log_ticks(np.log10(high / low))
     bar = figure.colorbar(mesh, ticks=ticks, format=plain_number, **form)
     bar.minorticks_off()
-    bar.set_label("L2 norm before clipping (grey: zero or not finite)", color=INK)
+    bar.set_label("L2 norm before clipping (gray: zero or not finite)", color=INK)
     return figure
 
 

@@ -1,7 +1,7 @@
 """Curves, confusion matrix, threshold, calibration and slices of one split, as PNG files.
 
-Figures are made without pyplot: no global state, no display, safe in any thread. Colours are those
-of Okabe & Ito, told apart by colour-blind readers.
+Figures are made without pyplot: no global state, no display, safe in any thread. Colors are those
+of Okabe & Ito, told apart by color-blind readers.
 """
 
 import os
@@ -20,7 +20,7 @@ from pcam_lightning.metrics.metrics import Ranking, is_tumour
 from pcam_lightning.metrics.thresholds import f_beta
 
 CLASS_NAMES = ("normal", "tumour")
-BLUE, VERMILION, GREY, GREEN = "#0072B2", "#D55E00", "#767676", "#009E73"
+BLUE, VERMILION, GRAY, GREEN = "#0072B2", "#D55E00", "#767676", "#009E73"
 
 
 def plot_roc(
@@ -60,7 +60,7 @@ def plot_roc(
             linewidth=2,
             label=f"model, area {scores['auroc']:.3f}",
         )
-        axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.5, label="any constant, area 0.500")
+        axes.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1.5, label="any constant, area 0.500")
         if threshold is not None:
             _mark(axes, 1 - scores["specificity"], scores["sensitivity"], threshold)
         axes.legend(loc="lower right")
@@ -103,7 +103,7 @@ def plot_precision_recall(
             [0, 1],
             [prevalence, prevalence],
             "--",
-            color=GREY,
+            color=GRAY,
             linewidth=1.5,
             label=f"any constant, average precision {prevalence:.3f}",
         )
@@ -178,8 +178,8 @@ def plot_thresholds(
             "recall (sensitivity)": (tp / tp[-1], BLUE),
             f"F{beta:g}": (f_beta(tp, fp, beta), VERMILION),
         }
-        for name, (values, colour) in curves.items():
-            axes.plot(at, values, color=colour, linewidth=2, drawstyle="steps-post", label=name)
+        for name, (values, color) in curves.items():
+            axes.plot(at, values, color=color, linewidth=2, drawstyle="steps-post", label=name)
         axes.axvline(
             threshold, color="black", linestyle="--", linewidth=1.2, label=f"chosen {threshold:.4g}"
         )
@@ -205,21 +205,21 @@ def plot_reliability(
     figure, axes = _unit_square(
         "Reliability", title, "probability of tumour, mean of a bin", "share of tumours in the bin"
     )
-    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.5, label="perfectly calibrated")
-    for (name, probability), colour in zip(
+    axes.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1.5, label="perfectly calibrated")
+    for (name, probability), color in zip(
         probabilities.items(), (VERMILION, BLUE, GREEN), strict=False
     ):
         bins = reliability(label, probability)
         share, said = bins["tumours"].to_numpy(), bins["probability"].to_numpy()
         around = np.abs(np.stack([share - bins["low"], bins["high"] - share]))
         axes.errorbar(
-            said, share, around, fmt="o-", color=colour, capsize=2, linewidth=1.5, label=name
+            said, share, around, fmt="o-", color=color, capsize=2, linewidth=1.5, label=name
         )
         rows = bins["rows"].to_numpy()
         height = 0.1 * rows / rows.max()
-        axes.bar(said, height, width=0.012, color=colour, alpha=0.5, zorder=0)
+        axes.bar(said, height, width=0.012, color=color, alpha=0.5, zorder=0)
     axes.legend(loc="upper left")
-    axes.text(0.99, 0.14, "bars: patches in a bin", ha="right", fontsize=9, color=GREY)
+    axes.text(0.99, 0.14, "bars: patches in a bin", ha="right", fontsize=9, color=GRAY)
     _save(figure, path)
 
 
@@ -243,13 +243,13 @@ def plot_slices(
     for axes, name in zip(left, names, strict=True):
         values = slices[name].to_numpy(np.float64)
         worse = np.array([name in words.split() for words in slices["worse"]], bool)
-        axes.axvline(whole[name], color=GREY, linewidth=1.2)
-        for which, colour in ((~worse, BLUE), (worse, VERMILION)):
+        axes.axvline(whole[name], color=GRAY, linewidth=1.2)
+        for which, color in ((~worse, BLUE), (worse, VERMILION)):
             ends = [slices[f"{name}_{end}"].to_numpy(np.float64)[which] for end in ("low", "high")]
-            axes.hlines(y[which], *ends, color=colour, linewidth=2, alpha=0.6)
-            axes.plot(values[which], y[which], "o", color=colour, markersize=5)
+            axes.hlines(y[which], *ends, color=color, linewidth=2, alpha=0.6)
+            axes.plot(values[which], y[which], "o", color=color, markersize=5)
         for place in np.flatnonzero(np.isnan(values)):
-            axes.text(0.5, place, "undefined", color=GREY, fontsize=7, va="center", ha="center",
+            axes.text(0.5, place, "undefined", color=GRAY, fontsize=7, va="center", ha="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
         axes.set_xlabel(name, fontsize=10)
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.ticker import LogLocator, MaxNLocator
     from numpy.typing import NDArray
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Okabe and Ito's palette, which color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = (
     "#0072B2",
     "#D55E00",
@@ -21,8 +21,8 @@ BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = (
     "#56B4E9",
     "#E69F00",
 )
-INK, GREY, FAINT = "#222222", "#6B6B6B", "#E4E4E4"
-CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GREY)
+INK, GRAY, FAINT = "#222222", "#6B6B6B", "#E4E4E4"
+CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GRAY)
 
 
 def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure, Axes]:
@@ -38,8 +38,8 @@ def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure,
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(color=GREY, labelcolor=INK)
+    axes.spines[["left", "bottom"]].set_color(GRAY)
+    axes.tick_params(color=GRAY, labelcolor=INK)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
@@ -107,7 +107,7 @@ def png(figure: Figure, subtitle: str) -> bytes:
     axes = figure.axes[0]
     # A name with dollar signs is a name, not a formula.
     place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GREY, parse_math=False)
+    axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GRAY, parse_math=False)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     return image.getvalue()

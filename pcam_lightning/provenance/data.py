@@ -33,7 +33,7 @@ def _changed_rows(one: Path, other: Path) -> list[str]:
         kinds = [f"{each.dtype} {list(each.shape)}" for each in (first, second)]
         if first.shape != second.shape:
             return [" and ".join(kinds)]
-        said = [] if first.dtype == second.dtype else [" and ".join(kinds)]
+        messages = [] if first.dtype == second.dtype else [" and ".join(kinds)]
         step, found = chunk_rows(first), 0
         for start in range(0, first.shape[0], step):
             a = read_rows(first, one, start, start + step)
@@ -45,10 +45,10 @@ def _changed_rows(one: Path, other: Path) -> list[str]:
                 values = f"{a[row][place]:g} and {b[row][place]:g}"
                 count = int(differs[row].sum())
                 what = "1 value" if count == 1 else f"{count:,} values"
-                said.append(f"row {start + row}: {what}, first {list(place)}: {values}")
+                messages.append(f"row {start + row}: {what}, first {list(place)}: {values}")
             found += len(rows)
         if not found:
-            return said
+            return messages
         verb = "differs" if found == 1 else "differ"
-        said.append(f"{found:,} of {first.shape[0]:,} rows {verb}")
-    return said
+        messages.append(f"{found:,} of {first.shape[0]:,} rows {verb}")
+    return messages

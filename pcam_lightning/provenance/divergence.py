@@ -15,7 +15,7 @@ from pcam_lightning.runs.threshold import NAME as THRESHOLD_FILE
 SPLITS = ("val", "test")
 
 
-def part(one: Run, other: Run) -> dict[str, Any] | None:
+def first_divergence(one: Run, other: Run) -> dict[str, Any] | None:
     """The first optimizer step at which each recorded number differs.
 
     Returns "steps" (how many both have), "more" (how many only one of them has), "rows_known"
@@ -39,11 +39,13 @@ def part(one: Run, other: Run) -> dict[str, Any] | None:
     longer = max(len(first), len(second)) - len(steps)
     a, b = first.loc[steps], second.loc[steps]
     tensors = [name for name in a if name.startswith("norm/") and name in b]
-    parted: dict[str, Any] = {"steps": len(steps), "more": longer}
-    parted["rows_known"] = "batch" in a and "batch" in b
+    divergence: dict[str, Any] = {"steps": len(steps), "more": longer}
+    divergence["rows_known"] = "batch" in a and "batch" in b
     for kind, names in (("batch", ["batch"]), ("loss", ["loss"]), ("tensor", tensors)):
-        parted[kind] = _first_difference(a, b, [name for name in names if name in a and name in b])
-    return parted
+        divergence[kind] = _first_difference(
+            a, b, [name for name in names if name in a and name in b]
+        )
+    return divergence
 
 
 def metric_differences(one: Run, other: Run) -> dict[str, Any]:

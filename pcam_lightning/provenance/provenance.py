@@ -32,7 +32,7 @@ MATTERS = {
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What made a run, each fact under its kind and name."""
 
     manifest: Mapping[str, Any]
@@ -42,7 +42,7 @@ class Origin:
     """The code's difference from its commit; None where that is not known."""
 
     @classmethod
-    def of(cls, run: Run) -> Origin:
+    def of(cls, run: Run) -> Provenance:
         """Raises RunFileError where the folder has no manifest or a damaged one."""
         manifest = run.manifest
         if "config" not in manifest:
@@ -50,7 +50,7 @@ class Origin:
         return cls(manifest, packages_of(_text(run, "environment.txt")), _bytes(run, "code.patch"))
 
     @classmethod
-    def now(cls, manifest: Mapping[str, Any]) -> Origin:
+    def now(cls, manifest: Mapping[str, Any]) -> Provenance:
         """What a run would be made of that started now with this manifest."""
         return cls(manifest, packages_of(environment_text()), read_checkout().patch)
 
@@ -86,12 +86,14 @@ class Difference:
     from it."""
 
 
-def differences(origins: Sequence[Origin]) -> list[Difference]:
+def differences(provenances: Sequence[Provenance]) -> list[Difference]:
     """In what runs differ, what can change a result first."""
-    facts = [origin.facts() for origin in origins]
-    sources_known = all(origin.manifest.get("sources") for origin in origins)
-    lines = _changed_lines(origins)
-    settings = {key for each in origins for key in weight_settings(each.manifest.get("config", {}))}
+    facts = [provenance.facts() for provenance in provenances]
+    sources_known = all(provenance.manifest.get("sources") for provenance in provenances)
+    lines = _changed_lines(provenances)
+    settings = {
+        key for each in provenances for key in weight_settings(each.manifest.get("config", {}))
+    }
     found = []
     for kind, name in dict.fromkeys(key for each in facts for key in each):
         values = [each.get((kind, name)) for each in facts]
@@ -108,7 +110,7 @@ def differences(origins: Sequence[Origin]) -> list[Difference]:
             detail = lines.get(name, [])
         elif kind == "data":
             other = next(i for i, value in enumerate(values) if value != values[0])
-            changed = _changed_rows(origins[0].manifest, origins[other].manifest, name)
+            changed = _changed_rows(provenances[0].manifest, provenances[other].manifest, name)
             if changed is None:
                 continue
             detail = changed
@@ -122,9 +124,9 @@ def packages_of(environment: str) -> dict[str, str]:
     return {name: version for name, _, version in pairs if name != "pcam-lightning"}
 
 
-def _changed_lines(origins: Sequence[Origin]) -> dict[str, list[str]]:
+def _changed_lines(provenances: Sequence[Provenance]) -> dict[str, list[str]]:
     """By file, between the first code and the first other one."""
-    states = [(each.manifest.get("git", {}).get("commit"), each.patch) for each in origins]
+    states = [(each.manifest.get("git", {}).get("commit"), each.patch) for each in provenances]
     other = next((state for state in states if state != states[0]), states[0])
     (commit, patch), (other_commit, other_patch) = states[0], other
     if commit is None or patch is None or other_commit is None or other_patch is None:

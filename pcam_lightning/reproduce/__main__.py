@@ -103,9 +103,9 @@ def _demo_parent() -> str:
 
 def warn(run: Run, manifest: dict[str, Any]) -> None:
     """Say before anything is trained in what code, packages and hardware differ by now."""
-    from pcam_lightning.provenance.provenance import Origin, differences
+    from pcam_lightning.provenance.provenance import Provenance, differences
 
-    for each in differences([Origin.of(run), Origin.now(manifest)]):
+    for each in differences([Provenance.of(run), Provenance.now(manifest)]):
         if each.matters and each.kind not in ("config", "data", "determinism"):
             before, after = map(one_line, each.values)
             log.warning("%s %s: then %s, now %s", each.kind, one_line(each.name), before, after)

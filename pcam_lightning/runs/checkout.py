@@ -21,7 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40,64}")
 BINARY = b"\nGIT binary patch\n"
 # Untracked files of other kinds are notes, data, results, or a .env with passwords.
 MARK = b"diff --git "
-# Plumbing, because `git diff` follows the user's taste in colours and prefixes.
+# Plumbing, because `git diff` follows the user's taste in colors and prefixes.
 DIFF = (
     "diff-tree",
     "-r",

@@ -42,7 +42,7 @@ FREE = (
 
 OBSERVERS = (
     "pcam_lightning.engine.callbacks.GradientNorm",
-    "pcam_lightning.engine.callbacks.LastCheckpoint",
+    "pcam_lightning.engine.callbacks.PreemptionCheckpoint",
     "pcam_lightning.engine.callbacks.Throughput",
     "pcam_lightning.engine.callbacks.progress",
     "lightning.pytorch.callbacks.DeviceStatsMonitor",
@@ -89,7 +89,7 @@ def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:
         InputError: the folder holds a finished run of another config or of other data.
     """
     paths = [folder / name for name in ("manifest.json", "status.json", "summary.json")]
-    if config.get("resume") != "auto" or not all(path.is_file() for path in paths):
+    if not config.get("resume") or not all(path.is_file() for path in paths):
         return None
     # The manifest first: of a run that another rank starts here again, the status is written first.
     manifest, status = read_manifest(paths[0]), read_status(paths[1])
@@ -165,7 +165,7 @@ def flatten(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _continues(config: Mapping[str, Any], folder: Path) -> bool:
     """Return whether a start with this config continues from the folder's own `last.ckpt`."""
-    if config["resume"] != "auto" or not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not config["resume"] or not (folder / "checkpoints" / "last.ckpt").is_file():
         return False
     path = folder / "manifest.json"
     before = read_manifest(path).get("config") if path.is_file() else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import Diverged, InputError, Preempted
-from pcam_lightning.files import _json, write_bytes, write_json
+from pcam_lightning.files import encode_json, write_bytes, write_json
 from pcam_lightning.runs.contents import read_status
 from pcam_lightning.runs.files import RunFileError as RunFileError
 from pcam_lightning.runs.files import read_json as read_json
@@ -108,7 +108,7 @@ class Recording:
             # A full disk has no room for a second file, but for as much as this one takes already.
             brief = error and error | {"traceback": None}
             with (self.folder / "status.json").open("r+b") as stream:
-                stream.write(_json(self._status | self._facts | {"error": brief}))
+                stream.write(encode_json(self._status | self._facts | {"error": brief}))
                 stream.truncate()
 
     def _write(self) -> None:

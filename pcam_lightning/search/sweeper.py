@@ -85,7 +85,7 @@ class OptunaSweeper(Sweeper):
                 f"hydra.sweep.subdir={sweep['subdir']}: a search keeps trial N in the folder N, "
                 "expected ${hydra.job.num}"
             )
-        with alone(self.folder):
+        with exclusive_lock(self.folder):
             OmegaConf.save(self._config, self.folder / "multirun.yaml")
             self.storage.parent.mkdir(parents=True, exist_ok=True)
             begun_with = self._begun_with(configs[0])
@@ -244,7 +244,7 @@ class OptunaSweeper(Sweeper):
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Raise `InputError` if another search is at work in a folder, which is made if not there."""
     folder.mkdir(parents=True, exist_ok=True)
     try:

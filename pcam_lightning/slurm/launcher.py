@@ -65,7 +65,7 @@ class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
             for overrides, number in zip(job_overrides, numbers, strict=True)
         ]
         executor = _executor(self)
-        if configs[0].checked.get("preflight", "on") == "on":
+        if configs[0].checked.get("preflight", True):
             with _outside_of_jobs():
                 check([config.checked for config in configs], self.params, executor, sweep)
             configs = settle_data(configs)

@@ -246,7 +246,7 @@ def _path_problems(
         if kind and not kind.startswith(SHARED):
             yield (
                 f"{what}={path}: on a disk of this machine alone ({kind}), which the nodes do not "
-                "see; expected a shared one (preflight=off if they do)"
+                "see; expected a shared one (preflight=false if they do)"
             )
 
 

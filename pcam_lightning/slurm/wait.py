@@ -29,7 +29,7 @@ def wait(sweep: Path, records: Sequence[dict[str, Any]], jobs: Sequence[Any]) ->
     """
     many = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     _say(f"submitted {many}; logs and sweep.json are in {sweep}")
-    _say(f"look again: python -m pcam_lightning.collect sweep={sweep} watch=true")
+    _say(f"look again: python -m pcam_lightning.collect runs={sweep} watch=true")
     titles = _titles(records)
     said: dict[int, str] = {}
     gone_since: dict[int, float] = {}

@@ -20,7 +20,7 @@ from pcam_lightning.engine.callbacks import Throughput
 from pcam_lightning.engine.module import PCamClassifier, Predictions
 from pcam_lightning.files import write_json
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
-from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.plots import scores as plots
 from pcam_lightning.plots.galleries import plot_gallery
 from pcam_lightning.plots.history import plot_curves
@@ -57,7 +57,7 @@ def write_result(
         slide = None if slides is None else slides[row]
         write_predictions(path, row, predicted.label.numpy(), predicted.logit.numpy(), slide)
         table = read_predictions(path)
-        summary[split] = summarise(table, threshold, train_prevalence)
+        summary[split] = summarize(table, threshold, train_prevalence)
         title = f"{split}, dataset: {dataset_name}"
         scores = (table["label"], table["probability"])
         pictures = folder / "plots"
@@ -146,7 +146,7 @@ def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:
     return {
         "rows": {split: len(dataset) for split, dataset in datamodule.datasets.items()},
         "dropped": datamodule.dropped,
-        "normalisation": dict(zip(("mean", "std"), datamodule.channel_statistics, strict=True)),
+        "normalization": dict(zip(("mean", "std"), datamodule.channel_statistics, strict=True)),
         "cleaning": {split: vars(changed) for split, changed in datamodule.cleaning().items()},
     }
 

@@ -24,7 +24,9 @@ def test_a_damaged_set_is_described_and_fails(command) -> None:
     assert run.state == "finished"
     assert out.splitlines()[-1] == f"summary: {run.path.absolute() / 'summary.json'}"
     failed = err.splitlines()[-1]
-    assert failed.startswith("failed: ") and "nan (3), infinity (6), out_of_range (6)" in failed
+    assert (
+        failed.startswith("failed: ") and "nan_pixels (3), infinity (6), out_of_range (6)" in failed
+    )
     root = Path(run.manifest["dataset"]["root"])
 
     report = json.loads(Path("run/audit.json").read_text())
@@ -60,13 +62,13 @@ def test_the_report_on_noise_by_scikit_learn(command, pcam_root: Path) -> None:
     assert train["intensity"]["label_auroc"] == roc_auc_score(labels, means) == 0
     assert train["intensity"]["mean_tumour"] == pytest.approx(means[labels == 1].mean())
     assert (train["tumour"], train["normal"], train["slides"]) == (20, 40, None)
-    np.testing.assert_allclose(report["normalisation"]["mean"], images.mean((0, 1, 2)) / 255)
+    np.testing.assert_allclose(report["normalization"]["mean"], images.mean((0, 1, 2)) / 255)
     assert all(not any(counts.values()) for counts in report["findings"].values())
     assert "dataset: pcam" in out
 
 
 @pytest.mark.parametrize(
-    ("fail_on", "code"), [("[]", 0), ("[nan,infinity]", 0), ("[contradiction]", 1)]
+    ("fail_on", "code"), [("[]", 0), ("[nan_pixels,infinity]", 0), ("[contradiction]", 1)]
 )
 def test_what_makes_it_fail_is_chosen(command, fail_on: str, code: int) -> None:
     options = (*DEMO, "data.demo.damage=true", f"audit.fail_on={fail_on}", "audit.gallery=1")
@@ -93,7 +95,7 @@ def test_a_run_takes_the_verdict(command) -> None:
     data = Run("run").summary["data"]
     assert data["dropped"] == {"blank": 0, "excluded": len(rows)}
     assert data["rows"]["train"] == 128 - len(rows)
-    assert data["normalisation"]["mean"] != [0.5, 0.5, 0.5]
+    assert data["normalization"]["mean"] != [0.5, 0.5, 0.5]
     drawn = pd.read_parquet("run/gradients.parquet")
     assert len(drawn) > 0
     undamaged = (*DEMO, *options, "data.batch_size=16")
@@ -104,7 +106,7 @@ def test_a_run_takes_the_verdict(command) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("audit.fail_on=[dust]", "audit.fail_on.0='dust': expected one of nan, infinity"),
+        ("audit.fail_on=[dust]", "audit.fail_on.0='dust': expected one of nan_pixels, infinity"),
         ("audit.gallery=0", "audit.gallery=0: expected greater than 0"),
         ("data.root=/nowhere", "6 of the 6 PatchCamelyon files are not there"),
     ],

@@ -25,9 +25,9 @@ def test_the_loader_table_has_every_contender(command, pcam_root: Path) -> None:
         "pcam_lightning, bytes",
         "sample at a time, bytes",
         "torchvision PCAM, bytes",
-        "pcam_lightning, normalised",
-        "sample at a time, normalised",
-        "torchvision PCAM, normalised",
+        "pcam_lightning, normalized",
+        "sample at a time, normalized",
+        "torchvision PCAM, normalized",
     ]
     for row in summary["rows"]:
         assert 0 < row["low"] <= row["median"] <= row["high"]

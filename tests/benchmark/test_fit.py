@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pcam_lightning.benchmark import fit as fitting
-from pcam_lightning.benchmark.fit import Gate, pieces
+from pcam_lightning.benchmark.fit import StepGate, iterate_fit
 
 BATCH = SimpleNamespace(row=range(16))
 
@@ -24,7 +24,7 @@ class Fit:
         self.epochs, self.made = epochs, 0
         self.train_dataloader = SimpleNamespace(waited=0.0)
 
-    def __call__(self, gate: Gate) -> None:
+    def __call__(self, gate: StepGate) -> None:
         trainer: Any = self
         module: Any = None
         for _ in range(self.epochs):
@@ -41,7 +41,7 @@ class Fit:
 
 def test_a_fit_goes_on_only_when_asked() -> None:
     first, second = Fit(2), Fit(2)
-    one, other = pieces(first, Gate()), pieces(second, Gate())
+    one, other = iterate_fit(first, StepGate()), iterate_fit(second, StepGate())
     assert [next(each)[:3] for each in (one, one, other)] == [(16, 0.25, 1)] * 3
     assert (first.made, second.made) == (2, 1)
     assert len([*one]) == 2 and (first.made, second.made) == (4, 1)
@@ -49,19 +49,19 @@ def test_a_fit_goes_on_only_when_asked() -> None:
 
 def test_of_an_epoch_validation_is_part() -> None:
     fit = Fit(3)
-    done = pieces(fit, Gate("epoch"))
+    done = iterate_fit(fit, StepGate("epoch"))
     assert [next(done)[:3], next(done)[:3]] == [(48, 0.5, 2)] * 2
     assert fit.made == 4
 
 
 def test_between_steps_the_end_of_an_epoch_is_aside() -> None:
-    done = [*pieces(Fit(2), Gate())]
+    done = [*iterate_fit(Fit(2), StepGate())]
     assert [piece.aside > 0 for piece in done] == [False, False, True, False]
 
 
 def test_it_is_stopped_when_nobody_asks_for_more() -> None:
     before, fit = threading.active_count(), Fit(50)
-    asked = pieces(fit, Gate())
+    asked = iterate_fit(fit, StepGate())
     next(asked)
     asked.close()
     assert fit.should_stop and fit.made == 1
@@ -69,8 +69,8 @@ def test_it_is_stopped_when_nobody_asks_for_more() -> None:
 
 
 def test_its_errors_are_raised_where_pieces_are_asked_for() -> None:
-    def fail(gate: Gate) -> None:
+    def fail(gate: StepGate) -> None:
         raise ValueError("no step")
 
     with pytest.raises(ValueError, match="no step"):
-        next(pieces(fail, Gate()))
+        next(iterate_fit(fail, StepGate()))

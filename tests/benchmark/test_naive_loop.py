@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from pcam_lightning.benchmark.naive_loop import UsualLoop, _of_floats
+from pcam_lightning.benchmark.naive_loop import NaiveLoop, _of_floats
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.models import CNN, MLP
 
@@ -11,7 +11,7 @@ from pcam_lightning.models import CNN, MLP
 def test_it_trains_and_validates_in_a_process_of_its_own(pcam_root: Path) -> None:
     files = PCamDataModule(pcam_root).files
     model = MLP((8,))
-    loop = UsualLoop(files("train"), files("valid"), model, 16, 1e-3, "cpu")
+    loop = NaiveLoop(files("train"), files("valid"), model, 16, 1e-3, "cpu")
     epochs = loop.epochs()
     for _ in range(2):
         work = next(epochs)

@@ -4,22 +4,22 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pcam_lightning.benchmark.timer import Window, Work, measure, of_first, spread
+from pcam_lightning.benchmark.timer import Sample, Window, measure, relative_speed, spread
 
 
 def test_speed_is_patches_over_seconds_and_contenders_start_over() -> None:
     begun = []
 
-    def steady() -> Iterator[Work]:
+    def steady() -> Iterator[Sample]:
         begun.append("steady")
         for _ in range(5):
             time.sleep(0.01)
-            yield Work(100, waiting=0.005)
+            yield Sample(100, waiting=0.005)
 
-    def in_pairs() -> Iterator[Work]:
+    def in_pairs() -> Iterator[Sample]:
         while True:
             time.sleep(0.03)
-            yield Work(100, steps=2)
+            yield Sample(100, steps=2)
 
     windows = measure({"steady": steady, "in pairs": in_pairs}, repeats=3, seconds=0.3)
     assert [len(measured) for measured in windows.values()] == [3, 3]
@@ -34,12 +34,12 @@ def test_speed_is_patches_over_seconds_and_contenders_start_over() -> None:
 
 
 def test_what_is_done_aside_is_not_measured() -> None:
-    def work() -> Iterator[Work]:
+    def work() -> Iterator[Sample]:
         while True:
             time.sleep(0.02)
             start = time.perf_counter()
             time.sleep(0.2)
-            yield Work(1, aside=time.perf_counter() - start)
+            yield Sample(1, aside=time.perf_counter() - start)
 
     (window,) = measure({"": work}, repeats=1, seconds=0.1)[""]
     assert 20 <= window.milliseconds < 200
@@ -54,22 +54,22 @@ def test_what_is_done_aside_is_not_measured() -> None:
     ],
 )
 def test_one_that_does_not_fit_has_no_windows_and_the_others_go_on(error: Exception) -> None:
-    def large() -> Iterator[Work]:
+    def large() -> Iterator[Sample]:
         raise error
         yield
 
-    def small() -> Iterator[Work]:
+    def small() -> Iterator[Sample]:
         while True:
-            yield Work(1)
+            yield Sample(1)
 
     windows = measure({"large": large, "small": small}, repeats=2, seconds=0.01)
     assert (len(windows["large"]), len(windows["small"])) == (0, 2)
-    assert of_first(windows) == [None, None]
+    assert relative_speed(windows) == [None, None]
     assert spread(windows["large"])["median"] is None
 
 
 def test_any_other_error_is_raised() -> None:
-    def broken() -> Iterator[Work]:
+    def broken() -> Iterator[Sample]:
         raise RuntimeError("a bug")
         yield
 
@@ -80,7 +80,7 @@ def test_any_other_error_is_raised() -> None:
 def test_spread_and_ratios_within_a_round() -> None:
     first = [Window(speed, 1.0, 0.0) for speed in (10.0, 100.0, 40.0)]
     second = [Window(5.0, 4.0, 0.5), Window(80.0, 2.0, 0.25), Window(36.0, 3.0, 0.75)]
-    assert of_first({"first": first, "second": second}) == pytest.approx([1, 0.8])
+    assert relative_speed({"first": first, "second": second}) == pytest.approx([1, 0.8])
     assert spread(second) == pytest.approx(
         {"median": 36, "low": 5, "high": 80, "milliseconds": 3, "waiting": 0.5}
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sweep_files import scores, write_run
 
-from pcam_lightning.collect.best import champion
+from pcam_lightning.collect.best import best_configuration
 from pcam_lightning.collect.table import Result, settings
 from pcam_lightning.slurm.jobs import job_states
 
@@ -21,7 +21,7 @@ def choose(tmp_path: Path):
                 words, state = [f"model={name}", f"seed={seed}"], "finished" if val else "failed"
                 write_run(folder, words, val, state=state, started=started)
         results = [Result.of(job) for job in job_states(tmp_path)]
-        best, reason = champion(settings(results), metric)
+        best, reason = best_configuration(settings(results), metric)
         return best and best.name, reason
 
     return among
@@ -80,13 +80,17 @@ def test_a_tie_goes_to_the_lower_log_loss_then_to_the_first(choose) -> None:
 def test_the_test_split_is_not_looked_at(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["model=a"], scores(auroc=0.8), scores(auroc=0.1))
     write_run(tmp_path / "1", ["model=b"], scores(auroc=0.7), scores(auroc=0.99))
-    best, _ = champion(settings([Result.of(job) for job in job_states(tmp_path)]), "auroc")
+    best, _ = best_configuration(
+        settings([Result.of(job) for job in job_states(tmp_path)]), "auroc"
+    )
     assert best is not None and best.name == "model=a"
 
 
 def test_different_data_sets_are_not_compared(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["model=a"], dataset="demo")
     write_run(tmp_path / "1", ["model=b"], dataset="pcam")
-    best, reason = champion(settings([Result.of(job) for job in job_states(tmp_path)]), "auroc")
+    best, reason = best_configuration(
+        settings([Result.of(job) for job in job_states(tmp_path)]), "auroc"
+    )
     assert best is None
     assert reason == "scores on different data sets cannot be compared: demo, pcam"

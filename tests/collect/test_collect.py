@@ -22,7 +22,7 @@ def collect(command, tmp_path: Path):
     ) -> tuple[dict, str, str]:
         where = tmp_path / name
         found, out, err = command(
-            f"sweep={sweep}", f"hydra.run.dir={where}", *overrides, name="collect"
+            f"runs={sweep}", f"hydra.run.dir={where}", *overrides, name="collect"
         )
         assert found == code, out + err
         assert out.splitlines()[-1] == f"summary: {where / 'summary.json'}"
@@ -166,13 +166,13 @@ def test_watching_to_the_end_and_leaving_early(collect, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([], "sweep: missing, expected sweep=VALUE"),
-        (["sweep=[]"], "sweep=[]: no runs found, expected the folder of a sweep"),
-        (["sweep=nowhere"], "nowhere is no folder"),
-        (["sweep=empty"], "sweep=empty: no runs found"),
-        (["sweep=empty", "metric=auc"], "metric='auc': expected one of auroc, average_precision"),
-        (["sweep=empty", "every_seconds=0"], "every_seconds=0: expected greater than 0"),
-        (["sweep=bad"], "jobs.0.folder='../..': expected a path inside bad"),
+        ([], "runs: missing, expected runs=VALUE"),
+        (["runs=[]"], "runs=[]: no runs found, expected the folder of a sweep"),
+        (["runs=nowhere"], "nowhere is no folder"),
+        (["runs=empty"], "runs=empty: no runs found"),
+        (["runs=empty", "metric=auc"], "metric='auc': expected one of auroc, average_precision"),
+        (["runs=empty", "every_seconds=0"], "every_seconds=0: expected greater than 0"),
+        (["runs=bad"], "jobs.0.folder='../..': expected a path inside bad"),
     ],
 )
 def test_what_cannot_be_collected(command, tmp_path: Path, overrides, said: str) -> None:

@@ -16,11 +16,11 @@ from pcam_lightning.collect.pictures import (
     plot_seeds,
     plot_sweep,
 )
-from pcam_lightning.collect.table import Result, Setting, settings
+from pcam_lightning.collect.table import Configuration, Result, settings
 from pcam_lightning.slurm.jobs import job_states
 
 
-def made(folder: Path, count: int = 4, seeds: int = 2) -> list[Setting]:
+def made(folder: Path, count: int = 4, seeds: int = 2) -> list[Configuration]:
     for place in range(count):
         for seed in range(seeds):
             words = [f"optimizer.lr={10.0 ** -(place % 4)}", f"model=m{place % 3}$", f"x={place}"]

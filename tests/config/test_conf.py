@@ -17,14 +17,14 @@ GROUPS += ("cluster",)
 MANDATORY = {
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
-    "collect": ["sweep=a"],
+    "collect": ["runs=a"],
     "evaluate": ["run=a"],
 }
 OPTIONAL_GROUPS = ("experiment", "sweep", "debug")
 
 
 def folder_of(group: str) -> Path:
-    return CONF / "searches" / group if group == "sweep" else CONF / group
+    return CONF / group
 
 
 def choices(group: str) -> list[str]:

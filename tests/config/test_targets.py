@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from pcam_lightning.config.targets import check_foreign
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.target import find_subject
+from pcam_lightning.evaluate.target import resolve_target
 from pcam_lightning.reproduce.__main__ import twin_config
 from pcam_lightning.runs import Run
 
@@ -111,7 +111,7 @@ def test_an_evaluation_calls_nothing_else(stranger, composed, place, target, key
     run = stranger(**{f"model.{place}": value[place]})
     where = run.path if key == "run" else run.best_checkpoint
     with pytest.raises(InputError, match=r"manifest\.json: config\.model"):
-        find_subject(composed([f"{key}={where}"], "evaluate"), [])
+        resolve_target(composed([f"{key}={where}"], "evaluate"), [])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_twin_downloads_nothing_and_makes_its_data_in_known_places(stranger, t
 def test_an_evaluation_takes_no_folder_to_write_from_a_file(stranger, composed) -> None:
     changes: dict[str, Any] = {"data.on_missing": "download", "data.cache_dir": "/outside"}
     run = stranger(**changes, **{"data.demo.parent": "/outside"})
-    found = find_subject(composed([f"run={run.path}"], "evaluate"), [])
+    found = resolve_target(composed([f"run={run.path}"], "evaluate"), [])
     assert "/outside" not in json.dumps(found.config["data"])
     assert found.config["data"]["on_missing"] == "error"
 

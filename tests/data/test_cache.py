@@ -221,9 +221,9 @@ def test_links_that_are_planted_are_not_written_through(tmp_path: Path) -> None:
 def test_without_a_cache_the_pass_over_the_file_is_made_once(tmp_path: Path, monkeypatch) -> None:
     write_split(tmp_path, "train", *random_split(8), dtype=np.float32)
     files = SplitFiles(tmp_path, "train")
-    first = patch_file(files, cache="off")
+    first = patch_file(files, cache=False)
     monkeypatch.setattr(cache, "_clean", None)
-    assert patch_file(files, cache="off") == first
+    assert patch_file(files, cache=False) == first
 
 
 def test_another_file_of_the_same_name_gets_a_copy_of_its_own(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_data_set_moved_with_its_copies_is_not_converted_again(tmp_path: Path)
 def test_without_a_cache_the_same_bytes_are_read_in_any_order(tmp_path: Path, layout: str) -> None:
     images, labels = random_split(23)
     write_split(tmp_path, "train", images, labels, **LAYOUTS[layout])
-    patches = patch_file(SplitFiles(tmp_path, "train"), cache="off")
+    patches = patch_file(SplitFiles(tmp_path, "train"), cache=False)
     rows = np.array([5, 22, 5, 0, 1, 2, 17])
     np.testing.assert_array_equal(patches.map()[rows], images[rows])
     np.testing.assert_array_equal(patches.map()[3:9], images[3:9])
@@ -263,7 +263,7 @@ def test_what_is_cleaned_is_counted_without_a_cache_as_well(tmp_path: Path) -> N
     damaged = images.astype(np.float32)
     damaged[7, 0, :2, 0] = (np.nan, 300)
     write_split(tmp_path, "train", damaged, labels)
-    patches = patch_file(SplitFiles(tmp_path, "train"), cache="off")
+    patches = patch_file(SplitFiles(tmp_path, "train"), cache=False)
     assert patches.cleaning == patch_file(SplitFiles(tmp_path, "train")).cleaning
     assert (patches.cleaning.nan, patches.cleaning.above_255) == (1, 1)
     assert patches.map()[np.array([7])][0, 0, :2, 0].tolist() == [0, 255]

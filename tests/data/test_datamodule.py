@@ -72,11 +72,11 @@ def test_blank_patches_leave_training_only(pcam_root: Path) -> None:
 def test_an_audits_findings_leave_training_only(pcam_root: Path, tmp_path: Path) -> None:
     path = tmp_path / "findings.parquet"
     found = [
-        ("train", 5, "nan", "3"),
+        ("train", 5, "nan_pixels", "3"),
         ("train", 9, "duplicate", "train:2"),
         ("train", 9, "outlier", "250.0"),
         ("train", 11, "outlier", "250.0"),
-        ("test", 1, "nan", "1"),
+        ("test", 1, "nan_pixels", "1"),
     ]
     table = pd.DataFrame(found, columns=COLUMNS)
     write_findings(table, path, PCamDataModule(pcam_root).fingerprint)
@@ -140,7 +140,7 @@ def test_passes_over_the_training_patches_are_made_once(pcam_root: Path, monkeyp
 
 def test_a_finding_beyond_the_end_of_its_split_is_refused(pcam_root: Path, tmp_path: Path) -> None:
     path = tmp_path / "findings.parquet"
-    found = [("train", 47, "nan", "1"), ("test", 20, "nan", "1")]
+    found = [("train", 47, "nan_pixels", "1"), ("test", 20, "nan_pixels", "1")]
     table = pd.DataFrame(found, columns=COLUMNS)
     write_findings(table.iloc[:1], path, PCamDataModule(pcam_root).fingerprint)
     assert len(loaded(pcam_root, exclude=path).datasets["train"]) == 47
@@ -156,7 +156,7 @@ def test_nothing_left_to_train_on_is_an_error(pcam_root: Path) -> None:
         loaded(pcam_root, filter="blank")
 
 
-def test_normalisation_is_numpys_mean_and_deviation_of_the_training_patches(
+def test_normalization_is_numpys_mean_and_deviation_of_the_training_patches(
     pcam_root: Path,
 ) -> None:
     images, labels = random_split(48)
@@ -170,10 +170,10 @@ def test_normalisation_is_numpys_mean_and_deviation_of_the_training_patches(
     np.testing.assert_allclose(std, kept.std(axis=(0, 1, 2)), rtol=1e-9)
 
 
-def test_one_colour_cannot_be_normalised_by(pcam_root: Path) -> None:
+def test_one_color_cannot_be_normalized_by(pcam_root: Path) -> None:
     images, labels = random_split(8)
     write_split(pcam_root, "train", np.full_like(images, 200), labels)
-    with pytest.raises(InputError, match="all of one colour"):
+    with pytest.raises(InputError, match="all of one color"):
         _ = loaded(pcam_root, normalize="train").channel_statistics
 
 
@@ -213,12 +213,11 @@ def test_cleaning_is_counted_by_split(pcam_root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"sampler": "random"}, "weighted, shuffle"),
+        ({"sampler": "random"}, "balanced, shuffle"),
         ({"filter": "all"}, "none, blank"),
-        ({"cache": "on"}, "auto, off"),
-        ({"normalize": "imagenet"}, "half, train"),
+        ({"normalize": "imagenet"}, "symmetric, train"),
         ({"device_resident": "gpu"}, "auto, True, False"),
-        ({"exclude_kinds": ["dust"]}, "'dust'; expected some of nan"),
+        ({"exclude_kinds": ["dust"]}, "'dust'; expected some of nan_pixels"),
         ({"device_resident": True, "num_workers": 2}, "never pass through num_workers=2"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_damaged_chunk_is_one_clear_line(pcam_root: Path) -> None:
     with files.images.open("r+b") as stream:
         stream.seek(chunk.byte_offset)
         stream.write(bytes(1000))
-    for use in (content_digest, lambda path: patch_file(files, cache="off")):
+    for use in (content_digest, lambda path: patch_file(files, cache=False)):
         with pytest.raises(InputError, match=r"valid_x\.h5: rows \d+ and up"):
             use(files.images)
 

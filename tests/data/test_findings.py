@@ -16,7 +16,7 @@ LENGTHS = {"train": 48, "valid": 20, "test": 20}
 SOUND = {
     "split": ["train", "test", "valid"],
     "row": [0, 19, 7],
-    "kind": ["nan", "duplicate", "black"],
+    "kind": ["nan_pixels", "duplicate", "black"],
     "value": ["3", "test:2", "0.5"],
 }
 
@@ -66,9 +66,9 @@ UNSOUND = {
     "control characters": table(split=["train", "\x1b[2J\n", "test"]),
     "missing split": table(split=["train", None, "test"]),
     "numbered splits": table(split=[0, 1, 2]),
-    "unknown kind": table(kind=["nan", "dust", "black"]),
-    "missing kind": table(kind=["nan", None, "black"]),
-    "bytes": table(kind=[b"nan", b"nan", b"nan"]),
+    "unknown kind": table(kind=["nan_pixels", "dust", "black"]),
+    "missing kind": table(kind=["nan_pixels", None, "black"]),
+    "bytes": table(kind=[b"nan_pixels", b"nan_pixels", b"nan_pixels"]),
     "no column row": table().drop_columns("row"),
     "two columns row": table().append_column("row", pa.array([1, 2, 3])),
 }

@@ -68,16 +68,16 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in STORED}
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("stored", STORED)
-def test_every_layout_gives_the_same_batches(roots, stored: str, cache: str) -> None:
+def test_every_layout_gives_the_same_batches(roots, stored: str, cache: bool) -> None:
     assert_equal(list(loader(roots[stored], cache=cache)), by_hand(roots["contiguous"]))
 
 
 @pytest.mark.parametrize(
-    ("stored", "cache"), [("contiguous", "auto"), ("float32", "auto"), ("gzip", "off")]
+    ("stored", "cache"), [("contiguous", True), ("float32", True), ("gzip", False)]
 )
-def test_workers_give_the_same_batches_in_the_same_order(roots, stored: str, cache: str) -> None:
+def test_workers_give_the_same_batches_in_the_same_order(roots, stored: str, cache: bool) -> None:
     batches = loader(roots[stored], cache=cache, num_workers=2)
     assert_equal(list(batches), by_hand(roots["contiguous"]))
     assert_equal(list(batches), by_hand(roots["contiguous"]))  # by the same workers

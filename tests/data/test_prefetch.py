@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pcam_lightning.data.prefetch import computed_ahead
+from pcam_lightning.data.prefetch import prefetch_map
 
 
 def test_results_come_in_order_however_long_each_takes() -> None:
@@ -11,13 +11,13 @@ def test_results_come_in_order_however_long_each_takes() -> None:
         time.sleep(0.02 if number == 0 else 0)
         return number * number
 
-    assert list(computed_ahead(slow_at_first, range(20), threads=3)) == [n * n for n in range(20)]
-    assert list(computed_ahead(slow_at_first, [], threads=3)) == []
+    assert list(prefetch_map(slow_at_first, range(20), threads=3)) == [n * n for n in range(20)]
+    assert list(prefetch_map(slow_at_first, [], threads=3)) == []
 
 
 def test_only_a_few_results_wait_for_a_slow_consumer() -> None:
     begun = []
-    results = computed_ahead(begun.append, range(100), threads=2)
+    results = prefetch_map(begun.append, range(100), threads=2)
     next(results)
     time.sleep(0.2)
     assert len(begun) <= 1 + 2 * 2
@@ -26,7 +26,7 @@ def test_only_a_few_results_wait_for_a_slow_consumer() -> None:
 
 
 def test_an_error_reaches_the_consumer_in_its_place() -> None:
-    results = computed_ahead(lambda number: 1 / (2 - number), range(5), threads=2)
+    results = prefetch_map(lambda number: 1 / (2 - number), range(5), threads=2)
     assert [next(results), next(results)] == [0.5, 1.0]
     with pytest.raises(ZeroDivisionError):
         next(results)

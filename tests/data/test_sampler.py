@@ -6,8 +6,8 @@ import pytest
 from pcam_lightning.data.sampler import (
     EpochBatches,
     SequentialBatches,
+    balanced_order,
     shuffled_order,
-    weighted_order,
 )
 
 LABELS = (np.arange(1000) % 5 == 0).astype(np.int64)  # 200 tumours, 800 normal
@@ -22,7 +22,7 @@ def test_shuffled_order_has_every_row_once_and_moves_with_seed_and_epoch() -> No
 
 
 def test_weighted_order_draws_the_classes_equally_and_rows_evenly() -> None:
-    order = weighted_order(LABELS, seed=1, epoch=0)
+    order = balanced_order(LABELS, seed=1, epoch=0)
     assert len(order) == 1000 and LABELS[order].sum() == 500
     times = np.bincount(order, minlength=1000)
     assert set(times[LABELS == 1]) == {2, 3}  # 500 draws of 200 rows
@@ -31,7 +31,7 @@ def test_weighted_order_draws_the_classes_equally_and_rows_evenly() -> None:
 
 def test_weighted_order_has_the_expectation_of_inverse_frequency_weights() -> None:
     times = sum(
-        np.bincount(weighted_order(LABELS, 7, epoch), minlength=1000) for epoch in range(400)
+        np.bincount(balanced_order(LABELS, 7, epoch), minlength=1000) for epoch in range(400)
     )
     weights = np.where(LABELS == 1, 1000 / (2 * 200), 1000 / (2 * 800))
     # Standard error of a row's mean count is below 0.025.
@@ -40,14 +40,14 @@ def test_weighted_order_has_the_expectation_of_inverse_frequency_weights() -> No
 
 def test_weighted_order_of_equal_classes_shows_every_row_once() -> None:
     labels = np.arange(100) % 2
-    assert sorted(weighted_order(labels, 3, 0)) == list(range(100))
+    assert sorted(balanced_order(labels, 3, 0)) == list(range(100))
 
 
 def test_weighted_order_of_one_class_is_a_shuffle() -> None:
-    assert sorted(weighted_order(np.ones(10, dtype=int), 3, 0)) == list(range(10))
+    assert sorted(balanced_order(np.ones(10, dtype=int), 3, 0)) == list(range(10))
 
 
-@pytest.mark.parametrize("order", ["weighted", "shuffle"])
+@pytest.mark.parametrize("order", ["balanced", "shuffle"])
 def test_ranks_share_the_global_batches_of_one_rank_with_larger_batches(order: str) -> None:
     alone = EpochBatches(LABELS, 24, order, seed=5)
     ranks = [EpochBatches(LABELS, 8, order, 5, rank, 3) for rank in range(3)]

@@ -80,9 +80,9 @@ def refusal(root: Path, **arguments) -> str:
 
 
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", [True, False])
 def test_a_declared_scale_gives_the_bytes_of_the_original(
-    tmp_path: Path, tissue, name: str, cache: str
+    tmp_path: Path, tissue, name: str, cache: bool
 ) -> None:
     declared, other = EXACT[name]
     root = write(tmp_path, {split: other(x) for split, x in tissue.items()}, chunks=(5, 96, 96, 3))

@@ -16,7 +16,7 @@ def test_sums_and_moments_are_numpys() -> None:
     np.testing.assert_allclose(std, (images / 255).std(axis=(0, 1, 2)), rtol=1e-12)
 
 
-def test_one_colour_has_no_deviation() -> None:
+def test_one_color_has_no_deviation() -> None:
     flat = np.full((3, 96, 96, 3), (10, 255, 0), np.uint8)
     mean, std = statistics_of([flat]).mean_and_std()
     np.testing.assert_allclose(mean, np.array([10, 255, 0]) / 255)

@@ -148,7 +148,7 @@ def test_the_bytes_that_h5py_reads_are_those_that_train(tmp_path: Path, case: st
     np.testing.assert_array_equal(expected, IMAGES)
     assert check_split(files) == ROWS
     np.testing.assert_array_equal(patch_file(files).map(), IMAGES)
-    np.testing.assert_array_equal(patch_file(files, cache="off").map()[:], IMAGES)
+    np.testing.assert_array_equal(patch_file(files, cache=False).map()[:], IMAGES)
     plain = h5(tmp_path / "plain" / "x.h5", dtype=expected.dtype)
     assert content_digest(files.images) == content_digest(plain)
 

@@ -1,7 +1,7 @@
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from pcam_lightning.engine.augment import Dihedral, Stain, Unchanged
+from pcam_lightning.engine.augment import Identity, RandomD4, StainJitter
 
 
 def patches(count: int) -> torch.Tensor:
@@ -23,7 +23,7 @@ def orientations(image: torch.Tensor) -> list[torch.Tensor]:
 
 def test_dihedral_gives_each_of_the_eight_orientations_equally_often() -> None:
     image = patches(1).expand(2000, -1, -1, -1)
-    turned = Dihedral()(image, generator())
+    turned = RandomD4()(image, generator())
     choices = torch.stack(orientations(image[0]))
     found = [int((choices == patch).flatten(1).all(1).nonzero().item()) for patch in turned]
     counts = torch.bincount(torch.tensor(found), minlength=8)
@@ -32,7 +32,7 @@ def test_dihedral_gives_each_of_the_eight_orientations_equally_often() -> None:
 
 def test_dihedral_turns_each_patch_by_itself() -> None:
     image = patches(16)
-    turned = Dihedral()(image, generator())
+    turned = RandomD4()(image, generator())
     for before, after in zip(image, turned, strict=True):
         assert any(torch.equal(choice, after) for choice in orientations(before))
 
@@ -41,7 +41,7 @@ def test_stain_by_hand() -> None:
     """Of a uniform patch, each channel becomes 256 * ((x + 1) / 256)^scale * exp(-shift) - 1."""
     strength = 0.3
     image = torch.tensor([200, 120, 180], dtype=torch.uint8).expand(64, 96, 96, 3).contiguous()
-    stained = Stain(strength)(image, generator())
+    stained = StainJitter(strength)(image, generator())
     assert stained.dtype == torch.uint8
     again = generator()
     torch.randint(8, (64, 1, 1, 1), generator=again)  # the orientations are drawn first
@@ -54,11 +54,11 @@ def test_stain_by_hand() -> None:
 
 def test_no_stain_change_is_the_dihedral_group_alone() -> None:
     image = patches(8)
-    assert torch.equal(Stain(0.0)(image, generator()), Dihedral()(image, generator()))
+    assert torch.equal(StainJitter(0.0)(image, generator()), RandomD4()(image, generator()))
 
 
 def test_the_same_generator_state_gives_the_same_patches() -> None:
     image = patches(8)
-    assert torch.equal(Stain()(image, generator()), Stain()(image, generator()))
-    assert not torch.equal(Stain()(image, generator(1)), Stain()(image, generator(2)))
-    assert Unchanged()(image, generator()) is image
+    assert torch.equal(StainJitter()(image, generator()), StainJitter()(image, generator()))
+    assert not torch.equal(StainJitter()(image, generator(1)), StainJitter()(image, generator(2)))
+    assert Identity()(image, generator()) is image

@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.engine.callbacks import LastCheckpoint
+from pcam_lightning.engine.callbacks import PreemptionCheckpoint
 from pcam_lightning.engine.divergence import DivergenceCheck
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import Diverged
@@ -49,7 +49,7 @@ def fit(
     torch.manual_seed(0)
     module = PCamClassifier(network((4,)), partial(torch.optim.SGD, lr=0.125))
     every_step = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
-    last = LastCheckpoint(str(folder / "last.ckpt"), str(folder / "metrics.csv"), 0.0)
+    last = PreemptionCheckpoint(str(folder / "last.ckpt"), str(folder / "metrics.csv"), 0.0)
     best = ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False)
     stopping = EarlyStopping("val/loss", check_finite=False, strict=False)
     trainer = Trainer(

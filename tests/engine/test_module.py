@@ -13,10 +13,10 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.engine.augment import Dihedral
+from pcam_lightning.engine.augment import RandomD4
 from pcam_lightning.engine.module import PCamClassifier, Predictions, split_metrics
 from pcam_lightning.errors import InputError
-from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.models import MLP
 
 
@@ -49,7 +49,7 @@ def test_a_tie_with_the_threshold_is_tumour_in_training_and_summary_alike() -> N
     trained = split_metrics(tied)
     probability = np.full(4, 0.5)
     table = pd.DataFrame({"row": range(4), "label": tied.label, "probability": probability})
-    summary = summarise(table, 0.5, 0.5, resamples=1)["metrics"]
+    summary = summarize(table, 0.5, 0.5, resamples=1)["metrics"]
     # All four are called tumour, two of them rightly: recall 1, precision 1/2.
     assert float(trained["f2"]) == pytest.approx(summary["f2"]["value"]) == pytest.approx(5 / 6)
     assert float(trained["accuracy"]) == summary["accuracy"]["value"] == 0.5
@@ -144,7 +144,7 @@ def test_augmentation_has_its_own_stream_by_seed_and_step(pcam_root: Path) -> No
 
 
 def test_augmentation_is_for_training_only(pcam_root: Path) -> None:
-    module = fitted(pcam_root, augment=Dihedral())
+    module = fitted(pcam_root, augment=RandomD4())
     image = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
     module.eval()
     assert torch.equal(module(image), module.model(image))

@@ -7,43 +7,43 @@ from torch import Tensor, nn
 
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.attribution import attribute, check_attribution
-from pcam_lightning.evaluate.selection import centre_share
+from pcam_lightning.evaluate.selection import center_share
 from pcam_lightning.models import CNN, MLP, densenet121, resnet18
 
 
-class DarkCentre(nn.Module):
-    """Tumour where the centre is dark; sees nothing else."""
+class DarkCenter(nn.Module):
+    """Tumour where the center is dark; sees nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.map = nn.AvgPool2d(16)  # 6 x 6, of which the centre is 2 x 2
+        self.map = nn.AvgPool2d(16)  # 6 x 6, of which the center is 2 x 2
 
     def forward(self, image: Tensor) -> Tensor:
-        grey = 1 - image.float().mean(3, keepdim=True).permute(0, 3, 1, 2) / 255
+        gray = 1 - image.float().mean(3, keepdim=True).permute(0, 3, 1, 2) / 255
         weight = torch.ones(1, requires_grad=True)  # so that there is a gradient to follow
-        return 20 * (self.map(grey * weight)[:, 0, 2:4, 2:4].mean((1, 2)) - 0.5)
+        return 20 * (self.map(gray * weight)[:, 0, 2:4, 2:4].mean((1, 2)) - 0.5)
 
 
-def patches(centre: int, rows: int = 3) -> np.ndarray:
+def patches(center: int, rows: int = 3) -> np.ndarray:
     pixels = np.random.default_rng(0).integers(0, 256, (rows, 96, 96, 3), dtype=np.uint8)
-    pixels[:, 32:64, 32:64] = centre
+    pixels[:, 32:64, 32:64] = center
     return pixels
 
 
-def test_occlusion_finds_the_centre_of_a_network_that_sees_nothing_else() -> None:
-    maps = attribute(DarkCentre(), patches(10), 0.5, "occlusion")
+def test_occlusion_finds_the_center_of_a_network_that_sees_nothing_else() -> None:
+    maps = attribute(DarkCenter(), patches(10), 0.5, "occlusion")
     assert maps.shape == (3, 96, 96) and maps.dtype == np.float32
     assert (maps >= 0).all()
     # Windows of 16 pixels reach up to 8 pixels beyond.
-    assert (centre_share(maps) > 0.6).all()
+    assert (center_share(maps) > 0.6).all()
     assert not maps[:, :16].any() and not maps[:, :, 80:].any()
 
 
 def test_it_speaks_for_the_class_that_was_decided_on() -> None:
     bright = patches(245)
-    assert (centre_share(attribute(DarkCentre(), bright, 0.5, "occlusion")) > 0.6).all()
-    # With a threshold below, the same patches are called tumour, for which their centre says none.
-    assert not attribute(DarkCentre(), bright, 0.0, "occlusion").any()
+    assert (center_share(attribute(DarkCenter(), bright, 0.5, "occlusion")) > 0.6).all()
+    # With a threshold below, the same patches are called tumour, for which their center says none.
+    assert not attribute(DarkCenter(), bright, 0.0, "occlusion").any()
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_a_network_without_a_map_has_no_grad_cam() -> None:
 
 
 def test_nothing_to_look_at() -> None:
-    assert attribute(DarkCentre(), patches(10, 0), 0.5, "occlusion").shape == (0, 96, 96)
+    assert attribute(DarkCenter(), patches(10, 0), 0.5, "occlusion").shape == (0, 96, 96)

@@ -19,7 +19,7 @@ from pcam_files import random_split, write_split
 from sklearn.metrics import recall_score, roc_auc_score
 
 from pcam_lightning.data.files import SplitFiles
-from pcam_lightning.evaluate.patch_features import PROPERTIES, measure
+from pcam_lightning.evaluate.patch_features import FEATURES, compute
 from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.runs import Run
 from pcam_lightning.train import __main__ as train
@@ -30,7 +30,7 @@ NETWORK = ["model=cnn", "model.channels=[4,4]"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with data whose tumours are darker in the centre, and a run on it."""
+    """A folder with data whose tumours are darker in the center, and a run on it."""
     top = tmp_path_factory.mktemp("trained")
     for seed, (split, rows) in enumerate((("train", 96), ("valid", 60), ("test", 60))):
         images, labels = random_split(rows, seed)
@@ -113,7 +113,7 @@ def test_a_run_is_evaluated_and_again_from_its_predictions(
         pd.testing.assert_frame_equal(ours.loc[:, list(theirs)], theirs)
         images = random_split(60, ("train", "valid", "test").index(files))[0]
         images[theirs["label"] == 1, 32:64, 32:64] //= 2
-        for name, values in measure(images).items():
+        for name, values in compute(images).items():
             np.testing.assert_array_equal(ours[name], values)
 
     summary, val = summary_of(folder), evaluation.predictions("val")
@@ -136,7 +136,7 @@ def test_a_run_is_evaluated_and_again_from_its_predictions(
     assert kept.validation["metrics"]["sensitivity"] >= 0.95
 
     table = pd.read_parquet(folder / "slices.parquet")
-    assert set(table["property"]) == {"", *PROPERTIES, "slide"}
+    assert set(table["property"]) == {"", *FEATURES, "slide"}
     text, shown = pd.read_csv(folder / "slices.csv"), ["slice", "rows", "auroc"]
     pd.testing.assert_frame_equal(text.loc[:, shown], table.loc[:, shown])
 
@@ -155,7 +155,7 @@ def test_a_run_is_evaluated_and_again_from_its_predictions(
 def test_a_training_runs_own_predictions_are_enough(run: Run, evaluate, tmp_path: Path) -> None:
     code, _, err = evaluate(f"predictions={run.path}", "evaluate.threshold=youden")
     assert code == 0, err
-    assert set(PROPERTIES) < set(Run(tmp_path / "ev").predictions("test"))
+    assert set(FEATURES) < set(Run(tmp_path / "ev").predictions("test"))
     assert summary_of(tmp_path / "ev")["galleries"]["least_certain"] == 24
     assert run.threshold is not None and run.threshold.rule == "youden"
     assert run.threshold.weights_digest == run.summary["weights_digest"]
@@ -314,10 +314,10 @@ def test_eight_orientations_with_gain_and_cost(run: Run, evaluate, tmp_path: Pat
     assert run.threshold is not None and run.threshold.tta == "d4"
 
     assert summary["attribution"]["method"] == "grad_cam"
-    assert 0 <= summary["attribution"]["in_centre"]["least_certain"] <= 1
+    assert 0 <= summary["attribution"]["in_center"]["least_certain"] <= 1
     assert (tmp_path / "ev" / "plots" / "least_certain_attribution.png").is_file()
     assert (
-        "of what spoke for the decision lies in the centre"
+        "of what spoke for the decision lies in the center"
         in (tmp_path / "ev" / "page.html").read_text()
     )
     # Its gain is in the table, its cost was another day's.
@@ -412,9 +412,9 @@ def test_bad_input_is_one_line(evaluate, arguments: list[str], said: str) -> Non
 
 
 def test_what_a_run_cannot_have_is_one_line(run: Run, evaluate, tmp_path: Path) -> None:
-    arguments = [f"run={run.path}", "evaluate.slices={mine: {column: colour, below: 1}}"]
+    arguments = [f"run={run.path}", "evaluate.slices={mine: {column: color, below: 1}}"]
     code, _, err = evaluate(*arguments)
-    assert code == 2 and "evaluate.slices.mine.column=colour: no such column" in err
+    assert code == 2 and "evaluate.slices.mine.column=color: no such column" in err
     (run.path / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
     code, _, err = evaluate(f"run={run.path}", to="damaged")
     assert code == 2 and "best.ckpt: cut short, damaged or no checkpoint" in err
@@ -447,7 +447,7 @@ def test_logits_that_are_no_numbers_are_one_line(run: Run, evaluate) -> None:
 
 def large(folder: Path, rows: int = 32768, slides: int = 50) -> Path:
     generator = np.random.default_rng(0)
-    others: dict[str, Any] = {name: generator.random(rows) for name in PROPERTIES}
+    others: dict[str, Any] = {name: generator.random(rows) for name in FEATURES}
     others["slide"] = [f"slide_{i:02d}" for i in generator.integers(slides, size=rows)]
     saved(folder, rows, **others)
     val = pd.read_parquet(folder / "val.parquet").assign(**others)
@@ -493,6 +493,6 @@ def test_the_page_opens_in_a_browser(run: Run, evaluate, tmp_path: Path) -> None
 
     with Image.open(shot) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    yellow = (pixels == (240, 228, 66)).all(2)  # the outline of a centre, drawn by the browser
+    yellow = (pixels == (240, 228, 66)).all(2)  # the outline of a center, drawn by the browser
     assert yellow.sum() > 24 * 200
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10_000  # patches and plots are there

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcam_lightning.evaluate.analysis import Analysis, analyse, write_analysis
-from pcam_lightning.evaluate.page import Hanging, number, write_page
+from pcam_lightning.evaluate.analysis import Analysis, analyze, write_analysis
+from pcam_lightning.evaluate.page import Gallery, number, write_page
 from pcam_lightning.metrics.predictions import sigmoid
 
 
@@ -25,15 +25,15 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def page(folder: Path, tables: dict[str, pd.DataFrame], name: str = "demo", **options) -> str:
-    analysis: Analysis = analyse(tables, "test", 0.5, resamples=100, gallery=2, **options)
+    analysis: Analysis = analyze(tables, "test", 0.5, resamples=100, gallery=2, **options)
     plots = write_analysis(folder, analysis, tables, f"dataset: {name}")
     generator = np.random.default_rng(0)
-    hangings = [
-        Hanging(each, generator.integers(0, 256, (len(each.rows), 96, 96, 3), dtype=np.uint8))
-        for each in analysis.exhibits
+    galleries = [
+        Gallery(each, generator.integers(0, 256, (len(each.rows), 96, 96, 3), dtype=np.uint8))
+        for each in analysis.selections
     ]
     extra = {"dataset": name, "subject": f"Run {name}", "inference": None, "attribution": None}
-    write_page(folder / "page.html", analysis.summary | extra, analysis, plots, hangings)
+    write_page(folder / "page.html", analysis.summary | extra, analysis, plots, galleries)
     return (folder / "page.html").read_text(encoding="utf-8")
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcam_lightning.evaluate.selection import captions, centre_share, choose_exhibits, shown
+from pcam_lightning.evaluate.selection import captions, center_share, select_examples, shown
 from pcam_lightning.evaluate.selection import worst_slice as worst
 from pcam_lightning.evaluate.slices import Slice
 
@@ -16,32 +16,32 @@ def table():
 
 
 def test_the_most_confident_errors_come_first(table):
-    misses, alarms, uncertain = choose_exhibits(table, 0.5, None, 24)
+    misses, alarms, uncertain = select_examples(table, 0.5, None, 24)
     assert misses.rows.tolist() == [1, 2, 7]  # of equal ones the first row
     assert alarms.rows.tolist() == [4, 3, 6]
     assert uncertain.rows.tolist()[:2] == [6, 5]
     assert "of 3 missed" in misses.title and "of 3 false" in alarms.title
-    assert [len(each.rows) for each in choose_exhibits(table, 0.5, None, 2)] == [2, 2, 2]
+    assert [len(each.rows) for each in select_examples(table, 0.5, None, 2)] == [2, 2, 2]
 
 
 def test_what_is_exactly_on_the_threshold_is_called_tumour(table):
-    misses, alarms, _ = choose_exhibits(table, 0.2, None, 24)
+    misses, alarms, _ = select_examples(table, 0.2, None, 24)
     assert misses.rows.tolist() == [1]
     assert alarms.rows.tolist() == [4, 3, 6, 5]
 
 
 def test_without_errors_there_is_nothing_to_show(table):
     perfect = table.assign(probability=np.where(table["label"] == 1, 0.9, 0.1))
-    misses, alarms, _ = choose_exhibits(perfect, 0.5, None, 24)
+    misses, alarms, _ = select_examples(perfect, 0.5, None, 24)
     assert not len(misses.rows) and not len(alarms.rows)
 
 
 def test_of_the_worst_slice_what_is_furthest_from_the_truth(table):
     part = Slice("hue", "below 1", np.array([0, 1, 3, 4]))
-    exhibit = choose_exhibits(table, 0.5, part, 3)[-1]
+    exhibit = select_examples(table, 0.5, part, 3)[-1]
     assert exhibit.rows.tolist() == [4, 1, 3]
     assert exhibit.title == "furthest from the truth in hue below 1"
-    assert len(choose_exhibits(table, 0.5, Slice("hue", "x", np.array([], int)), 3)) == 3
+    assert len(select_examples(table, 0.5, Slice("hue", "x", np.array([], int)), 3)) == 3
 
 
 def test_the_worst_slice_has_the_smallest_p_and_then_the_lowest_auroc():
@@ -74,9 +74,9 @@ def test_no_probability_is_rounded_to_a_certainty():
     ]  # fmt: skip
 
 
-def test_the_share_in_the_centre():
+def test_the_share_in_the_center():
     maps = np.zeros((3, 96, 96), np.float32)
     maps[0] = 1
     maps[1, 32:64, 32:64] = 2
-    share = centre_share(maps)
+    share = center_share(maps)
     assert share[:2] == pytest.approx([1 / 9, 1.0]) and np.isnan(share[2])

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import norm
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import PROPERTIES
+from pcam_lightning.evaluate.patch_features import FEATURES
 from pcam_lightning.evaluate.slices import MIN_CLASS, WHOLE, cut, holm, score_slices
 from pcam_lightning.metrics.bootstrap import bootstrap_intervals
 from pcam_lightning.metrics.metrics import METRICS, compute_metrics
@@ -21,7 +21,7 @@ def random_table(rows=800, slides=0, seed=0) -> Any:
     table["probability"] = sigmoid(logit)
     if slides:
         table["slide"] = [f"slide_{i:02d}" for i in generator.integers(slides, size=rows)]
-    for name in PROPERTIES:
+    for name in FEATURES:
         table[name] = generator.random(rows).astype(np.float32)
     return table
 
@@ -86,7 +86,7 @@ def test_a_slice_that_cannot_be_cut_is_refused(rule, said):
 def test_slides_and_hospitals_are_slices_where_they_are_known():
     table = random_table(slides=3)
     table["hospital"] = "one"
-    assert {each.property for each in cut(table, table, {})} == {*PROPERTIES, "slide"}
+    assert {each.property for each in cut(table, table, {})} == {*FEATURES, "slide"}
     table.loc[:10, "hospital"] = "two"
     hospitals = [each for each in cut(table, table, {}) if each.property == "hospital"]
     assert [(each.name, len(each.rows)) for each in hospitals] == [("one", 789), ("two", 11)]

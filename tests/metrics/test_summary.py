@@ -7,7 +7,7 @@ import pytest
 from pcam_lightning.metrics.bootstrap import bootstrap_intervals
 from pcam_lightning.metrics.metrics import METRICS, compute_metrics
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
-from pcam_lightning.metrics.summary import summarise
+from pcam_lightning.metrics.summary import summarize
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def predictions(tmp_path):
 
 
 def test_puts_the_parts_together(predictions):
-    result = summarise(predictions, 0.4, 0.5, resamples=50, level=0.9, seed=4)
+    result = summarize(predictions, 0.4, 0.5, resamples=50, level=0.9, seed=4)
     assert json.loads(json.dumps(result, allow_nan=False)) == {
         **result,
         "rows": 300,
@@ -41,13 +41,13 @@ def test_puts_the_parts_together(predictions):
 
 
 def test_by_patch_without_slides(predictions):
-    result = summarise(predictions.drop(columns="slide"), 0.5, 0.5, resamples=20)
+    result = summarize(predictions.drop(columns="slide"), 0.5, 0.5, resamples=20)
     assert result["interval"]["method"] == "bootstrap by patch"
 
 
 def test_undefined_is_null():
     normals = pd.DataFrame({"label": [0, 0], "probability": [0.1, 0.2]})
-    result = summarise(normals, 0.5, 0.5, resamples=20)
+    result = summarize(normals, 0.5, 0.5, resamples=20)
     assert result["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
     assert result["metrics"]["accuracy"] == {"value": 1, "low": 1, "high": 1}
     json.dumps(result, allow_nan=False)

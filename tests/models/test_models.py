@@ -33,7 +33,7 @@ def test_a_patch_is_judged_alone_when_evaluating(name: str) -> None:
         torch.testing.assert_close(model(image), alone, rtol=1e-4, atol=1e-4)
 
 
-def test_normalisation_by_hand() -> None:
+def test_normalization_by_hand() -> None:
     normalize = models.Normalize(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
     image = torch.tensor([0, 255, 51], dtype=torch.uint8).repeat(1, 2, 2, 1)
     expected = torch.tensor([-1.0, 3.0, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
@@ -50,8 +50,8 @@ def test_the_mlp_has_the_layers_it_is_asked_for() -> None:
     assert sum(p.numel() for p in linear.parameters()) == 27_649
 
 
-def test_the_cnns_head_sees_the_patch_and_its_centre_third() -> None:
-    """With 16-pixel means for features, the head's inputs are colour means known by hand."""
+def test_the_cnns_head_sees_the_patch_and_its_center_third() -> None:
+    """With 16-pixel means for features, the head's inputs are color means known by hand."""
     model = models.CNN(channels=(3,))
     model.stages = torch.nn.Sequential(torch.nn.AvgPool2d(16))
     linear = model.head[1]

@@ -1,7 +1,7 @@
 import torch
 
 from pcam_lightning.models import CNN
-from pcam_lightning.models.tta import EveryOrientation, orientations
+from pcam_lightning.models.tta import D4TTA, orientations
 
 
 def test_they_are_the_eight_flips_and_turns():
@@ -20,9 +20,9 @@ def test_the_logit_is_the_mean_over_them_and_depends_on_none():
     model = CNN(channels=[4, 4]).eval()
     image = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
     with torch.no_grad():
-        logit = EveryOrientation(model)(image)
+        logit = D4TTA(model)(image)
         each = torch.stack([model(view.contiguous()) for view in orientations(image)])
-        turned = EveryOrientation(model)(torch.rot90(image, 1, (1, 2)))
+        turned = D4TTA(model)(torch.rot90(image, 1, (1, 2)))
     assert logit.shape == (3,)
     torch.testing.assert_close(logit, each.mean(0))
     torch.testing.assert_close(logit, turned)

@@ -37,16 +37,16 @@ def test_pixels_are_true_and_in_reading_order(tmp_path, scale):
         enlarged = np.kron(patch, np.ones((scale, scale, 1), dtype=np.uint8))
         top = find(picture, enlarged[: 20 * scale])
         bottom = find(picture, enlarged[76 * scale :])
-        centre = find(picture, enlarged[32 * scale : 64 * scale, 32 * scale : 64 * scale])
+        center = find(picture, enlarged[32 * scale : 64 * scale, 32 * scale : 64 * scale])
         assert np.subtract(bottom, top).tolist() == [76 * scale, 0]
-        assert np.subtract(centre, top).tolist() == [32 * scale, 32 * scale]
+        assert np.subtract(center, top).tolist() == [32 * scale, 32 * scale]
         corners.append(top)
     rows, lefts = zip(*corners, strict=True)
     assert rows[0] == rows[1] == rows[2] < rows[3] == rows[4]
     assert lefts[0] == lefts[3] < lefts[1] == lefts[4] < lefts[2]
 
 
-def test_the_centre_is_outlined_on_black_and_on_white(tmp_path):
+def test_the_center_is_outlined_on_black_and_on_white(tmp_path):
     for shade in (0, 255):
         patch = np.full((1, 96, 96, 3), shade, dtype=np.uint8)
         plot_gallery(tmp_path / "gallery.png", patch, [""], "")
@@ -95,14 +95,14 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, patches, captions
     assert not list(tmp_path.iterdir())
 
 
-def test_heat_leaves_what_is_0_grey_and_scales_each_map_to_itself():
+def test_heat_leaves_what_is_0_gray_and_scales_each_map_to_itself():
     patches = random_patches(2)
     maps = np.zeros((2, 96, 96), np.float32)
     maps[0, 10, 10], maps[0, 20, 20] = 4.0, 2.0
     hot = heat(patches, maps)
     assert hot.dtype == np.uint8 and hot.shape == patches.shape
-    grey = np.rint(patches.mean(3, keepdims=True)).repeat(3, axis=3)
-    np.testing.assert_array_equal(hot[1], grey[1])
-    differs = np.argwhere((hot[0] != grey[0]).any(2)).tolist()
+    gray = np.rint(patches.mean(3, keepdims=True)).repeat(3, axis=3)
+    np.testing.assert_array_equal(hot[1], gray[1])
+    differs = np.argwhere((hot[0] != gray[0]).any(2)).tolist()
     assert differs == [[10, 10], [20, 20]]
     np.testing.assert_array_equal(heat(patches, maps * 7), hot)

@@ -157,7 +157,7 @@ def test_spikes_are_marked_where_they_are(folder, figures):
 
 
 @pytest.mark.parametrize("decades", [1, 3, 9])
-def test_the_axis_of_norms_is_labelled_however_far_they_range(folder, figures, decades):
+def test_the_axis_of_norms_is_labeled_however_far_they_range(folder, figures, decades):
     table = _gradients()
     table["norm"] = np.logspace(-decades / 2, decades / 2, len(table))
     table.drop(columns="norm_clipped").to_parquet(folder / "gradients.parquet")

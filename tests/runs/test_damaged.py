@@ -23,7 +23,7 @@ from sweep_files import scores, write_run
 from pcam_lightning.collect.report import write_collection
 from pcam_lightning.compare.report import compare
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.target import find_subject
+from pcam_lightning.evaluate.target import resolve_target
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.threshold import Threshold, read_threshold, write_threshold
@@ -277,7 +277,7 @@ def test_an_evaluation_ends_in_one_line(damaged, composed, name: str, damage: An
     (top / "other" / "checkpoints" / "best.ckpt").touch()
     config = composed([f"run={top / 'other'}"], "evaluate")
     with pytest.raises(InputError) as caught:
-        find_subject(config, [])
+        resolve_target(config, [])
     assert_one_line(caught.value, top / "other" / name)
 
 

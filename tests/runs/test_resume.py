@@ -15,7 +15,7 @@ from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, finis
 
 # May differ in the folder of a run, for no weight depends on it.
 HARMLESS = [
-    "preflight=off",
+    "preflight=false",
     "cluster=snellius",
     "cluster.account=me",
     "experiment_name=other",
@@ -23,7 +23,7 @@ HARMLESS = [
     "+logger.more._target_=lightning.pytorch.loggers.CSVLogger",
     "~logger.tensorboard",
     "data.num_workers=3",
-    "data.cache=off",
+    "data.cache=false",
     "data.cache_dir=cache",
     "data.device_resident=false",
     "data.on_missing=error",

@@ -229,7 +229,7 @@ def test_without_a_pruner_no_callback_is_added(search) -> None:
     assert "pruning" not in seen[0]
 
 
-def test_a_loss_is_minimised(search) -> None:
+def test_a_loss_is_minimized(search) -> None:
     assert search("hydra.sweeper.metric=val/loss", "hydra.sweeper.trials=1")[0] == 1
     assert json.loads(Path("search/study.json").read_text())["direction"] == "minimize"
     assert "log_loss" in trials()["reason"][0]  # which the stand-in does not write

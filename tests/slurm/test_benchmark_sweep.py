@@ -17,7 +17,7 @@ def test_rows_of_all_jobs_come_into_one_table(pcam_root: Path, tmp_path: Path) -
     where = (f"data.root={pcam_root}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     for words in (
         ("benchmark", *SMALL, *quick, *jobs, *where),
-        ("collect", f"sweep={tmp_path / 'sweep'}", f"hydra.run.dir={tmp_path / 'collected'}"),
+        ("collect", f"runs={tmp_path / 'sweep'}", f"hydra.run.dir={tmp_path / 'collected'}"),
     ):
         command = [sys.executable, "-m", f"pcam_lightning.{words[0]}", *words[1:]]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)

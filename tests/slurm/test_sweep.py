@@ -128,7 +128,7 @@ def test_one_of_three_fails(pcam_root: Path, tmp_path: Path) -> None:
         "--multirun",
         f"hydra.sweep.dir={folder}",
         "hydra/launcher=submitit_slurm",
-        "preflight=off",
+        "preflight=false",
     )
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, out + err

@@ -52,7 +52,7 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("sampler", ["weighted", "shuffle"])
+@pytest.mark.parametrize("sampler", ["balanced", "shuffle"])
 @pytest.mark.parametrize(
     "model",
     [m if m in ("cnn", "mlp") else pytest.param(m, marks=pytest.mark.slow) for m in MODELS],

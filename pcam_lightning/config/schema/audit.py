@@ -2,17 +2,17 @@
 
 from pydantic import PositiveInt
 
-from pcam_lightning.config.schema.fields import Finding, Name, Section, Seed
+from pcam_lightning.config.schema.fields import Finding, Name, Seed, StrictModel
 from pcam_lightning.config.schema.groups import Data
-from pcam_lightning.config.schema.slurm import Submitted
+from pcam_lightning.config.schema.slurm import SlurmCommand
 
 
-class AuditSection(Section):
+class AuditSection(StrictModel):
     fail_on: list[Finding]
     gallery: PositiveInt
 
 
-class Audit(Submitted):
+class Audit(SlurmCommand):
     audit: AuditSection
     experiment_name: Name
     run_dir: str

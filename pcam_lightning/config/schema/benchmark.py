@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from pcam_lightning.config.schema.fields import Accelerator, Name, Part, Precision, Section, Seed
+from pcam_lightning.config.schema.fields import (
+    Accelerator,
+    Instantiable,
+    Name,
+    Precision,
+    Seed,
+    StrictModel,
+)
 from pcam_lightning.config.schema.groups import (
     Augment,
     Callback,
@@ -14,10 +21,10 @@ from pcam_lightning.config.schema.groups import (
     Scheduler,
     Trainer,
 )
-from pcam_lightning.config.schema.slurm import Submitted
+from pcam_lightning.config.schema.slurm import SlurmCommand
 
 
-class BenchmarkSection(Section):
+class BenchmarkSection(StrictModel):
     models: Annotated[list[Name], Field(min_length=1)] | None
     batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] | None
     precisions: Annotated[list[Precision | Literal[16, 32, 64]], Field(min_length=1)] | None
@@ -28,7 +35,7 @@ class BenchmarkSection(Section):
     against: str | None
 
 
-class Benchmark(Submitted):
+class Benchmark(SlurmCommand):
     mode: Literal["train", "forward", "end_to_end", "loader", "conversion", "callbacks", "startup"]
     benchmark: BenchmarkSection
     compile: bool
@@ -42,4 +49,4 @@ class Benchmark(Submitted):
     scheduler: Scheduler
     trainer: Trainer
     callbacks: dict[str, Callback | None]
-    logger: dict[str, Part | None]
+    logger: dict[str, Instantiable | None]

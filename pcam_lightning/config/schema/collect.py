@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, PositiveFloat
 
-from pcam_lightning.config.schema.fields import Name, Section
+from pcam_lightning.config.schema.fields import Name, StrictModel
 
 
 def _is_metric(value: str) -> str:
@@ -15,8 +15,8 @@ def _is_metric(value: str) -> str:
     return value
 
 
-class Collect(Section):
-    sweep: str | list[str]
+class Collect(StrictModel):
+    runs: str | list[str]
     metric: Annotated[str, AfterValidator(_is_metric)]
     watch: bool
     every_seconds: PositiveFloat

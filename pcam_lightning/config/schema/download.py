@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pcam_lightning.config.schema.fields import Name, Section
+from pcam_lightning.config.schema.fields import Name, StrictModel
 
 
-class Download(Section):
+class Download(StrictModel):
     root: str
     splits: Annotated[list[Literal["train", "valid", "test"]], Field(min_length=1)]
     check: bool

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from pcam_lightning.config.schema.fields import Name, Section, Seed
+from pcam_lightning.config.schema.fields import Name, Seed, StrictModel
 from pcam_lightning.config.schema.groups import Data, Model, Trainer
-from pcam_lightning.config.schema.slurm import Submitted
+from pcam_lightning.config.schema.slurm import SlurmCommand
 from pcam_lightning.errors import InputError
 
 
@@ -23,7 +23,7 @@ def _is_rule(value: str | float) -> str | float:
     return value
 
 
-class CustomSlice(Section):
+class CustomSlice(StrictModel):
     column: str
     at_least: float | None = Field(None, alias="from")
     below: float | None = None
@@ -36,7 +36,7 @@ class CustomSlice(Section):
         return self
 
 
-class EvaluateSection(Section):
+class EvaluateSection(StrictModel):
     threshold: Annotated[str | float, AfterValidator(_is_rule)]
     beta: PositiveFloat
     cost_ratio: PositiveFloat
@@ -48,7 +48,7 @@ class EvaluateSection(Section):
     resamples: Annotated[int, Field(ge=100)]
 
 
-class Evaluate(Submitted):
+class Evaluate(SlurmCommand):
     run: str | None
     checkpoint: str | None
     predictions: str | None

@@ -1,6 +1,7 @@
 """Types that several schemas share.
 
-A section whose keys are all ours forbids unknown ones. A `Part` names a class or function in
+A section whose keys are all ours forbids unknown ones. A `Instantiable` names a class or function
+in
 `_target_` and hands it every other key: here only the keys whose range is known are checked, so
 that a new optimizer or network is one new YAML file; whether the target takes the rest is checked
 by `assembly.check_arguments`.
@@ -32,11 +33,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 
-class Section(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Part(BaseModel):
+class Instantiable(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     target: str = Field(alias="_target_")

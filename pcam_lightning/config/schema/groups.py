@@ -17,10 +17,10 @@ from pcam_lightning.config.schema.fields import (
     Amount,
     Finding,
     Fraction,
-    Part,
+    Instantiable,
     Precision,
     Probability,
-    Section,
+    StrictModel,
 )
 from pcam_lightning.errors import InputError
 
@@ -36,7 +36,7 @@ def _is_scale(value: Any) -> Any:
     return value
 
 
-class Demo(Section):
+class Demo(StrictModel):
     parent: str
     seed: NonNegativeInt
     train: Annotated[int, Field(ge=16)]
@@ -46,7 +46,7 @@ class Demo(Section):
     damage: bool
 
 
-class Data(Part):
+class Data(Instantiable):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     root: str | None
@@ -54,26 +54,26 @@ class Data(Part):
     on_missing: Literal["demo", "download", "error"]
     batch_size: PositiveInt
     num_workers: NonNegativeInt
-    sampler: Literal["weighted", "shuffle", "fixed"]
+    sampler: Literal["balanced", "shuffle", "fixed"]
     filter: Literal["none", "blank"]
     exclude: str | None
     exclude_kinds: list[Finding]
-    normalize: Literal["half", "train"]
+    normalize: Literal["symmetric", "train"]
     scale: Annotated[Any, AfterValidator(_is_scale)] = "auto"
-    cache: Literal["auto", "off"]
+    cache: bool
     cache_dir: str | None
     device_resident: Literal["auto"] | bool
     seed: NonNegativeInt
     demo: Demo
 
 
-class Model(Part):
+class Model(Instantiable):
     hidden: list[PositiveInt] | None = None
     channels: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     dropout: Probability = 0.0
 
 
-class Optimizer(Part):
+class Optimizer(Instantiable):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     momentum: Probability = 0.0
@@ -81,7 +81,7 @@ class Optimizer(Part):
     fused: bool | None = None
 
 
-class Scheduler(Part):
+class Scheduler(Instantiable):
     warmup_epochs: NonNegativeFloat = 0.0
     every_epochs: PositiveInt = 1
     gamma: Fraction = 0.1
@@ -90,11 +90,11 @@ class Scheduler(Part):
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
-class Augment(Part):
+class Augment(Instantiable):
     strength: NonNegativeFloat = 0.0
 
 
-class Callback(Part):
+class Callback(Instantiable):
     spike_factor: Annotated[float, Field(gt=1)] = 3.0
     window: Annotated[int, Field(ge=20)] = 100
 
@@ -109,7 +109,7 @@ Duration = Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$"), AfterValidato
 """Days, hours, minutes and seconds."""
 
 
-class Trainer(Part):
+class Trainer(Instantiable):
     max_epochs: PositiveInt
     max_steps: PositiveInt | Literal[-1] = -1
     max_time: Duration | dict[str, NonNegativeFloat] | None = None

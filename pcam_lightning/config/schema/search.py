@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from pcam_lightning.config.schema.fields import Name, Section, Seed
+from pcam_lightning.config.schema.fields import Name, Seed, StrictModel
 
 
-class Search(Section):
+class Search(StrictModel):
     trials: PositiveInt
     parallel: PositiveInt
     metric: Literal["val/auroc", "val/average_precision", "val/accuracy", "val/f2", "val/loss"]

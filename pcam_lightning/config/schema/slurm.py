@@ -1,28 +1,26 @@
 """Schemas of `cluster` and of commands that can be submitted to Slurm."""
 
-from typing import Literal
-
 from pydantic import PositiveInt
 
-from pcam_lightning.config.schema.fields import Name, Section
+from pcam_lightning.config.schema.fields import Name, StrictModel
 
 
-class Share(Section):
+class PartitionResources(StrictModel):
     partition: str | None
     cpus_per_task: PositiveInt
     mem_gb: PositiveInt | None
 
 
-class Cluster(Section):
+class Cluster(StrictModel):
     name: Name
     account: str | None
-    gpu: Share
-    cpu: Share
+    gpu: PartitionResources
+    cpu: PartitionResources
     setup: list[str]
 
 
-class Submitted(Section):
+class SlurmCommand(StrictModel):
     """A command that is worth a Slurm job."""
 
     cluster: Cluster
-    preflight: Literal["on", "off"]
+    preflight: bool

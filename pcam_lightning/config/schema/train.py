@@ -1,10 +1,8 @@
 """Schema of the command train."""
 
-from typing import Literal
-
 from pydantic import model_validator
 
-from pcam_lightning.config.schema.fields import Name, Part, Seed
+from pcam_lightning.config.schema.fields import Instantiable, Name, Seed
 from pcam_lightning.config.schema.groups import (
     Augment,
     Callback,
@@ -14,7 +12,7 @@ from pcam_lightning.config.schema.groups import (
     Scheduler,
     Trainer,
 )
-from pcam_lightning.config.schema.slurm import Submitted
+from pcam_lightning.config.schema.slurm import SlurmCommand
 
 MONITORED = {
     "val/auroc": "max",
@@ -30,12 +28,12 @@ MONITORED = {
 _LIBRARIES = ("lightning.", "pcam_lightning.")
 
 
-class Train(Submitted):
+class Train(SlurmCommand):
     compile: bool
     seed: Seed
     experiment_name: Name
     run_dir: str
-    resume: Literal["auto", False]
+    resume: bool
     ckpt_path: str | None
     data: Data
     model: Model
@@ -44,7 +42,7 @@ class Train(Submitted):
     scheduler: Scheduler
     trainer: Trainer
     callbacks: dict[str, Callback | None]
-    logger: dict[str, Part | None]
+    logger: dict[str, Instantiable | None]
 
     @model_validator(mode="after")
     def _fused_optimizers_unscale_gradients_themselves(self) -> "Train":

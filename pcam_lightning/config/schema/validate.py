@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from pcam_lightning.config.schema.audit import Audit
 from pcam_lightning.config.schema.benchmark import Benchmark
@@ -12,14 +10,12 @@ from pcam_lightning.config.schema.collect import Collect
 from pcam_lightning.config.schema.compare import Compare, Reproduce
 from pcam_lightning.config.schema.download import Download
 from pcam_lightning.config.schema.evaluate import Evaluate
-from pcam_lightning.config.schema.fields import (
-    Section,
-)
+from pcam_lightning.config.schema.fields import StrictModel
 from pcam_lightning.config.schema.search import Search
 from pcam_lightning.config.schema.train import Train
 from pcam_lightning.errors import InputError
 
-ROOTS: dict[str, type[Section]] = {
+ROOTS: dict[str, type[StrictModel]] = {
     "train": Train,
     "benchmark": Benchmark,
     "audit": Audit,
@@ -46,7 +42,7 @@ def check_search(config: dict[str, Any]) -> None:
     _check(Search, config, "hydra.sweeper.")
 
 
-def _check(section: type[Section], config: dict[str, Any], prefix: str) -> None:
+def _check(section: type[StrictModel], config: dict[str, Any], prefix: str) -> None:
     try:
         section.model_validate(config)
     except ValidationError as error:

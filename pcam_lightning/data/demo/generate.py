@@ -111,7 +111,8 @@ def plant_damage(
 ) -> list[tuple[str, int, str, str]]:
     """Damage every split in place and list what was done: split, row, kind, value.
 
-    Kinds and values: `nan`, `infinity` and `out_of_range` (how many pixel values; float only, and
+    Kinds and values: `nan_pixels`, `infinity` and `out_of_range` (how many pixel values; float
+    only, and
     out of range are 1e5 and -20), `black` and `white` (the patch's mean), `duplicate` (the row it
     copies, as split:row), `contradiction` (the same, with the other label) and
     `cross_split_duplicate`. No row takes part in two faults.
@@ -128,7 +129,7 @@ def plant_damage(
     for split in SPLITS:
         pixels = images[split]
         if pixels.dtype.kind == "f":
-            for kind, value in (("nan", np.nan), ("infinity", np.inf), ("infinity", -np.inf),
+            for kind, value in (("nan_pixels", np.nan), ("infinity", np.inf), ("infinity", -np.inf),
                                 ("out_of_range", 1e5), ("out_of_range", -20)):  # fmt: skip
                 row, count = next(free[split]), int(rng.integers(1, 50))
                 flat = pixels[row].reshape(-1)

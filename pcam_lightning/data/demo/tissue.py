@@ -1,13 +1,13 @@
 """Draws patches that look like H&E-stained lymph node: the pictures of the demo set.
 
-A patch is two maps of stain concentration, haematoxylin (nuclei) and eosin (everything else), which
+A patch is two maps of stain concentration, hematoxylin (nuclei) and eosin (everything else), which
 the Beer-Lambert law turns into RGB. Nuclei come from sprites, small pictures drawn once per set.
 All patches of a call are drawn together: the k-th nucleus of every patch is stamped at once.
 
 The label is about shape alone. Tumour cells have one large nucleus; histiocytes, their benign
 look-alikes, have two small ones with the same total stain in the same pale cytoplasm, and the
-centre of a negative patch holds histiocytes where that of a positive one holds tumour. So mean
-colour says next to nothing, and tumour cells lie outside the centre in either class.
+center of a negative patch holds histiocytes where that of a positive one holds tumour. So mean
+color says next to nothing, and tumour cells lie outside the center in either class.
 """
 
 from collections.abc import Callable
@@ -22,22 +22,22 @@ Range = tuple[float, float]
 
 SIZE = 96
 """Height and width of a patch in pixels; one pixel is about 1 micron."""
-CENTRE = slice(32, 64)
+CENTER = slice(32, 64)
 """The rows, and the columns, whose tumour makes a patch positive."""
 MARGIN = 16  # pixels around the canvas that let nuclei be cut by the patch's edge
 INNER = slice(MARGIN, MARGIN + SIZE)
 
-# Optical density of the two stains in R, G, B; haematoxylin after Ruifrok & Johnston 2001, eosin
+# Optical density of the two stains in R, G, B; hematoxylin after Ruifrok & Johnston 2001, eosin
 # adjusted by eye.
 # A second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
-HAEMATOXYLIN, HAEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
+HEMATOXYLIN, HEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
 EOSIN, EOSIN_RED = (0.19, 0.99, 0.19), (0.22, 0.86, 0.46)
 
 
 class Stains(NamedTuple):
     """How slides, or the patches cut from them, are stained and scanned: float32 [n, 3] each."""
 
-    haematoxylin: Floats
+    hematoxylin: Floats
     """Optical density per unit of stain, in R, G, B."""
     eosin: Floats
     white: Floats
@@ -53,14 +53,14 @@ def draw_stains(rng: np.random.Generator, slides: int) -> Stains:
     red = rng.beta(0.35, 0.35, (slides, 1))
 
     def stain(usual: ArrayLike, redder: ArrayLike, strength: Range) -> Floats:
-        colour = np.asarray(usual) * (1 - red) + np.asarray(redder) * red
-        colour = np.clip(colour + rng.normal(0, 0.02, (slides, 3)), 0.03, None)
-        colour /= np.linalg.norm(colour, axis=1, keepdims=True)
-        return (colour * rng.uniform(*strength, (slides, 1))).astype(np.float32)
+        color = np.asarray(usual) * (1 - red) + np.asarray(redder) * red
+        color = np.clip(color + rng.normal(0, 0.02, (slides, 3)), 0.03, None)
+        color /= np.linalg.norm(color, axis=1, keepdims=True)
+        return (color * rng.uniform(*strength, (slides, 1))).astype(np.float32)
 
     white = rng.normal(244, 4, (slides, 1)) + rng.normal(0, 1.5, (slides, 3))
     return Stains(
-        haematoxylin=stain(HAEMATOXYLIN, HAEMATOXYLIN_RED, (0.85, 1.25)),
+        hematoxylin=stain(HEMATOXYLIN, HEMATOXYLIN_RED, (0.85, 1.25)),
         eosin=stain(EOSIN, EOSIN_RED, (0.8, 1.2)),
         white=np.clip(white, 225, 252).astype(np.float32),
     )
@@ -158,7 +158,7 @@ class Nests(NamedTuple):
     histiocyte: NDArray[np.bool_]
 
 
-# Six rows of six sites. Those outside the centre keep TUMOUR_REACH clear of it.
+# Six rows of six sites. Those outside the center keep TUMOUR_REACH clear of it.
 ROWS = (4, 17, 40, 55, 78, 91)
 
 
@@ -167,7 +167,7 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
 
     Two to four central sites hold tumour cells in positive patches, histiocytes in most negative
     ones. Around them either kind lies in either class, more of it towards one side of the patch,
-    tumour only at the rim: a network has to be able to tell its own padding from its centre.
+    tumour only at the rim: a network has to be able to tell its own padding from its center.
     """
     n, positive = len(labels), labels[:, None] == 1
     row, column = (grid.ravel() for grid in np.meshgrid(ROWS, ROWS, indexing="ij"))
@@ -177,7 +177,7 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     away += rng.normal(0, 8, away.shape)
     rim = np.isin(row, ROWS[::5]) | np.isin(column, ROWS[::5])
 
-    # A negative patch has as many more tumour cells outside as a positive one has in its centre.
+    # A negative patch has as many more tumour cells outside as a positive one has in its center.
     tumours = np.where(positive, rng.integers(0, 12, (n, 1)), rng.integers(2, 16, (n, 1)))
     tumours *= positive | (rng.random((n, 1)) > 0.1)
     tumour = _nearest(away + 1000 * ~rim, tumours)
@@ -241,14 +241,14 @@ def draw_patches(
     eosin = np.clip(eosin, 0.02, None) * vary(0.7, 1.5)
     eosin = eosin * (1 - 0.6 * cytoplasm)
     eosin += cytoplasm * (0.26 + 0.08 * fine + 0.07 * grain) * vary(0.7, 1.3)
-    haematoxylin = nuclei * (1.7 + 0.3 * grain) * thickness
-    haematoxylin += np.clip(0.11 + 0.05 * fine + 0.05 * medium, 0, 1)
-    haematoxylin += 0.1 * cytoplasm * vary(0.5, 1.5)
-    haematoxylin = np.clip(haematoxylin, 0, None) * tissue
-    eosin *= (1 - 0.3 * np.minimum(haematoxylin, 1)) * tissue * thickness
+    hematoxylin = nuclei * (1.7 + 0.3 * grain) * thickness
+    hematoxylin += np.clip(0.11 + 0.05 * fine + 0.05 * medium, 0, 1)
+    hematoxylin += 0.1 * cytoplasm * vary(0.5, 1.5)
+    hematoxylin = np.clip(hematoxylin, 0, None) * tissue
+    eosin *= (1 - 0.3 * np.minimum(hematoxylin, 1)) * tissue * thickness
     eosin += 0.015 + 0.01 * coarse
     anywhere = np.asarray(nests.tumour.any(axis=1))
-    return _transmit(rng, haematoxylin, eosin, stains), anywhere
+    return _transmit(rng, hematoxylin, eosin, stains), anywhere
 
 
 def _varier(rng: np.random.Generator, n: int) -> Callable[[float, float], Floats]:
@@ -299,10 +299,10 @@ def _fibres(direction: NDArray[np.float64], waves: Floats, coarse: Floats) -> Fl
 
 
 def _transmit(
-    rng: np.random.Generator, haematoxylin: Floats, eosin: Floats, stains: Stains
+    rng: np.random.Generator, hematoxylin: Floats, eosin: Floats, stains: Stains
 ) -> NDArray[np.uint8]:
     """White light through both stains, a little out of focus, with a sensor's noise."""
-    density = _blur(haematoxylin)[..., None] * stains.haematoxylin[:, None, None]
+    density = _blur(hematoxylin)[..., None] * stains.hematoxylin[:, None, None]
     density += _blur(eosin)[..., None] * stains.eosin[:, None, None]
     light = np.exp(-density) * stains.white[:, None, None]
     light += rng.uniform(-4, 4, light.shape).astype(np.float32)

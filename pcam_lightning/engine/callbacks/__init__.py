@@ -2,17 +2,17 @@
 
 from pcam_lightning.engine.callbacks.best_checkpoint import BestCheckpoint
 from pcam_lightning.engine.callbacks.compilation import Compilation
-from pcam_lightning.engine.callbacks.epoch_logger import EpochLines, progress
+from pcam_lightning.engine.callbacks.epoch_logger import EpochLogger, progress
 from pcam_lightning.engine.callbacks.gradient_norm import GradientNorm
-from pcam_lightning.engine.callbacks.preemption_checkpoint import LastCheckpoint
+from pcam_lightning.engine.callbacks.preemption_checkpoint import PreemptionCheckpoint
 from pcam_lightning.engine.callbacks.throughput import Throughput
 
 __all__ = [
     "BestCheckpoint",
     "Compilation",
-    "EpochLines",
+    "EpochLogger",
     "GradientNorm",
-    "LastCheckpoint",
+    "PreemptionCheckpoint",
     "Throughput",
     "progress",
 ]

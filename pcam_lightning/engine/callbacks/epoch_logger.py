@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def progress() -> ProgressBar:
-    """The bar where stdout is a terminal, else `EpochLines`."""
-    return TQDMProgressBar(leave=True) if sys.stdout.isatty() else EpochLines()
+    """The bar where stdout is a terminal, else `EpochLogger`."""
+    return TQDMProgressBar(leave=True) if sys.stdout.isatty() else EpochLogger()
 
 
-class EpochLines(ProgressBar):
+class EpochLogger(ProgressBar):
     """One log line for each epoch: losses, validation AUROC, learning rate, seconds.
 
     After a resume inside an epoch, `train/loss` and the seconds cover the rest of that epoch, and

@@ -20,7 +20,7 @@ SECONDS_BETWEEN_AGREEMENTS = 1.0
 """How often several ranks ask each other whether to save or stop."""
 
 
-class LastCheckpoint(Checkpoint):
+class PreemptionCheckpoint(Checkpoint):
     """Save `last.ckpt` at the end of every epoch, every few minutes inside it and, when a signal
     asks to stop, after the current batch.
 
@@ -46,6 +46,11 @@ class LastCheckpoint(Checkpoint):
         self._signals = ExitStack()
         self._saved = self._agreed = 0.0
         self._batches, self._batches_between = 0, 1
+
+    @property
+    def state_key(self) -> str:
+        """The name in checkpoints; the class was called so when the first were written."""
+        return "LastCheckpoint"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._signals.enter_context(stop_signals.deferred())

@@ -83,7 +83,7 @@ def faults(folder: Path) -> Counter:
         images, labels = read(folder, split)
         for row, (image, label) in enumerate(zip(images, labels.ravel(), strict=True)):
             if np.isnan(image).any():
-                found.append((split, row, "nan"))
+                found.append((split, row, "nan_pixels"))
             if np.isinf(image).any():
                 found.append((split, row, "infinity"))
             finite = image[np.isfinite(image)]
@@ -119,7 +119,7 @@ def test_an_independent_scan_finds_the_planted_damage_and_nothing_else(
     kinds = {fault[-1] for fault in planted}
     blank_and_copies = {"black", "white", "duplicate", "contradiction", "cross_split_duplicate"}
     assert kinds == blank_and_copies | (
-        {"nan", "infinity", "out_of_range"} if dtype == "float32" else set()
+        {"nan_pixels", "infinity", "out_of_range"} if dtype == "float32" else set()
     )
 
 
@@ -127,22 +127,22 @@ def test_an_undamaged_set_has_no_faults(demo: Path) -> None:
     assert not faults(demo)
 
 
-def test_colour_says_little_about_the_label(parent: Path) -> None:
+def test_color_says_little_about_the_label(parent: Path) -> None:
     folder = ensure_demo(parent, DemoOptions(train=1024, valid=16, test=1024))
 
-    def colours(split: str, part: slice) -> np.ndarray:
+    def colors(split: str, part: slice) -> np.ndarray:
         return read(folder, split)[0][:, part, part].mean(axis=(1, 2)) / 255
 
     for part, highest in ((slice(None), 0.6), (slice(32, 64), 0.75)):
         model = LogisticRegression(C=100).fit(
-            colours("train", part), read(folder, "train")[1].ravel()
+            colors("train", part), read(folder, "train")[1].ravel()
         )
-        score = model.decision_function(colours("test", part))
+        score = model.decision_function(colors("test", part))
         assert roc_auc_score(read(folder, "test")[1].ravel(), score) < highest
     assert 0.4 < read(folder, "train")[1].mean() < 0.6
 
 
-def test_tumour_is_inside_the_centre_of_positives_and_clear_of_it_in_negatives() -> None:
+def test_tumour_is_inside_the_center_of_positives_and_clear_of_it_in_negatives() -> None:
     rng = np.random.default_rng(0)
     labels = (np.arange(2000) % 2).astype(np.uint8)
     nests = tissue.place_nests(rng, labels)

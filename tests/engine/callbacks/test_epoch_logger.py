@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcam_lightning.engine.callbacks import EpochLines, Throughput
+from pcam_lightning.engine.callbacks import EpochLogger, Throughput
 
 MODULE: Any = SimpleNamespace(log=lambda *_, **__: None)
 BATCH: Any = SimpleNamespace(row=torch.arange(4))
@@ -30,7 +30,7 @@ def trainer() -> Any:
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize("steps", [0, 2])
 def test_seconds_begin_with_this_start(trainer, caplog, is_whole: bool, steps: int) -> None:
-    line, throughput = EpochLines(), Throughput()
+    line, throughput = EpochLogger(), Throughput()
     with caplog.at_level(logging.INFO):
         for each in (line, throughput):
             each.on_train_start(trainer, MODULE)
@@ -51,7 +51,7 @@ def test_seconds_begin_with_this_start(trainer, caplog, is_whole: bool, steps: i
 
 
 def test_an_epoch_that_had_ended_before_the_resume_has_no_second_line(trainer, caplog) -> None:
-    line = EpochLines()
+    line = EpochLogger()
     with caplog.at_level(logging.INFO):
         line.on_train_start(trainer, MODULE)
         line.on_train_epoch_end(trainer, MODULE)

@@ -13,7 +13,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.engine.callbacks import GradientNorm, LastCheckpoint
+from pcam_lightning.engine.callbacks import GradientNorm, PreemptionCheckpoint
 from pcam_lightning.engine.checkpoints import AtomicCheckpointIO
 from pcam_lightning.engine.loggers import CSVLogger
 from pcam_lightning.engine.module import PCamClassifier
@@ -56,7 +56,7 @@ def run(
     callbacks = [
         GradientNorm(folder / "gradients.parquet"),
         ModelCheckpoint(checkpoints, "best", monitor="val/auroc", enable_version_counter=False),
-        LastCheckpoint(str(checkpoints / "last.ckpt"), str(metrics)),
+        PreemptionCheckpoint(str(checkpoints / "last.ckpt"), str(metrics)),
     ]
     if averaged:  # validates with other weights than it trains
         callbacks.append(EMAWeightAveraging(decay=0.5))
