@@ -3,57 +3,45 @@
 import json
 import math
 import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write a file whole or not at all: a reader, or a crash, never sees half of it.
 
-    Missing parent folders are made. If the block raises, `path` is left as it was and the
-    temporary file is removed.
+    Missing parent folders are made; text is written as UTF-8. If the write fails, `path` is left as
+    it was. The `filename` of an OSError is then `path`.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A name of our own rather than `tempfile`, which makes files that only their owner may read:
-    # on a cluster the run folder is shared by a group.
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a reader, or a crash, never sees half of it."""
+    data = content.encode() if isinstance(content, str) else content
     # Not tempfile: its files are private to one user, and run folders are shared with a team.
-    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("xb") as stream:
-            stream.write(content)
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(draft, path)
+        os.replace(draft, target)
     except BaseException as error:
-        draft.unlink(missing_ok=True)
         if isinstance(error, OSError):  # a write that fails does not say where
-            error.filename = str(path)
+            error.filename = str(target)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically, in the order of its keys.
 
     NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
     paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
     """
-    write_bytes(Path(path), encode_json(value))
+    atomic_write(path, encode_json(value))
 
 
 def encode_json(value: Any) -> bytes:

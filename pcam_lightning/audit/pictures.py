@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from pcam_lightning.audit.scan import SplitScan
 from pcam_lightning.data.findings import KINDS
-from pcam_lightning.files import atomic_path
 from pcam_lightning.plots.galleries import plot_gallery
-from pcam_lightning.plots.scores import BLUE, CLASS_NAMES, GRAY, VERMILION
+from pcam_lightning.plots.scores import CLASS_NAMES
+from pcam_lightning.plots.style import BLUE, GRAY, ORANGE, save
 
-COLORS = dict(zip(CLASS_NAMES, (BLUE, VERMILION), strict=True))
+COLORS = dict(zip(CLASS_NAMES, (BLUE, ORANGE), strict=True))
 
 
 def draw_audit(
@@ -109,8 +109,7 @@ def _plot_intensity(path: Path, report: Mapping[str, Any]) -> None:
             axes.legend(frameon=False)
     title = f"Brightness by class (dotted: outliers lie beyond), dataset: {report['dataset']}"
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _plot_classes(path: Path, report: Mapping[str, Any]) -> None:
@@ -131,5 +130,4 @@ def _plot_classes(path: Path, report: Mapping[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     axes.set_title(f"Classes, dataset: {report['dataset']}", fontsize=12, loc="right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)

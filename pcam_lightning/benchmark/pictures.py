@@ -4,22 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from pcam_lightning.benchmark.report import Row, saturation_points, series_of
-from pcam_lightning.files import write_bytes
-from pcam_lightning.plots.style import CYCLE, INK, legend, log_scale, new_figure, plain_number, png
+from pcam_lightning.plots.style import CYCLE, INK, legend, log_scale, new_figure, plain_number, save
 
 
 def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
     """Write `by_batch_size.png` and `by_precision.png` where rows differ in these."""
-    folder.mkdir(parents=True, exist_ok=True)
     series = {key: each for key, each in series_of(rows).items() if len(each) > 1}
     if series:
-        write_bytes(folder / "by_batch_size.png", _by_batch_size(series, rows, subtitle))
+        save(_by_batch_size(series, rows), folder / "by_batch_size.png", subtitle)
     if len({row["precision"] for row in rows if row["median"]}) > 1:
-        write_bytes(folder / "by_precision.png", _by_precision(rows, subtitle))
+        save(_by_precision(rows), folder / "by_precision.png", subtitle)
 
 
-def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row], subtitle: str) -> bytes:
+def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
     figure, axes = new_figure("Speed by batch size", "batch size", "patches per second")
     for color, (key, each) in zip(_colors(len(series)), series.items(), strict=True):
         sizes = [row["batch_size"] for row in each]
@@ -40,10 +40,10 @@ def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row], subtitle: 
     axes.xaxis.set_major_formatter(plain_number)
     log_scale(axes, decades=2)
     legend(axes)
-    return png(figure, subtitle)
+    return figure
 
 
-def _by_precision(rows: Sequence[Row], subtitle: str) -> bytes:
+def _by_precision(rows: Sequence[Row]) -> Figure:
     """The highest speed over batch sizes of every contender, a group of bars each."""
     best: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
@@ -70,7 +70,7 @@ def _by_precision(rows: Sequence[Row], subtitle: str) -> bytes:
         axes.bar(where, medians, 0.95 * width, yerr=errors, color=color, label=precision)
     axes.set_xticks(range(len(best)), [_name(key, rows).replace(", ", "\n") for key in best])
     legend(axes)
-    return png(figure, subtitle)
+    return figure
 
 
 def _name(key: Sequence[str], rows: Sequence[Row]) -> str:

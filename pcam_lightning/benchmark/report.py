@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.tables import csv_bytes
 
 Row = Mapping[str, Any]
@@ -44,11 +44,11 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
 
 def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
     """`table.csv`, with every number, and `table.md`, to be read."""
-    write_bytes(folder / "table.csv", csv_bytes(pd.DataFrame(rows, dtype=object)))
+    atomic_write(folder / "table.csv", csv_bytes(pd.DataFrame(rows, dtype=object)))
     headings, cells = _shown(rows, unit)
     lines = [headings, ["---"] * len(headings), *cells]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    write_bytes(folder / "table.md", text.encode())
+    atomic_write(folder / "table.md", text.encode())
 
 
 def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:

@@ -32,6 +32,9 @@ from pcam_lightning.runs.resume import finished_summary
 from pcam_lightning.runs.status import check_free
 from pcam_lightning.slurm.requeue import requeue
 
+RENAMED = {"collect": {"sweep": "runs"}}
+"""Keys of earlier versions, and their names today, by command."""
+
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
     """Make a function of a plain config dict the command `python -m pcam_lightning.<name>`.
@@ -87,6 +90,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             plugins.register()
             try:
+                _check_renamed(name, sys.argv[1:])
                 _check_choices(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
@@ -161,6 +165,14 @@ def _options_first(arguments: list[str]) -> list[str]:
     return [a for a in arguments if a not in overrides] + overrides
 
 
+def _check_renamed(command: str, arguments: list[str]) -> None:
+    """Raise `InputError` for a key of an earlier version."""
+    for argument in arguments:
+        key = argument.partition("=")[0]
+        if new := RENAMED.get(command, {}).get(key):
+            raise InputError(f"{key}=: this key is now called {new}, expected {new}=VALUE")
+
+
 def _check_choices(arguments: list[str]) -> None:
     """Raise `InputError` where a group is given a value that names no file, such as `logger=null`.
 
@@ -179,13 +191,13 @@ def _check_choices(arguments: list[str]) -> None:
 
 
 def _report(error: Exception) -> int:
-    lines = error.problems if isinstance(error, PreflightError) else [_one_line(error)]
+    lines = error.problems if isinstance(error, PreflightError) else [_describe(error)]
     for line in lines:
         print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     return 2
 
 
-def _one_line(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
         choices = _keys(cause.parent_node)

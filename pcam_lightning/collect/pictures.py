@@ -15,10 +15,9 @@ from scipy.special import stdtrit
 from pcam_lightning.collect.best import CHOOSING
 from pcam_lightning.collect.table import DEFAULT, Configuration, deviation, mean
 from pcam_lightning.errors import one_line
-from pcam_lightning.files import write_bytes
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.plots.history import METRIC_NAMES
-from pcam_lightning.plots.style import BLUE, FAINT, GRAY, INK, ORANGE, new_figure, png
+from pcam_lightning.plots.style import BLUE, FAINT, GRAY, INK, ORANGE, new_figure, save
 
 LEVEL = 0.95
 LOG_FROM = 10  # times the smallest value that the largest has to be for a log axis
@@ -40,7 +39,6 @@ def plot_sweep(
         best: drawn in another color.
         dataset: what the pictures are marked with.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scored = [each for each in settings if len(each.scores(CHOOSING, metric))]
     keys = list(settings[0].values) if settings else []
     figures: dict[str, Figure] = {}
@@ -51,7 +49,7 @@ def plot_sweep(
     if len(scored) > 1 and len(keys) > 1:
         figures["parallel.png"] = plot_parallel(scored, keys, metric, best)
     for name, figure in figures.items():
-        write_bytes(folder / name, png(figure, one_line(f"dataset: {dataset}")))
+        save(figure, folder / name, one_line(f"dataset: {dataset}"))
     return [folder / name for name in figures]
 
 
@@ -99,7 +97,7 @@ def plot_effects(settings: Sequence[Configuration], keys: Sequence[str], metric:
     """For each key, all runs by its value, and the mean of each value."""
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    figure = Figure(figsize=(max(6, 4 * columns), 1.2 + 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(max(6, 4 * columns), 1.2 + 3.4 * rows), dpi=150, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, key in zip(panels.flat, keys, strict=False):
         values, _ = _ordered([each.values[key] for each in settings])
@@ -136,7 +134,7 @@ def plot_parallel(
     settings: Sequence[Configuration], keys: Sequence[str], metric: str, best: Configuration | None
 ) -> Figure:
     """A line a setting, through its value of each key to its mean score."""
-    figure = Figure(figsize=(max(7.5, 2.2 * (len(keys) + 1)), 5.5), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 2.2 * (len(keys) + 1)), 5.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     scores = np.array([each.mean(CHOOSING, metric) for each in settings])
     low, high = scores.min(), scores.max()

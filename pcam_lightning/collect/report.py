@@ -31,7 +31,7 @@ from pcam_lightning.collect.table import (
     settings_table,
 )
 from pcam_lightning.errors import one_line
-from pcam_lightning.files import write_bytes, write_json
+from pcam_lightning.files import atomic_write, write_json
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
 from pcam_lightning.slurm.jobs import FAILURES, JobState, count_states
@@ -74,7 +74,7 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         summary |= {"champion": best and _describe(best), "reason": reason}
         _write_table(folder / "table", settings_table(found))
         text = _as_markdown(found, summary, best, dataset)
-        write_bytes(folder / "table.md", text.encode(errors="replace"))
+        atomic_write(folder / "table.md", text.encode(errors="replace"))
         plot_sweep(folder / "plots", found, metric, best, dataset)
         _print_settings(console, found, metric, best, dataset)
         name = f"champion: {best.name}" if best else "no champion"
@@ -187,5 +187,5 @@ def _runs(setting: Configuration) -> str:
 
 
 def _write_table(stem: Path, table: pd.DataFrame) -> None:
-    write_bytes(stem.with_suffix(".csv"), csv_bytes(table))
-    write_bytes(stem.with_suffix(".parquet"), parquet_bytes(table))
+    atomic_write(stem.with_suffix(".csv"), csv_bytes(table))
+    atomic_write(stem.with_suffix(".parquet"), parquet_bytes(table))

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pcam_lightning.errors import one_line
-from pcam_lightning.files import atomic_path
 from pcam_lightning.plots.history import read_history
-from pcam_lightning.plots.style import CYCLE, FAINT, GRAY
+from pcam_lightning.plots.style import CYCLE, FAINT, GRAY, save
 from pcam_lightning.runs import Run
 
 SMOOTHED = 50  # windows of the training loss over a run
@@ -67,8 +66,7 @@ def plot_comparison(
     )
     for text in (legend.get_title(), *legend.get_texts()):
         text.set_parse_math(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _dress(axes: Axes, title: str) -> None:

@@ -30,6 +30,9 @@ KINDS = {
 FAULTS = tuple(kind for kind in KINDS if kind != "outlier")
 """What no sound data set has; an unusual mean may well be right."""
 
+EARLIER_KINDS = {"nan": "nan_pixels"}
+"""Names of kinds in findings of earlier versions, and their names today."""
+
 COLUMNS = ["split", "row", "kind", "value"]
 
 MAXIMUM_ROWS, MAXIMUM_BYTES = 20_000_000, 2_000_000_000
@@ -83,6 +86,7 @@ def read_findings(
             f"{path}: not the findings of an audit ({reason}), expected parquet with the columns "
             f"{', '.join(COLUMNS)} and a fingerprint"
         ) from None
+    table["kind"] = table["kind"].replace(EARLIER_KINDS)
     row = table["row"]
     length = table["split"].map(dict(lengths or {})).fillna(0).astype("int64")
     for wrong, name, expected in (

@@ -13,7 +13,7 @@ from torch import Tensor
 from pcam_lightning.engine.checkpoint_file import read_structure
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import InputError, one_line
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,8 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(Path(path), buffer.getvalue())
+            atomic_write(Path(path), buffer.getvalue())
         except OSError as error:
             raise InputError(
                 f"{path}: a checkpoint of {buffer.tell() / 1e6:.1f} MB cannot be written "

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import csv_logs
 
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 
 
 class CSVLogger(csv_logs.CSVLogger):
@@ -68,7 +68,7 @@ class _Writer(csv_logs.ExperimentWriter):
         writer = csv.DictWriter(text, fieldnames)
         writer.writeheader()
         writer.writerows(rows)
-        write_bytes(path, text.getvalue().encode())
+        atomic_write(path, text.getvalue().encode())
 
     def _check_log_dir_exists(self) -> None:
         """Called when made. Takes up the columns of an earlier start instead of deleting it."""

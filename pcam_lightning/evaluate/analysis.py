@@ -12,7 +12,7 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.patch_features import FEATURES
 from pcam_lightning.evaluate.selection import Selection, select_examples, worst_slice
 from pcam_lightning.evaluate.slices import cut, score_slices
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.baselines import not_beyond_constant
 from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.metrics.calibration import (
@@ -172,7 +172,7 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
         said[f"temperature {temperature:.3g}"] = calibrated(analysis.table["logit"], temperature)
     plots.plot_reliability(reliability, label, said, heading)
     plots.plot_slices(slices, analysis.slices, heading)
-    write_bytes(folder / "slices.csv", csv_bytes(analysis.slices))
+    atomic_write(folder / "slices.csv", csv_bytes(analysis.slices))
     save_table(folder / "slices.parquet", analysis.slices)
     return paths
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pcam_lightning.evaluate.analysis import Analysis
 from pcam_lightning.evaluate.selection import Selection, shown
-from pcam_lightning.files import atomic_path
+from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.metrics import METRICS
 
 TEMPLATES = Path(__file__).parent
@@ -79,8 +79,7 @@ def write_page(
         plots={name: _data_uri(file.read_bytes()) for name, file in plots.items()},
         galleries=[_gallery(analysis.table, each) for each in galleries],
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    atomic_write(path, text)
 
 
 def number(value: float | None) -> str:

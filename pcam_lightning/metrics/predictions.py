@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.files import atomic_path
-from pcam_lightning.runs.tables import read_parquet
+from pcam_lightning.files import atomic_write
+from pcam_lightning.runs.tables import parquet_bytes, read_parquet
 
 LAST_ROW = 2**48
 COLUMNS = ("row", "label", "logit", "probability")
@@ -69,8 +69,7 @@ def write_predictions(
 
 def save_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
     """Write a table as parquet as it is, atomically."""
-    with atomic_path(path) as temporary:
-        table.to_parquet(temporary, engine="pyarrow", index=False)
+    atomic_write(path, parquet_bytes(table))
 
 
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:

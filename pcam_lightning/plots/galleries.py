@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pcam_lightning.files import atomic_path
+from pcam_lightning.plots.style import save
 
 PATCH = 96  # pixels
 GAP, LINE, TITLE_LINE = 12, 15, 24  # pixels
@@ -90,8 +90,7 @@ def plot_gallery(
     write(GAP, GAP / 2, heading, 13, "left")
     write(GAP, legend_top, legend, 8, "left")
     figure.figimage(canvas, zorder=-1)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+    save(figure, path)
 
 
 def heat(patches: NDArray[np.uint8], maps: NDArray[np.floating]) -> NDArray[np.uint8]:

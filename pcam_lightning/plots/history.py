@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcam_lightning.files import write_bytes
 from pcam_lightning.plots.layers import plot_layers
 from pcam_lightning.plots.style import (
     BLUE,
@@ -23,7 +22,7 @@ from pcam_lightning.plots.style import (
     mark_edge,
     new_figure,
     plain_number,
-    png,
+    save,
     whole_numbers,
 )
 from pcam_lightning.runs.run import MissingRunFileError, Run
@@ -77,7 +76,6 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
     left out. Returns the paths written. Raises RunFileError when a file of the run is damaged.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     metrics, gradients = read_history(run)
     best = _best(metrics)
     figures = {
@@ -91,7 +89,7 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
     written = []
     for name, figure in figures.items():
         if figure is not None:
-            write_bytes(folder / name, png(figure, subtitle))
+            save(figure, folder / name, subtitle)
             written.append(folder / name)
     return written
 

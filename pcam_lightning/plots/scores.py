@@ -1,8 +1,4 @@
-"""Curves, confusion matrix, threshold, calibration and slices of one split, as PNG files.
-
-Figures are made without pyplot: no global state, no display, safe in any thread. Colors are those
-of Okabe & Ito, told apart by color-blind readers.
-"""
+"""Curves, confusion matrix, threshold, calibration and slices of one split, as PNG files."""
 
 import os
 from collections.abc import Mapping
@@ -14,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
-from pcam_lightning.files import atomic_path
 from pcam_lightning.metrics.calibration import reliability
 from pcam_lightning.metrics.metrics import Ranking, is_tumour
 from pcam_lightning.metrics.thresholds import f_beta
+from pcam_lightning.plots.style import BLUE, FAINT, GRAY, GREEN, ORANGE, save
 
 CLASS_NAMES = ("normal", "tumour")
-BLUE, VERMILION, GRAY, GREEN = "#0072B2", "#D55E00", "#767676", "#009E73"
 
 
 def plot_roc(
@@ -64,7 +59,7 @@ def plot_roc(
         if threshold is not None:
             _mark(axes, 1 - scores["specificity"], scores["sensitivity"], threshold)
         axes.legend(loc="lower right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_precision_recall(
@@ -110,7 +105,7 @@ def plot_precision_recall(
         if threshold is not None:
             _mark(axes, scores["sensitivity"], scores["precision"], threshold)
         axes.legend(loc="lower left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion(
@@ -149,7 +144,7 @@ def plot_confusion(
     axes.spines[:].set_visible(False)
     axes.axhline(0.5, color="white", linewidth=3)
     axes.axvline(0.5, color="white", linewidth=3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_thresholds(
@@ -176,7 +171,7 @@ def plot_thresholds(
         curves = {
             "precision": (tp / (tp + fp), GREEN),
             "recall (sensitivity)": (tp / tp[-1], BLUE),
-            f"F{beta:g}": (f_beta(tp, fp, beta), VERMILION),
+            f"F{beta:g}": (f_beta(tp, fp, beta), ORANGE),
         }
         for name, (values, color) in curves.items():
             axes.plot(at, values, color=color, linewidth=2, drawstyle="steps-post", label=name)
@@ -184,7 +179,7 @@ def plot_thresholds(
             threshold, color="black", linestyle="--", linewidth=1.2, label=f"chosen {threshold:.4g}"
         )
         axes.legend(loc="lower center")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_reliability(
@@ -207,7 +202,7 @@ def plot_reliability(
     )
     axes.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1.5, label="perfectly calibrated")
     for (name, probability), color in zip(
-        probabilities.items(), (VERMILION, BLUE, GREEN), strict=False
+        probabilities.items(), (ORANGE, BLUE, GREEN), strict=False
     ):
         bins = reliability(label, probability)
         share, said = bins["tumours"].to_numpy(), bins["probability"].to_numpy()
@@ -220,7 +215,7 @@ def plot_reliability(
         axes.bar(said, height, width=0.012, color=color, alpha=0.5, zorder=0)
     axes.legend(loc="upper left")
     axes.text(0.99, 0.14, "bars: patches in a bin", ha="right", fontsize=9, color=GRAY)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_slices(
@@ -244,7 +239,7 @@ def plot_slices(
         values = slices[name].to_numpy(np.float64)
         worse = np.array([name in words.split() for words in slices["worse"]], bool)
         axes.axvline(whole[name], color=GRAY, linewidth=1.2)
-        for which, color in ((~worse, BLUE), (worse, VERMILION)):
+        for which, color in ((~worse, BLUE), (worse, ORANGE)):
             ends = [slices[f"{name}_{end}"].to_numpy(np.float64)[which] for end in ("low", "high")]
             axes.hlines(y[which], *ends, color=color, linewidth=2, alpha=0.6)
             axes.plot(values[which], y[which], "o", color=color, markersize=5)
@@ -252,7 +247,7 @@ def plot_slices(
             axes.text(0.5, place, "undefined", color=GRAY, fontsize=7, va="center", ha="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
         axes.set_xlabel(name, fontsize=10)
-        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+        axes.grid(axis="x", color=FAINT, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
     labels = [
@@ -265,7 +260,7 @@ def plot_slices(
     heading += f" (and {more} more)" if more else ""
     told = "line: the whole; orange: worse beyond chance"
     figure.suptitle(f"{heading}\n{told}", fontsize=11, x=0.01, ha="left", parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _shortened(text: str, limit: int = 44) -> str:
@@ -287,7 +282,7 @@ def _unit_square(name: str, title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
-    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -299,7 +294,7 @@ def _mark(axes: Axes, x: float, y: float, threshold: float) -> None:
         x,
         y,
         "o",
-        color=VERMILION,
+        color=ORANGE,
         markersize=8,
         markeredgecolor="white",
         clip_on=False,
@@ -309,9 +304,4 @@ def _mark(axes: Axes, x: float, y: float, threshold: float) -> None:
 
 
 def _undefined(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", fontsize=11, color=VERMILION)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    axes.text(0.5, 0.5, text, ha="center", fontsize=11, color=ORANGE)

@@ -1,9 +1,15 @@
-"""How the pictures of a run's history look."""
+"""One style for all figures: colors, axes, legends, and how a figure is saved.
+
+Figures are made without pyplot: no global state, no display, safe in any thread.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING, Any
+
+from pcam_lightning.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +37,7 @@ def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=26)
@@ -103,11 +109,13 @@ def legend(axes: Axes, title: str | None = None) -> None:
     legend.get_title().set_fontsize(9)
 
 
-def png(figure: Figure, subtitle: str) -> bytes:
-    axes = figure.axes[0]
-    # A name with dollar signs is a name, not a formula.
-    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GRAY, parse_math=False)
+def save(figure: Figure, path: str | os.PathLike[str], subtitle: str | None = None) -> None:
+    """Write a figure as PNG, atomically, with a subtitle below the title of its first axes."""
+    if subtitle is not None:
+        axes = figure.axes[0]
+        # A name with dollar signs is a name, not a formula.
+        place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+        axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GRAY, parse_math=False)
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
+    figure.savefig(image, format="png")
+    atomic_write(path, image.getvalue())

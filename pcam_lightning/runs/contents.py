@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pcam_lightning.errors import one_line
+from pcam_lightning.runs import legacy
 from pcam_lightning.runs.files import RunFileError, read_json
 
 
@@ -124,8 +125,14 @@ class Summary(Content):
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a `manifest.json`; raises RunFileError for a missing or damaged one."""
-    return checked(path, read_json(path), Manifest)
+    """Return a `manifest.json`, its config with today's names (see `legacy`).
+
+    Raises RunFileError for a missing or damaged one.
+    """
+    manifest = checked(path, read_json(path), Manifest)
+    if "config" in manifest:
+        manifest["config"] = legacy.translate(manifest["config"])
+    return manifest
 
 
 def read_status(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.files import RunFileError
 from pcam_lightning.runs.tables import read_arrow
 
@@ -67,7 +67,7 @@ class GrowingTable:
     def _write(self, number: int) -> None:
         content = pa.BufferOutputStream()
         pq.write_table(self._parts[number], content)
-        write_bytes(_part(self.path, number), content.getvalue().to_pybytes())
+        atomic_write(_part(self.path, number), content.getvalue().to_pybytes())
 
     def _drop_behind(self, number: int) -> None:
         for path in reversed(_parts(self.path, number)):

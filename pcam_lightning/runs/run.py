@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcam_lightning.runs import legacy
 from pcam_lightning.runs.contents import read_manifest, read_status, read_summary
 from pcam_lightning.runs.files import (
     MissingRunFileError,
@@ -92,14 +93,14 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config Hydra wrote, as plain containers; interpolations stay as text."""
+        """The config Hydra wrote, as plain containers, with today's names; interpolations stay."""
         path = self._file(".hydra/config.yaml")
         value = read_yaml(path)
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise RunFileError(
                 f"{path} holds a {type(value).__name__}, expected a mapping of names"
             )
-        return value
+        return legacy.translate(value)
 
     @property
     def overrides(self) -> list[str]:

@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.errors import Diverged, InputError, Preempted
-from pcam_lightning.files import encode_json, write_bytes, write_json
+from pcam_lightning.errors import Diverged, InputError, Preempted, one_line
+from pcam_lightning.files import atomic_write, encode_json, write_json
 from pcam_lightning.runs.contents import read_status
 from pcam_lightning.runs.files import RunFileError as RunFileError
 from pcam_lightning.runs.files import read_json as read_json
@@ -88,7 +88,7 @@ class Recording:
 
         However the `recording` block is left after this, the state stays `preempted`.
         """
-        self._status.update(state="preempted", reason=_one_line(reason))
+        self._status.update(state="preempted", reason=one_line(reason, 2000))
         self._write()
 
     def _beat(self) -> None:
@@ -252,12 +252,12 @@ def _write_origin(folder: Path, manifest: Mapping[str, Any]) -> None:
     from pcam_lightning.runs.manifest import environment_text
 
     write_json(folder / "manifest.json", manifest)
-    write_bytes(folder / "environment.txt", environment_text().encode("utf-8"))
+    atomic_write(folder / "environment.txt", environment_text().encode("utf-8"))
     patch = read_checkout().patch
     if patch is None:
         (folder / "code.patch").unlink(missing_ok=True)
     else:
-        write_bytes(folder / "code.patch", patch)
+        atomic_write(folder / "code.patch", patch)
 
 
 @contextmanager
@@ -281,7 +281,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _describe(error: BaseException) -> dict[str, Any] | None:
     """What `status.json` says about the exception that ended a run; None for a clean exit."""
-    kind, text, trace = type(error).__name__, _one_line(str(error)), None
+    kind, text, trace = type(error).__name__, one_line(error, 2000), None
     if isinstance(error, SystemExit):
         if error.code in (None, 0):
             return None
@@ -301,10 +301,6 @@ def _no_room(folder: Path, error: BaseException) -> RunFileError | None:
         f"{error.filename or folder}: cannot be written ({os.strerror(error.errno)}); "
         "expected room on the disk"
     )
-
-
-def _one_line(text: str, limit: int = 2000) -> str:
-    return " ".join(text.split())[:limit]
 
 
 def _now() -> str:

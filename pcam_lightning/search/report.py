@@ -12,7 +12,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from pcam_lightning.files import write_bytes, write_json
+from pcam_lightning.files import atomic_write, write_json
 from pcam_lightning.plots import style
 from pcam_lightning.runs.status import RunFileError, read_json
 from pcam_lightning.runs.tables import csv_bytes
@@ -33,7 +33,7 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
         metric: that the trials are compared by.
     """
     table = trial_table(study)
-    write_bytes(folder / "study.csv", csv_bytes(table))
+    atomic_write(folder / "study.csv", csv_bytes(table))
     complete = study.get_trials(states=[TrialState.COMPLETE])
     best = study.best_trial if complete else None
     dataset = _dataset(folder, best)
@@ -59,7 +59,6 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
     )
     if best is None:
         return
-    (folder / "plots").mkdir(exist_ok=True)
     plot_history(folder / "plots" / "history.png", study, metric, dataset)
     if importance is not None:
         plot_importance(
@@ -108,7 +107,7 @@ def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
     axes.xaxis.set_major_locator(style.whole_numbers())
     axes.margins(x=0.04)
     style.legend(axes)
-    write_bytes(path, style.png(figure, f"dataset: {dataset}"))
+    style.save(figure, path, f"dataset: {dataset}")
 
 
 def plot_importance(
@@ -129,7 +128,7 @@ def plot_importance(
     axes.set_xlim(0, 1.08)
     # Where a parameter gets trials pruned, those that are left say less of it than is true.
     subtitle = f"dataset: {dataset}; fANOVA over {trials} complete trials, without pruned ones"
-    write_bytes(path, style.png(figure, subtitle))
+    style.save(figure, path, subtitle)
 
 
 def _points(trials: list[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pcam_lightning.cli.command import _one_line, _options_first, _without_dash
+from pcam_lightning.cli.command import _describe, _options_first, _without_dash
 
 
 def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
@@ -33,7 +33,7 @@ def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_bad_config_is_one_line_and_leaves_no_folder(
+def test_a_bad_config_is_describe_and_leaves_no_folder(
     tmp_path: Path, arguments: list[str], said: list[str]
 ) -> None:
     result = call(*arguments, cwd=tmp_path)
@@ -111,7 +111,7 @@ def test_the_sweep_as_the_readme_writes_it_composes(tmp_path: Path) -> None:
 
 def test_an_error_of_many_lines_becomes_one() -> None:
     error = ValueError("Could not find 'a/b'\n\nAvailable options in 'a':\n\tx\n\ty\nDone.\n")
-    assert _one_line(error) == "Could not find 'a/b', Available options in 'a': x, y, Done."
+    assert _describe(error) == "Could not find 'a/b', Available options in 'a': x, y, Done."
 
 
 @pytest.mark.parametrize("group", ["logger", "callbacks", "experiment", "sweep", "hydra/launcher"])

@@ -47,7 +47,7 @@ def test_a_sweep_that_was_run(command, collect, pcam_root: Path, tmp_path: Path)
     table = pd.read_csv(tmp_path / "collected" / "table.csv")
     assert len(table) == 1
     means = table[["val/auroc_mean", "val/auroc_sd"]].to_numpy()
-    np.testing.assert_allclose(means, [[np.mean(values), np.std(values, ddof=1)]])
+    np.testing.assert_allclose(means, [[float(np.mean(values)), float(np.std(values, ddof=1))]])
     rows = pd.read_parquet(tmp_path / "collected" / "runs.parquet")
     assert list(rows["seed"]) == [1, 2]
     assert list(rows["weights_digest"]) == [run["weights_digest"] for run in runs]
@@ -167,6 +167,7 @@ def test_watching_to_the_end_and_leaving_early(collect, tmp_path: Path, monkeypa
     ("overrides", "said"),
     [
         ([], "runs: missing, expected runs=VALUE"),
+        (["sweep=empty"], "sweep=: this key is now called runs"),
         (["runs=[]"], "runs=[]: no runs found, expected the folder of a sweep"),
         (["runs=nowhere"], "nowhere is no folder"),
         (["runs=empty"], "runs=empty: no runs found"),

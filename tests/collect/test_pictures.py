@@ -79,7 +79,7 @@ def test_effects_are_means_by_value(tmp_path: Path) -> None:
     drawn = [np.asarray(each.get_ydata(), float) for each in panels["optimizer.lr"].lines]
     assert ticks(panels["optimizer.lr"]) == ["0.001", "0.01", "0.1", "1.0"]
     wanted = [
-        np.mean([s.mean("val", "auroc") for s in found if s.values["optimizer.lr"] == value])
+        float(np.mean([s.mean("val", "auroc") for s in found if s.values["optimizer.lr"] == value]))
         for value in ("0.001", "0.01", "0.1", "1.0")
     ]
     assert any(len(values) == 4 and np.allclose(values, wanted) for values in drawn)

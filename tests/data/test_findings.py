@@ -42,6 +42,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_findings(path, LENGTHS)[0].empty
 
 
+def test_kinds_of_an_earlier_version_are_translated() -> None:
+    """`findings_v0.parquet` was written by version 0.1.0."""
+    path = Path(__file__).parent / "findings_v0.parquet"
+    assert "nan" in pq.read_table(path)["kind"].to_pylist()
+    kinds = set(read_findings(path)[0]["kind"])
+    assert "nan_pixels" in kinds and "nan" not in kinds
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "uint32", "uint64"])
 def test_integers_of_any_width_are_rows(tmp_path: Path, kind: str) -> None:
     path = put(tmp_path / "f.parquet", table(row=np.array([0, 19, 7], kind)))

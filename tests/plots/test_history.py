@@ -32,12 +32,11 @@ def figures(monkeypatch) -> dict[str, Figure]:
     """Every figure by its title; turning them into pixels, which takes longest, is left out."""
     drawn: dict[str, Figure] = {}
 
-    def keep(figure: Figure, subtitle: str) -> bytes:
+    def keep(figure: Figure, _: Path, subtitle: str) -> None:
         assert "dataset: demo" in subtitle
         drawn[figure.axes[0].get_title(loc="left")] = figure
-        return b"png"
 
-    monkeypatch.setattr(history, "png", keep)
+    monkeypatch.setattr(history, "save", keep)
     return drawn
 
 

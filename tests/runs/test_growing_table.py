@@ -71,7 +71,7 @@ def test_killed_at_any_write_or_removal_it_goes_on_from_the_checkpoint(
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(growing_table, "write_bytes", killing(growing_table.write_bytes))
+        patch.setattr(growing_table, "atomic_write", killing(growing_table.atomic_write))
         patch.setattr(Path, "unlink", killing(Path.unlink))
         table, saved = GrowingTable(path), 0
         with pytest.raises(Killed):

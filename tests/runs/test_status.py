@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.files import write_bytes, write_json
+from pcam_lightning.files import write_json
 from pcam_lightning.runs import status as record
 from pcam_lightning.runs.status import (
     RunFileError,
@@ -104,20 +104,6 @@ def test_json_refuses_what_it_cannot_say(tmp_path):
     with pytest.raises(TypeError, match="cannot write a object as JSON"):
         write_json(tmp_path / "x.json", {"model": object()})
     assert (tmp_path / "x.json").read_text() == "old"
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
-    path = tmp_path / "status.json"
-    write_bytes(path, b"old")
-
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        write_bytes(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_are_as_readable_to_others_as_any_other_file(tmp_path):
@@ -221,7 +207,7 @@ def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ZeroDivisionError), recording(tmp_path, {}):
-        monkeypatch.setattr(record, "write_bytes", full_disk)
+        monkeypatch.setattr(record, "atomic_write", full_disk)
         raise ZeroDivisionError("division by zero")
 
 

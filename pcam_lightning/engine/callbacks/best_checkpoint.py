@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.contents import read_manifest
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,5 @@ class BestCheckpoint(ModelCheckpoint):
                 return f"{best} cannot be read ({' '.join(str(error).split())[:200]})"
             if later:
                 return f"{best} was written after the checkpoint"
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(Path(path), best.read_bytes())
+            atomic_write(Path(path), best.read_bytes())
         return None

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed
 
 from pcam_lightning.errors import Preempted
-from pcam_lightning.files import write_bytes
+from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.stop_signals import stop_signals
 
 SECONDS_BETWEEN_AGREEMENTS = 1.0
@@ -207,7 +207,7 @@ def keep_metrics(path: Path, rows: int) -> None:
     """Cut a CSV file off after so many lines of data."""
     if len(read_metrics(path)) > rows:
         lines = path.read_text().splitlines(keepends=True)
-        write_bytes(path, "".join(lines[: rows + 1]).encode())
+        atomic_write(path, "".join(lines[: rows + 1]).encode())
 
 
 def _highest(trainer: Trainer, *values: float) -> list[float]:

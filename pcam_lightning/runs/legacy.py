@@ -1,0 +1,74 @@
+"""Configs of runs that an earlier version of this package made, in today's names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+TARGETS = {
+    "pcam_lightning.augment.Dihedral": "pcam_lightning.engine.augment.RandomD4",
+    "pcam_lightning.augment.Stain": "pcam_lightning.engine.augment.StainJitter",
+    "pcam_lightning.augment.Unchanged": "pcam_lightning.engine.augment.Identity",
+    "pcam_lightning.callbacks.Compilation": "pcam_lightning.engine.callbacks.Compilation",
+    "pcam_lightning.callbacks.EpochLines": "pcam_lightning.engine.callbacks.EpochLogger",
+    "pcam_lightning.callbacks.GradientNorm": "pcam_lightning.engine.callbacks.GradientNorm",
+    "pcam_lightning.callbacks.LastCheckpoint": (
+        "pcam_lightning.engine.callbacks.PreemptionCheckpoint"
+    ),
+    "pcam_lightning.callbacks.Throughput": "pcam_lightning.engine.callbacks.Throughput",
+    "pcam_lightning.callbacks.progress": "pcam_lightning.engine.callbacks.progress",
+    "pcam_lightning.checkpoint_io.AtomicCheckpointIO": (
+        "pcam_lightning.engine.checkpoints.AtomicCheckpointIO"
+    ),
+    "pcam_lightning.loggers.CSVLogger": "pcam_lightning.engine.loggers.CSVLogger",
+    "pcam_lightning.schedulers.constant": "pcam_lightning.engine.schedulers.constant",
+    "pcam_lightning.schedulers.cosine": "pcam_lightning.engine.schedulers.cosine",
+    "pcam_lightning.schedulers.onecycle": "pcam_lightning.engine.schedulers.onecycle",
+    "pcam_lightning.schedulers.plateau": "pcam_lightning.engine.schedulers.plateau",
+    "pcam_lightning.schedulers.step": "pcam_lightning.engine.schedulers.step",
+}
+"""Old to new `_target_`, at any depth of a config."""
+
+CHOICES: dict[str, dict[Any, Any]] = {
+    "sampler": {"weighted": "balanced"},
+    "normalize": {"half": "symmetric"},
+    "cache": {"auto": True, "off": False},
+    "preflight": {"on": True, "off": False},
+    "resume": {"auto": True},
+    "exclude_kinds": {"nan": "nan_pixels"},
+    "fail_on": {"nan": "nan_pixels"},
+}
+"""Key to old and new values; of a list, its items."""
+
+CHECKPOINT = {
+    "lightning.pytorch.callbacks.ModelCheckpoint": "pcam_lightning.engine.callbacks.BestCheckpoint"
+}
+"""Old to new `_target_` of `callbacks.checkpoint`; elsewhere Lightning's own class is meant."""
+
+LATER = {"data": {"default_root": None, "scale": "auto"}}
+"""Section to keys that earlier versions did not have, with the value that means what they did."""
+
+
+def translate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with today's names in the place of those of earlier versions.
+
+    `translate(translate(x)) == translate(x)`. A config of this version is returned as it is.
+    """
+    renamed = _renamed(config, "")
+    for section, keys in LATER.items():
+        if isinstance(renamed.get(section), dict):
+            renamed[section] = keys | renamed[section]
+    callbacks = renamed.get("callbacks")
+    part = callbacks.get("checkpoint") if isinstance(callbacks, dict) else None
+    if isinstance(part, dict) and isinstance(target := part.get("_target_"), str):
+        part["_target_"] = CHECKPOINT.get(target, target)
+    return renamed
+
+
+def _renamed(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _renamed(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, key) for item in value]
+    if not isinstance(value, str | bool):
+        return value
+    table: Mapping[str | bool, Any] = {**TARGETS} if key == "_target_" else CHOICES.get(key, {})
+    return table.get(value, value)

@@ -1,0 +1,43 @@
+"""A run folder that version 0.1.0 wrote is read by every command of today."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.legacy import translate
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Run:
+    return Run(shutil.copytree(Path(__file__).parent / "run_v0", tmp_path / "old"))
+
+
+def test_the_config_has_the_names_of_today(old: Run) -> None:
+    raw = json.loads((old.path / "manifest.json").read_text())["config"]
+    for config in (old.config, old.manifest["config"], translate(raw)):
+        assert config["data"]["sampler"] == "balanced"
+        assert config["data"]["normalize"] == "symmetric"
+        assert config["data"]["cache"] is True and config["resume"] is True
+        assert "nan" not in config["data"]["exclude_kinds"]
+        assert config["augment"]["_target_"] == "pcam_lightning.engine.augment.StainJitter"
+        assert translate(config) == config
+
+
+def test_reproduce_and_compare_give_the_same_weights(command, old: Run, tmp_path: Path) -> None:
+    code, out, err = command(f"run={old.path}", "hydra.run.dir=again", name="reproduce")
+    assert code == 0, err
+    assert "identical: 8 steps" in out
+    twin = Run(tmp_path / "again" / "twin")
+    assert twin.summary["weights_digest"] == old.summary["weights_digest"]
+
+
+def test_evaluate_and_collect_read_it(command, old: Run) -> None:
+    code, _, err = command(f"run={old.path}", "hydra.run.dir=evaluated", name="evaluate")
+    assert code == 0, err
+    code, _, err = command(f"runs={old.path}", "hydra.run.dir=collected", name="collect")
+    assert code == 0, err
+    summary = json.loads(Path("collected/summary.json").read_text())
+    assert summary["states"] == "1 finished"
