@@ -28,10 +28,11 @@ class EpochLogger(ProgressBar):
         super().__init__()
         self._losses: list[torch.Tensor] = []
         self._start, self._is_whole, self._validated = 0.0, False, False
+        self._enabled = True
 
     def disable(self) -> None:
         """Lightning calls this on all ranks but the first."""
-        log.disabled = True
+        self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning starts no epoch where it resumes inside one.
@@ -50,7 +51,9 @@ class EpochLogger(ProgressBar):
         self._losses.append(outputs["loss"].detach())  # still on its device: no waiting for it
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._losses and not self._validated:  # resumed at the end of this epoch
+        if not self._enabled or not (
+            self._losses or self._validated
+        ):  # resumed at the end of this epoch
             return
         shown = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
         if self._losses:

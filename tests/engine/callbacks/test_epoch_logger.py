@@ -56,3 +56,14 @@ def test_an_epoch_that_had_ended_before_the_resume_has_no_second_line(trainer, c
         line.on_train_start(trainer, MODULE)
         line.on_train_epoch_end(trainer, MODULE)
     assert not caplog.messages
+
+
+def test_a_rank_without_output_does_not_silence_the_next_run(trainer, caplog) -> None:
+    silent, line = EpochLines(), EpochLines()
+    silent.disable()
+    with caplog.at_level(logging.INFO):
+        for each in (silent, line):
+            each.on_train_start(trainer, MODULE)
+            each.on_validation_end(trainer, MODULE)
+            each.on_train_epoch_end(trainer, MODULE)
+    assert len(caplog.messages) == 1
