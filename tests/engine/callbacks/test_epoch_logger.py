@@ -59,7 +59,7 @@ def test_an_epoch_that_had_ended_before_the_resume_has_no_second_line(trainer, c
 
 
 def test_a_rank_without_output_does_not_silence_the_next_run(trainer, caplog) -> None:
-    silent, line = EpochLines(), EpochLines()
+    silent, line = EpochLogger(), EpochLogger()
     silent.disable()
     with caplog.at_level(logging.INFO):
         for each in (silent, line):
