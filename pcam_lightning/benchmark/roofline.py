@@ -6,6 +6,7 @@ architectures, Communications of the ACM 52(4):65-76.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Of the square matrices whose product is timed."""
+"""Side of the largest square matrices whose product is timed."""
 COPIED = {"cpu": 2**28, "cuda": 2**30}
 """Bytes, more than any cache holds."""
 
@@ -50,9 +51,9 @@ def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
     """Return the best of several measurements, with as many threads as torch uses.
 
     Where products in `dtype` are slower than in float32 (a CPU without instructions for it), the
-    peak is that of float32: convolutions compute in it there.
+    peak is that of float32: convolutions compute in it there. Matrices grow until a product takes
+    a tenth of a second, so that such a CPU is not kept busy for minutes.
     """
-    side = SIDE.get(device.type, SIDE["cpu"])
     source = torch.empty(COPIED.get(device.type, COPIED["cpu"]), dtype=torch.uint8, device=device)
     source.fill_(1)
     target = source.clone()
@@ -67,13 +68,19 @@ def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])
 
-    def product(dtype: torch.dtype) -> float:
-        matrix = torch.randn(side, side, device=device).to(dtype)
-        result = torch.empty_like(matrix)
-        return best(lambda: torch.mm(matrix, matrix, out=result))
+    def flops(dtype: torch.dtype) -> float:
+        side, fastest = 256, 0.0
+        while True:
+            matrix = torch.randn(side, side, device=device).to(dtype)
+            result = torch.empty_like(matrix)
+            seconds = best(partial(torch.mm, matrix, matrix, out=result))
+            fastest = max(fastest, 2 * side**3 / seconds)
+            if seconds > 0.1 or side >= SIDE.get(device.type, SIDE["cpu"]):
+                return fastest
+            side *= 2
 
     return Peak(
-        2 * side**3 / min(product(each) for each in {dtype, torch.float32}),
+        max(flops(each) for each in {dtype, torch.float32}),
         2 * source.numel() / best(lambda: target.copy_(source)),
     )
 
