@@ -15,12 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from lightning import Trainer
+from lightning import Fabric, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcam_lightning.config.compose import Config
+from pcam_lightning.config.precision import choose_precision
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.source import SOURCE_KEYS
 from pcam_lightning.engine.malloc import keep_freed_memory
@@ -41,17 +42,18 @@ def check_targets(config: Config) -> None:
     Everything is checked before anything is built, so that a slip in the last section of a config
     does not show after the first has done its work.
     """
-    _check_arguments(config | {"data": _without_source(config["data"])}, "")
+    check_arguments(config | {"data": _without_source(config["data"])}, "")
 
 
-def _check_arguments(config: Any, path: str) -> None:
+def check_arguments(config: Any, path: str) -> None:
+    """The same for a part of a config; `path` is its place, for the message."""
     if isinstance(config, list):
         for index, item in enumerate(config):
-            _check_arguments(item, f"{path}.{index}")
+            check_arguments(item, f"{path}.{index}")
     if not isinstance(config, dict):
         return
     for key, value in config.items():
-        _check_arguments(value, f"{path}.{key}" if path else key)
+        check_arguments(value, f"{path}.{key}" if path else key)
     if "_target_" not in config:
         return
     target = config["_target_"]
@@ -102,6 +104,25 @@ def build_trainer(config: Config) -> Trainer:
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     return trainer
+
+
+def build_fabric(trainer: Config) -> Fabric:
+    """Return a device and a precision for inference, from `accelerator` and `precision`.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    try:
+        return Fabric(
+            accelerator=trainer["accelerator"],
+            devices=1,
+            precision=choose_precision(trainer),  # type: ignore[arg-type]
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"trainer.accelerator={trainer['accelerator']}: {reason}; this machine has {_devices()}"
+        ) from None
 
 
 def build_module(config: Config) -> PCamClassifier:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pcam_lightning.data.patch_features import FEATURES
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import FEATURES
 from pcam_lightning.evaluate.selection import Selection, select_examples, worst_slice
 from pcam_lightning.evaluate.slices import cut, score_slices
 from pcam_lightning.files import atomic_write

@@ -16,9 +16,9 @@ from pcam_lightning.data.files import (
     read_labels,
     read_slides,
 )
+from pcam_lightning.data.patch_features import FEATURES, Patches, compute
 from pcam_lightning.data.scale import BYTES, check_scales
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import FEATURES, Patches, compute
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from scipy.stats import t as student
 
+from pcam_lightning.data.patch_features import FEATURES
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import FEATURES
 from pcam_lightning.metrics.bootstrap import draws, percentile_interval, resampling_unit
 from pcam_lightning.metrics.metrics import METRICS, Ranking
 

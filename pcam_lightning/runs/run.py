@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.runs import legacy
 from pcam_lightning.runs.contents import read_manifest, read_status, read_summary
+from pcam_lightning.runs.features import read_features
 from pcam_lightning.runs.files import (
     MissingRunFileError,
     RunFileError,
@@ -143,6 +144,11 @@ class Run:
     def threshold(self) -> Threshold | None:
         """From which probability on its model's patches are tumour; None if never chosen."""
         return read_threshold(self.path)
+
+    @property
+    def features(self) -> dict[str, Any] | None:
+        """The appearance of the training patches (see `metrics.drift`); None in earlier runs."""
+        return read_features(self.path)
 
     def read(self, name: str) -> bytes:
         """A file of the run as it is, such as "code.patch", of at most `FILE_BYTES`."""

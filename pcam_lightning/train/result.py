@@ -16,17 +16,22 @@ from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
 from pcam_lightning.data.files import SPLIT_FILES, read_labels
+from pcam_lightning.data.patch_features import compute
 from pcam_lightning.engine.callbacks import Throughput
 from pcam_lightning.engine.module import PCamClassifier, Predictions
 from pcam_lightning.files import write_json
+from pcam_lightning.metrics.drift import reference
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
 from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.plots import scores as plots
 from pcam_lightning.plots.galleries import plot_gallery
 from pcam_lightning.plots.history import plot_curves
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.features import write_features
 from pcam_lightning.runs.run import MissingRunFileError
 
+FEATURE_PATCHES = 4096
+"""Training patches whose appearance is kept: their distribution is known to 2 %."""
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
 
 
@@ -67,6 +72,7 @@ def write_result(
         dataset = datamodule.datasets[SPLIT_FILES[split]]
         _plot_patches(pictures / f"patches_{split}.png", dataset, table, title)
     plot_curves(Run(folder), folder / "plots")
+    write_features(folder, _training_features(datamodule))
     _plot_spikes(folder, datamodule, f"gradient spikes, dataset: {dataset_name}")
     write_json(folder / "summary.json", summary)
     return summary
@@ -140,6 +146,13 @@ def _plot_spikes(
     rows = np.concatenate([rows[:patches] for rows in table["rows"]])
     pixels = datamodule.datasets["train"].pixels[rows]
     plot_gallery(folder / "plots" / "gradient_spikes.png", pixels, captions, title, patches)
+
+
+def _training_features(datamodule: PCamDataModule) -> dict[str, Any]:
+    """Return the distribution of up to `FEATURE_PATCHES` evenly spaced training patches."""
+    dataset = datamodule.datasets["train"]
+    rows = np.unique(np.linspace(0, len(dataset) - 1, FEATURE_PATCHES).astype(int))
+    return reference(compute(dataset.pixels[rows]))
 
 
 def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pcam_files import random_split, write_split
 from sklearn.metrics import recall_score, roc_auc_score
 
 from pcam_lightning.data.files import SplitFiles
-from pcam_lightning.evaluate.patch_features import FEATURES, compute
+from pcam_lightning.data.patch_features import FEATURES, compute
 from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.runs import Run
 from pcam_lightning.train import __main__ as train

@@ -62,7 +62,7 @@ def test_undefined_is_a_dash(tmp_path: Path, tables) -> None:
 
 
 def test_the_room_knows_nothing_of_torch_lightning_and_hydra() -> None:
-    rooms = "analysis, page, patch_features, report, selection, slices"
+    rooms = "analysis, page, report, selection, slices"
     program = (
         f"import sys; from pcam_lightning.evaluate import {rooms}\n"
         "assert not {'torch', 'lightning', 'hydra', 'captum'} & set(sys.modules)"

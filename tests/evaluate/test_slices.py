@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from pcam_lightning.data.patch_features import FEATURES
 from pcam_lightning.errors import InputError
-from pcam_lightning.evaluate.patch_features import FEATURES
 from pcam_lightning.evaluate.slices import MIN_CLASS, WHOLE, cut, holm, score_slices
 from pcam_lightning.metrics.bootstrap import bootstrap_intervals
 from pcam_lightning.metrics.metrics import METRICS, compute_metrics

@@ -25,7 +25,7 @@ from pcam_lightning.config.schema.fields import (
 from pcam_lightning.errors import InputError
 
 
-def _is_scale(value: Any) -> Any:
+def is_scale(value: Any) -> Any:
     if value != "auto":
         from pcam_lightning.data.scale import VALUES, declared_scale  # NumPy, as in _is_rule
 
@@ -59,7 +59,7 @@ class Data(Instantiable):
     exclude: str | None
     exclude_kinds: list[Finding]
     normalize: Literal["symmetric", "train"]
-    scale: Annotated[Any, AfterValidator(_is_scale)] = "auto"
+    scale: Annotated[Any, AfterValidator(is_scale)] = "auto"
     cache: bool
     cache_dir: str | None
     device_resident: Literal["auto"] | bool

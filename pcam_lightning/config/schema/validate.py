@@ -11,6 +11,7 @@ from pcam_lightning.config.schema.compare import Compare, Reproduce
 from pcam_lightning.config.schema.download import Download
 from pcam_lightning.config.schema.evaluate import Evaluate
 from pcam_lightning.config.schema.fields import StrictModel
+from pcam_lightning.config.schema.predict import Predict
 from pcam_lightning.config.schema.search import Search
 from pcam_lightning.config.schema.train import Train
 from pcam_lightning.errors import InputError
@@ -24,6 +25,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "reproduce": Reproduce,
     "collect": Collect,
     "evaluate": Evaluate,
+    "predict": Predict,
 }
 """The schema of each command's root config."""
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, laplace
 
-from pcam_lightning.evaluate.patch_features import CHUNK, FEATURES, compute
+from pcam_lightning.data.patch_features import CHUNK, FEATURES, compute
 
 
 def flat(*colors):

@@ -1,0 +1,303 @@
+"""Patches to predict: from H5 files, image files, or a CSV that lists image files.
+
+Nothing in a CSV is trusted as a path: an image outside the CSV's folder is skipped.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from pcam_lightning.data.cache import patch_file
+from pcam_lightning.data.files import PATCH_SHAPE, SplitFiles, check_images, read_labels
+from pcam_lightning.data.images import SUFFIXES, read_image
+from pcam_lightning.data.prefetch import prefetch_map
+from pcam_lightning.data.scale import check_scale, declared_scale
+from pcam_lightning.errors import InputError, one_line
+
+SIDE = PATCH_SHAPE[0]
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "id")
+H5_SUFFIXES = (".h5", ".hdf5")
+EXPECTED = (
+    "expected a PCam folder, an H5 file, a folder or glob of PNG, TIFF or JPEG files, or a CSV "
+    "with a column of paths"
+)
+THUMBNAIL = 1024
+"""Longest side, in pixels, of the small copy of a tiled image that a heat map is drawn on."""
+
+Fit = Literal["center", "tile", "resize"]
+
+
+class Patches(NamedTuple):
+    """Some patches, with one entry for each of N patches in every column."""
+
+    image: NDArray[np.uint8]
+    """[N, 96, 96, 3]"""
+    columns: dict[str, list[Any]]
+    """`file`, and as far as known `row`, `x`, `y` (top left corner in pixels) and `label`."""
+
+
+@dataclass
+class H5Input:
+    """Patches of HDF5 files in the PatchCamelyon layout."""
+
+    files: list[SplitFiles]
+    scale: Any
+    """As `data.scale`."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    thumbnails: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        declared = declared_scale(self.scale)
+        self._sources = [
+            patch_file(each, cache=False, scale=declared or check_scale(each))
+            for each in self.files
+        ]
+        self.labeled = all(each.labels.is_file() for each in self.files)
+
+    def __len__(self) -> int:
+        return sum(source.rows for source in self._sources)
+
+    def batches(self, size: int) -> Iterator[Patches]:
+        for files, source in zip(self.files, self._sources, strict=True):
+            patches = source.map()
+            labels = read_labels(files) if self.labeled else None
+
+            def read(start: int, patches=patches, labels=labels, files=files) -> Patches:
+                stop = min(start + size, len(patches))
+                rows = range(start, stop)
+                columns: dict[str, list[Any]] = {
+                    "file": [files.images.name] * len(rows),
+                    "row": list(rows),
+                }
+                if labels is not None:
+                    columns["label"] = labels[start:stop].tolist()
+                return Patches(np.ascontiguousarray(patches[start:stop]), columns)
+
+            # One thread: HDF5 reads one call at a time.
+            yield from prefetch_map(read, range(0, source.rows, size), threads=1)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file by the name that the user gave it."""
+
+    name: str
+    path: Path
+    label: int | None = None
+
+
+@dataclass
+class ImageInput:
+    """Patches of image files: one a file, or a grid of patches a file where `fit` is "tile"."""
+
+    files: list[ImageFile]
+    fit: Fit
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Names of files that were not predicted, and the reasons; grows while batches are read."""
+    thumbnails: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Small copies of the first tiled images."""
+
+    def __post_init__(self) -> None:
+        self.labeled = self.fit != "tile" and all(each.label is not None for each in self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(self, size: int) -> Iterator[Patches]:
+        images: list[NDArray[np.uint8]] = []
+        columns: dict[str, list[Any]] = {}
+        read = partial(_read, fit=self.fit)
+        for file, result in prefetch_map(read, self.files, threads=os.cpu_count() or 1):
+            if isinstance(result, str):
+                self.skipped.append((file.name, result))
+                continue
+            if result.thumbnail is not None and len(self.thumbnails) < 8:
+                self.thumbnails[file.name] = result.thumbnail
+            for start in range(0, len(result.image), size):
+                part = slice(start, start + size)
+                images.append(result.image[part])
+                for name, values in self._columns(file, result, part).items():
+                    columns.setdefault(name, []).extend(values)
+                if sum(map(len, images)) >= size:
+                    yield Patches(np.concatenate(images), columns)
+                    images, columns = [], {}
+        if images:
+            yield Patches(np.concatenate(images), columns)
+
+    def _columns(self, file: ImageFile, result: "_Fitted", part: slice) -> dict[str, list[Any]]:
+        corners = result.corners[part]
+        columns: dict[str, list[Any]] = {"file": [file.name] * len(corners)}
+        if self.fit == "tile":
+            columns |= {"x": [x for x, _ in corners], "y": [y for _, y in corners]}
+        if self.labeled:
+            columns["label"] = [file.label] * len(corners)
+        return columns
+
+
+class _Fitted(NamedTuple):
+    image: NDArray[np.uint8]
+    corners: list[tuple[int, int]]
+    thumbnail: NDArray[np.uint8] | None
+
+
+def _read(file: ImageFile, fit: Fit) -> tuple[ImageFile, _Fitted | str]:
+    """Return the patches of a file, or the reason why it has none."""
+    try:
+        return file, fit_patches(read_image(file.path), fit)
+    except InputError as error:
+        return file, str(error)
+
+
+def fit_patches(image: NDArray[np.uint8], fit: Fit) -> _Fitted:
+    """Cut patches from an image [H, W, 3]: the center, a grid from the top left, or all of it.
+
+    Raises:
+        InputError: it is smaller than a patch, and `fit` is not "resize".
+    """
+    height, width = image.shape[:2]
+    if fit == "resize":
+        small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        return _Fitted(np.asarray(small)[None], [(0, 0)], None)
+    if min(height, width) < SIDE:
+        raise InputError(
+            f"{width} x {height} pixels, expected at least {SIDE} x {SIDE}, or predict.fit=resize"
+        )
+    if fit == "center":
+        x, y = (width - SIDE) // 2, (height - SIDE) // 2
+        return _Fitted(image[None, y : y + SIDE, x : x + SIDE], [(x, y)], None)
+    rows, columns = height // SIDE, width // SIDE
+    grid = image[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE, 3)
+    corners = [(x * SIDE, y * SIDE) for y in range(rows) for x in range(columns)]
+    small = Image.fromarray(image[: rows * SIDE, : columns * SIDE])
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _Fitted(grid.swapaxes(1, 2).reshape(-1, *PATCH_SHAPE), corners, np.asarray(small))
+
+
+def find_input(
+    given: str, fit: Fit, scale: Any, column: str | None = None, root: str | None = None
+) -> H5Input | ImageInput:
+    """Find what `input=` names.
+
+    Args:
+        given: a PCam folder, an H5 file, an image, a folder or glob of images, or a CSV.
+        fit: how a patch comes from a larger image.
+        scale: of the pixels in H5 files, as `data.scale`.
+        column: of a CSV, with the paths; None looks for one of `PATH_COLUMNS`.
+        root: folder of the files that a CSV lists; None is the folder of the CSV.
+
+    Raises:
+        InputError: there is no such input, or nothing in it to predict.
+    """
+    path = Path(given)
+    if path.is_dir():
+        if (path / "train_labels.csv").is_file():
+            return _from_csv(path / "train_labels.csv", fit, column, root)
+        h5 = sorted(each for each in path.iterdir() if _is_patches(each))
+        return (
+            H5Input([_NamedH5(path, each.name) for each in h5], scale)
+            if h5
+            else _images(given, _walk(path), path, fit)
+        )
+    if not os.path.lexists(path):
+        if not glob.has_magic(given):
+            raise InputError(f"input={given}: no such file or folder, {EXPECTED}")
+        found = (Path(each) for each in sorted(glob.iglob(given, recursive=True)))
+        return _images(given, found, Path("."), fit)
+    suffix = path.suffix.lower()
+    if suffix in H5_SUFFIXES:
+        check_images(files := _NamedH5(path.parent, path.name))
+        return H5Input([files], scale)
+    if suffix == ".csv":
+        return _from_csv(path, fit, column, root)
+    if suffix in SUFFIXES:
+        return _images(given, [path], path.parent, fit)
+    raise InputError(f"input={given}: {EXPECTED}")
+
+
+@dataclass(frozen=True)
+class _NamedH5(SplitFiles):
+    """An H5 file of any name; `split` holds it. Labels are in the file beside it with y for x."""
+
+    def _file(self, ending: str) -> Path:
+        stem, suffix = os.path.splitext(self.split)
+        if ending == "x.h5":
+            return self.root / self.split
+        if not stem.endswith("x"):
+            return self.root / f".no labels of {self.split}"
+        return self.root / (stem[:-1] + ending.replace(".h5", suffix))
+
+
+def _is_patches(path: Path) -> bool:
+    return path.suffix.lower() in H5_SUFFIXES and path.stem.endswith("_x")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder in order of their names; links to folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _images(given: str, paths: Iterable[Path], base: Path, fit: Fit) -> ImageInput:
+    files = [
+        ImageFile(str(path.relative_to(base) if path.is_relative_to(base) else path), path)
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and not path.is_dir()
+    ]
+    if not files:
+        raise InputError(f"input={given}: no {', '.join(SUFFIXES)} file there, {EXPECTED}")
+    return ImageInput(files, fit)
+
+
+def _from_csv(path: Path, fit: Fit, column: str | None, root: str | None) -> ImageInput:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {one_line(error, 200)}; expected a CSV with paths") from None
+    wanted = [column] if column else list(PATH_COLUMNS)
+    name = next((each for each in wanted if each in table), None)
+    if name is None:
+        raise InputError(
+            f"{path}: no column {' or '.join(wanted)}, expected predict.column= to be one of "
+            f"{', '.join(map(one_line, table.columns))}"
+        )
+    if table.empty:
+        raise InputError(f"{path}: no rows, expected paths")
+    base = path.parent if root is None else Path(root)
+    if not base.is_dir():
+        raise InputError(f"predict.root={base}: no such folder, expected that of the images")
+    labels = table["label"].tolist() if "label" in table else [""] * len(table)
+    labeled = set(labels) <= {"0", "1"}
+    # Kaggle's train_labels.csv lists files of the folder train, without their suffix.
+    folders = [base, base / path.stem.removesuffix("_labels")]
+    stems = {
+        each.stem: each
+        for folder in reversed(folders)
+        if folder.is_dir()
+        for each in sorted(folder.iterdir())
+        if each.suffix.lower() in SUFFIXES
+    }
+    result = ImageInput([], fit)
+    inside = base.resolve()
+    for value, label in zip(table[name], labels, strict=True):
+        found = stems.get(value) or base / value
+        try:
+            outside = not found.resolve().is_relative_to(inside)
+        except (OSError, ValueError, RuntimeError) as error:
+            result.skipped.append((value, one_line(error)))
+            continue
+        if outside:
+            result.skipped.append((value, f"outside {base}, expected a path in this folder"))
+            continue
+        result.files.append(ImageFile(value, found, int(label) if labeled else None))
+    result.labeled = labeled and fit != "tile"
+    return result
