@@ -112,6 +112,7 @@ def build_fabric(trainer: Config) -> Fabric:
     Raises:
         InputError: this machine has no such device.
     """
+    _hush()
     try:
         return Fabric(
             accelerator=trainer["accelerator"],

@@ -80,7 +80,7 @@ class H5Input:
                 }
                 if labels is not None:
                     columns["label"] = labels[start:stop].tolist()
-                return Patches(np.ascontiguousarray(patches[start:stop]), columns)
+                return Patches(np.array(patches[start:stop]), columns)  # no view of a mapped file
 
             # One thread: HDF5 reads one call at a time.
             yield from prefetch_map(read, range(0, source.rows, size), threads=1)
