@@ -3,11 +3,37 @@
 import json
 import math
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def draft(target: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Yield a new file beside `target`, open for writing, that replaces `target` at the end.
+
+    If the block raises, the draft is removed and `target` keeps its content. The draft's name is
+    random and no link is followed, so that nobody can redirect the write.
+
+    Args:
+        target: the file to write.
+        mode: permissions of the new file, before the user's umask applies.
+    """
+    # Not tempfile: its files are private to one user, and run folders are shared with a team.
+    path = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(path, flags, mode), "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(path, target)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -18,20 +44,12 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
     """
     target = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    # Not tempfile: its files are private to one user, and run folders are shared with a team.
-    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("xb") as stream:
+        with draft(target) as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, target)
-    except BaseException as error:
-        if isinstance(error, OSError):  # a write that fails does not say where
-            error.filename = str(target)
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(target)  # a write that fails names no file
         raise
 
 

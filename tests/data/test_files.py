@@ -70,7 +70,7 @@ def _no_rows(files: SplitFiles) -> None:
     ("damage", "said"),
     [
         (_truncate, "truncated"),
-        (_no_hdf5, "not a sound HDF5 file"),
+        (_no_hdf5, "not a valid HDF5 file"),
         (_rename_x, "no dataset 'x' in it, found images"),
         (_one_label_less, "y has 9 labels, expected 10"),
         (_wrong_size, "(10, 64, 64, 3), expected (N, 96, 96, 3)"),
@@ -97,7 +97,7 @@ def test_a_damaged_chunk_is_one_clear_line(pcam_root: Path) -> None:
         stream.seek(chunk.byte_offset)
         stream.write(bytes(1000))
     for use in (content_digest, lambda path: patch_file(files, cache=False)):
-        with pytest.raises(InputError, match=r"valid_x\.h5: rows \d+ and up"):
+        with pytest.raises(InputError, match=r"valid_x\.h5: rows from \d+ on"):
             use(files.images)
 
 
