@@ -37,10 +37,10 @@ def draft(target: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write a file whole or not at all: a reader, or a crash, never sees half of it.
+    """Write a file atomically: a reader sees the old or the new content, also after a crash.
 
-    Missing parent folders are made; text is written as UTF-8. If the write fails, `path` is left as
-    it was. The `filename` of an OSError is then `path`.
+    Missing parent folders are made; text is written as UTF-8. If the write fails, `path` keeps its
+    content, and the `filename` of the OSError is `path`.
     """
     target = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -57,7 +57,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically, in the order of its keys.
 
     NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
-    paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
+    paths, dates, tuples and sets become plain values. Raises TypeError for anything else.
     """
     atomic_write(path, encode_json(value))
 

@@ -33,7 +33,7 @@ from pcam_lightning.data.files import (
 from pcam_lightning.data.h5 import DirectFile
 from pcam_lightning.data.identity import content_digest
 from pcam_lightning.data.ledger import Ledger
-from pcam_lightning.data.scale import Scale, check_scale
+from pcam_lightning.data.scale import BYTES, Scale
 from pcam_lightning.data.shared_folder import MODE, exclusive, is_trusted, read_json, write_json
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.files import draft
@@ -86,14 +86,14 @@ def patch_file(
         cache_dir: folder of the converted copies; None means `.uint8` beside the H5 files.
         cache: convert if needed; if false, patches are decoded at every read, after one pass that
             counts the values to clean.
-        scale: scale of the pixels on disk; any but 0..255 needs a conversion. None expects 0..255.
+        scale: scale of the pixels on disk, which is not checked here; any but 0..255 needs a
+            conversion. None means 0..255.
 
     Raises:
-        InputError: the file is damaged or seems to be on another scale, or the cache cannot be
-            written.
+        InputError: the file is damaged, or the cache cannot be written.
     """
     rows = check_images(files)
-    scale = scale or check_scale(files)
+    scale = scale or BYTES
     if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
     if not cache:
@@ -221,9 +221,9 @@ class _Copy:
 def _remove_outdated(files: SplitFiles, folder: Path, digest: str) -> None:
     """Remove this user's copies of earlier contents of a source; the caller holds the lock."""
     stem = rf"\.?({re.escape(files.images.stem)}_v\d+_([0-9a-f]+)(?:_.*)?)"
-    ours = re.compile(stem + r"\.(npy|json|lock|npy\.[0-9a-f]+\.tmp|partial)")
+    pattern = re.compile(stem + r"\.(npy|json|lock|npy\.[0-9a-f]+\.tmp|partial)")
     source = os.path.relpath(files.images, folder)
-    found = [(path, match) for path in folder.iterdir() if (match := ours.fullmatch(path.name))]
+    found = [(path, match) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     for path, match in sorted(found, key=lambda each: each[0].suffix == ".json"):
         if match[2] == digest or path.lstat().st_uid != os.getuid():
             continue

@@ -1,6 +1,6 @@
 """Conversion of pixels to uint8; every changed value is counted."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 
@@ -19,8 +19,7 @@ class Cleaning:
     """Number of patches with at least one changed value."""
 
     def __add__(self, other: "Cleaning") -> "Cleaning":
-        mine, theirs = asdict(self), asdict(other)
-        return Cleaning(**{key: mine[key] + theirs[key] for key in mine})
+        return Cleaning(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

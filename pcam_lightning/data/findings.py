@@ -115,9 +115,9 @@ def _check_column(kind: "pa.DataType", values: "pa.ChunkedArray", name: str) -> 
     if values.null_count:
         raise ValueError(f"{values.null_count} cells of column {name} are empty")
     if name == "row":
-        sound, expected = pa.types.is_integer(kind), "integers"
+        valid, expected = pa.types.is_integer(kind), "integers"
     else:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        sound, expected = pa.types.is_string(kind) or pa.types.is_large_string(kind), "text"
-    if not sound:
+        valid, expected = pa.types.is_string(kind) or pa.types.is_large_string(kind), "text"
+    if not valid:
         raise ValueError(f"column {name} is {kind}, expected {expected}")

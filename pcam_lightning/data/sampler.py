@@ -77,8 +77,8 @@ class EpochBatches(Sampler[np.ndarray]):
 class SequentialBatches(Sampler[np.ndarray]):
     """Batches of all rows 0..length-1 in order; rank r of W takes every W-th row from row r on.
 
-    All ranks get equally many rows, so the last rows may repeat the first ones: whoever gathers
-    the ranks' results must drop repeated rows.
+    All ranks get equally many rows, so the last rows may repeat the first ones; code that
+    gathers the ranks' results must drop repeated rows.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

@@ -196,18 +196,6 @@ def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
     return scale or BYTES
 
 
-def check_scale(files: SplitFiles) -> Scale:
-    """Check that a split seems to be on the scale 0..255, and return this scale.
-
-    Raises:
-        InputError: it seems to be on another scale, or the file is damaged.
-    """
-    seen = appearance(sample(files))
-    if seen.name != "0-255":
-        raise InputError(_refusal(files.root, files.split, {files.split: seen}, None))
-    return BYTES
-
-
 def sample(files: SplitFiles) -> np.ndarray:
     """Return every ninth pixel of up to 256 patches spread over a split, as stored, [n, 32, 32, 3].
 
