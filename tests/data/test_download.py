@@ -97,7 +97,7 @@ def published(tmp_path_factory):
     for path in sorted(source.iterdir()):
         content = path.read_bytes()
         packed = gzip.compress(content, 1) if path.suffix == ".h5" else None
-        file = OfficialFile(path.name, len(content), md5(content), packed and md5(packed))
+        file = OfficialFile(path.name, len(content), md5(content), md5(packed) if packed else None)
         (served / file.remote_name).write_bytes(packed or content)
         files.append(file)
     return files, source, served

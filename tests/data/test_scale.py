@@ -124,7 +124,7 @@ def test_one_outlier_does_not_hide_the_scale(tmp_path: Path, tissue) -> None:
     assert "data.scale=0-1" in refusal(write(tmp_path, scaled))
 
 
-def test_a_split_made_of_two_scales_is_refused(tmp_path: Path, tissue) -> None:
+def test_a_split_with_two_scales_is_rejected(tmp_path: Path, tissue) -> None:
     mixed = floats(tissue["train"])
     mixed[::3] /= 255
     assert "several scales" in refusal(write(tmp_path, tissue | {"train": mixed}))
