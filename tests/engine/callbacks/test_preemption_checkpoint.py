@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import PCamDataModule
@@ -195,7 +194,3 @@ def test_the_validation_behind_the_last_step_is_not_interrupted(root: Path, tmp_
     limits = {"max_epochs": -1, "max_steps": 2 * STEPS}
     stop(root, tmp_path, "on_validation_batch_start", VALIDATION_BATCHES + 2, **limits)
     assert len(pd.read_csv(tmp_path / "metrics.csv")["val/auroc"].dropna()) == 2
-
-
-def test_lightning_asks_at_every_step_by_the_name_that_is_replaced() -> None:
-    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor)
