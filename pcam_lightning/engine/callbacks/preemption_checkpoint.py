@@ -26,8 +26,8 @@ class PreemptionCheckpoint(Checkpoint):
     and, when a signal asks the run to stop, after the current batch.
 
     Lightning's `ModelCheckpoint` with `save_last` (2.6) saves only when the best checkpoint
-    changes. At every save, the metrics logged so far are on disk; a resumed run drops the rows that an
-    interrupted start wrote after its last save. While gradients accumulate, saving waits for the
+    changes. At every save, the metrics logged so far are on disk; a resumed run drops the rows that
+    an interrupted start wrote after its last save. While gradients accumulate, saving waits for the
     optimizer step; after the last batch of an epoch, it waits for the validation. An interrupted
     validation starts again from its first batch.
 
