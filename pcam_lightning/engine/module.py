@@ -148,8 +148,8 @@ class PCamClassifier(LightningModule):
                     entry.scheduler.step(scores[entry.monitor])  # type: ignore[index]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        # Lightning (2.6) steps a plateau after it saves the epoch's last checkpoint, which misses the
-        # step. `on_validation_epoch_end` steps it instead.
+        # Lightning (2.6) steps a plateau after it saves the epoch's last checkpoint, which lacks
+        # the step. `on_validation_epoch_end` steps it instead.
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 

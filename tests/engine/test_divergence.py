@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
+from job_callbacks import Plant
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pcam_lightning.data import PCamDataModule
@@ -24,22 +25,6 @@ from pcam_lightning.runs import Run
 
 HUGE = 1e38
 """Finite in float32, while its square is not."""
-
-
-class Plant(Callback):
-    """Set all weights, or the variance buffers, to a value after batch `number` of the fit."""
-
-    def __init__(self, number: int, value: float, buffer: bool = False) -> None:
-        self.number, self.value, self.buffer = number, value, buffer
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int
-    ) -> None:
-        if trainer.fit_loop.total_batch_idx == self.number:
-            buffers = [b for name, b in pl_module.named_buffers() if name.endswith("running_var")]
-            with torch.no_grad():
-                for tensor in buffers if self.buffer else pl_module.parameters():
-                    tensor.fill_(self.value)
 
 
 def fit(
@@ -135,7 +120,7 @@ def test_a_command_reports_one_line_and_keeps_the_last_finite_checkpoint(
         *("scheduler=none", "optimizer=sgd", "optimizer.lr=1e-3", "trainer.max_epochs=2"),
         *("trainer.log_every_n_steps=1", "callbacks.early_stopping=null"),
     ]
-    plant = ["+callbacks.plant._target_=test_divergence.Plant", "+callbacks.plant.number=8"]
+    plant = ["+callbacks.plant._target_=job_callbacks.Plant", "+callbacks.plant.number=8"]
     code, out, err = command(*arguments, *plant, "+callbacks.plant.value=nan")
     assert code == 1 and "summary:" not in out
     (line,) = err.splitlines()

@@ -9,7 +9,7 @@ from pcam_lightning.metrics.metrics import METRICS, compute_metrics, row_costs
 
 
 def random_table(rows, slides=12, seed=0):
-    """Return a table whose scores shift from slide to slide, so that errors correlate in a slide."""
+    """Return a table whose scores shift by slide, so that errors in a slide correlate."""
     generator = np.random.default_rng(seed)
     slide = generator.integers(slides, size=rows)
     shift = generator.normal(0, 1, slides)[slide]
