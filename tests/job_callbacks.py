@@ -1,4 +1,4 @@
-"""Callbacks that jobs of the tests name in their configs."""
+"""Callbacks that tests name in configs."""
 
 import os
 import signal
@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 
 class SlowSteps(Callback):
-    """Makes a run long enough to be stopped."""
+    """Callback that delays every step, so that a test can stop the run."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -22,12 +23,14 @@ class SlowSteps(Callback):
 
 
 class Failing(Callback):
+    """Callback that fails when training starts."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         raise RuntimeError("planted")
 
 
 class Validating(Callback):
-    """Keeps a file there while a run validates."""
+    """Callback that keeps a file while the run validates."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -40,7 +43,7 @@ class Validating(Callback):
 
 
 class KillAtStep(Callback):
-    """Kills its own process at the step that a file names, if there is one."""
+    """Callback that kills the process at the step number in a file, if the file exists."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -50,3 +53,19 @@ class KillAtStep(Callback):
     ) -> None:
         if self.path.exists() and trainer.global_step == int(self.path.read_text()):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Plant(Callback):
+    """Set all weights, or the variance buffers, to a value after batch `number` of the fit."""
+
+    def __init__(self, number: int, value: float, buffer: bool = False) -> None:
+        self.number, self.value, self.buffer = number, value, buffer
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.total_batch_idx == self.number:
+            buffers = [b for name, b in pl_module.named_buffers() if name.endswith("running_var")]
+            with torch.no_grad():
+                for tensor in buffers if self.buffer else pl_module.parameters():
+                    tensor.fill_(self.value)

@@ -7,7 +7,6 @@ TARGETS = {
     "pcam_lightning.augment.Dihedral": "pcam_lightning.engine.augment.RandomD4",
     "pcam_lightning.augment.Stain": "pcam_lightning.engine.augment.StainJitter",
     "pcam_lightning.augment.Unchanged": "pcam_lightning.engine.augment.Identity",
-    "pcam_lightning.callbacks.Compilation": "pcam_lightning.engine.callbacks.Compilation",
     "pcam_lightning.callbacks.EpochLines": "pcam_lightning.engine.callbacks.EpochLogger",
     "pcam_lightning.callbacks.GradientNorm": "pcam_lightning.engine.callbacks.GradientNorm",
     "pcam_lightning.callbacks.LastCheckpoint": (
@@ -43,6 +42,12 @@ CHECKPOINT = {
 }
 """Old to new `_target_` of `callbacks.checkpoint`; elsewhere Lightning's own class is meant."""
 
+COMPILATION = (
+    "pcam_lightning.callbacks.Compilation",
+    "pcam_lightning.engine.callbacks.Compilation",
+)
+"""Targets of a callback that earlier versions used for `compile`; the key alone does it today."""
+
 LATER = {"data": {"default_root": None, "scale": "auto"}}
 """Section to keys that earlier versions did not have, with the value that means what they did."""
 
@@ -57,7 +62,14 @@ def translate(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(renamed.get(section), dict):
             renamed[section] = keys | renamed[section]
     callbacks = renamed.get("callbacks")
-    part = callbacks.get("checkpoint") if isinstance(callbacks, dict) else None
+    if not isinstance(callbacks, dict):
+        return renamed
+    part = callbacks.get("compilation")
+    if isinstance(part, dict) and part.get("_target_") in COMPILATION:
+        del callbacks["compilation"]
+        if isinstance(enabled := part.get("enabled"), bool):
+            renamed["compile"] = enabled
+    part = callbacks.get("checkpoint")
     if isinstance(part, dict) and isinstance(target := part.get("_target_"), str):
         part["_target_"] = CHECKPOINT.get(target, target)
     return renamed

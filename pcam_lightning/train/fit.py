@@ -72,6 +72,7 @@ def _train(
         save_resolved(config, folder)
     trainer = build.build_trainer(config)
     module = build.build_module(config)
+    module.compiled = config["compile"]
     check_checkpoint(checkpoint, module, trainer.max_steps)
     source = find_source(config["data"])
     datamodule = build.build_datamodule(config, source.root)

@@ -46,7 +46,7 @@ HARMLESS = [
 # Changes weights, the best checkpoint, or may do so.
 HARMFUL = [
     "seed=1",
-    "callbacks.compilation.enabled=true",
+    "compile=true",
     "model=mlp",
     "model.dropout=0.5",
     "augment=none",
