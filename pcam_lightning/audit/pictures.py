@@ -100,8 +100,8 @@ def _plot_intensity(path: Path, report: Mapping[str, Any]) -> None:
             if 0 < fence < 255:
                 axes.axvline(fence, color=GRAY, linestyle=":", linewidth=1.5)
         auroc = intensity["label_auroc"]
-        text = "one class only" if auroc is None else f"AUROC of the intensity {auroc:.3f}"
-        axes.set_title(f"{split}: {text}", fontsize=10, loc="left")
+        text = "one class only" if auroc is None else f"AUROC of the intensity: {auroc:.3f}"
+        axes.set_title(f"{split}, {text}", fontsize=10, loc="left")
         axes.set(xlim=(0, 256), xlabel="mean intensity of a patch, 0 to 255")
         axes.spines[["top", "right"]].set_visible(False)
         if place == 1:

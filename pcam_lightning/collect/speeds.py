@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.collect.table import Result, at, number, text, where_it_ran
+from pcam_lightning.collect.table import Result, at, number, run_location, text
 from pcam_lightning.errors import one_line
 
 CASE = ("model", "batch_size", "precision", "device")
@@ -21,7 +21,7 @@ def speeds_table(results: Sequence[Result]) -> pd.DataFrame | None:
     """Return a row for each measured implementation of each run, None if no run is a benchmark."""
     rows = [
         {"folder": str(result.job.folder), "overrides": " ".join(result.job.overrides)}
-        | where_it_ran(result)
+        | run_location(result)
         | {name: text(at(result.summary, name)) for name in ("mode", "unit")}
         | {name: text(at(row, name)) for name in ("contender", *CASE, "device_name", "threads")}
         | {name: number(at(row, name)) for name in FIGURES}

@@ -23,7 +23,7 @@ SPLITS = ("val", "test")
 SCORES = [(split, name) for split in SPLITS for name in METRICS]
 SPEEDS = ["seconds", "patches_per_second"]
 DEFAULT = "(default)"  # the value of a key that only other jobs override
-UNKNOWN = "(unknown)"  # the value of a key that no override sets and the manifest lacks
+UNKNOWN = "(unknown)"  # the value of a key without override in a run without recorded config
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ def group_by_configuration(results: Sequence[Result]) -> list[Configuration]:
     configurations, for example if a file in `conf/` was edited between them.
     """
     keys = swept_keys([result.job for result in results])
-    given: dict[tuple[str, ...], list[Result]] = {}
+    by_overrides: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         values = _values(result.job)
-        given.setdefault(tuple(values.get(key, DEFAULT) for key in keys), []).append(result)
-    hidden = {values: _differing(group) for values, group in given.items()}
+        by_overrides.setdefault(tuple(values.get(key, DEFAULT) for key in keys), []).append(result)
+    hidden = {values: _differing(group) for values, group in by_overrides.items()}
     every = list(dict.fromkeys(key for differing in hidden.values() for key in differing))
     found: dict[tuple[str, ...], Configuration] = {}
     for result in results:
@@ -198,7 +198,7 @@ def runs_table(found: Sequence[Configuration]) -> pd.DataFrame:
                 "seed": _seed(result),
                 "state": result.job.state,
                 "dataset": result.dataset,
-                **where_it_ran(result),
+                **run_location(result),
                 **{f"{split}/{name}": result.score(split, name) for split, name in SCORES},
                 **dict(zip(SPEEDS, _speeds(result), strict=True)),
                 "weights_digest": text(at(result.summary, "weights_digest")),
@@ -222,7 +222,7 @@ def configurations_table(found: Sequence[Configuration]) -> pd.DataFrame:
     return pd.DataFrame([_row(configuration) for configuration in found])
 
 
-def where_it_ran(result: Result) -> dict[str, str | None]:
+def run_location(result: Result) -> dict[str, str | None]:
     """Return Slurm's partition, node and job id; outside Slurm the host is the node."""
     slurm = at(result.manifest, "slurm")
     array, task = at(slurm, "array_job_id"), at(slurm, "array_task_id")

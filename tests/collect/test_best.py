@@ -18,8 +18,9 @@ def choose(tmp_path: Path):
         for place, (name, seeds) in enumerate(given.items()):
             for seed, val in enumerate(seeds):
                 folder, started = tmp_path / f"{name}{seed}", f"2026-01-01T00:00:{place:02}"
-                words, state = [f"model={name}", f"seed={seed}"], "finished" if val else "failed"
-                write_run(folder, words, val, state=state, started=started)
+                overrides = [f"model={name}", f"seed={seed}"]
+                state = "finished" if val else "failed"
+                write_run(folder, overrides, val, state=state, started=started)
         results = [Result.of(job) for job in job_states(tmp_path)]
         best, reason = best_configuration(group_by_configuration(results), metric)
         return best and best.name, reason

@@ -98,9 +98,9 @@ def test_queued_jobs_are_no_failure(collect, tmp_path: Path, monkeypatch) -> Non
 def test_the_best_configuration_of_a_grid(collect, tmp_path: Path) -> None:
     for place, (model, val, test) in enumerate([("a|b", 0.8, 0.7), ("[red]c", 0.7, 0.95)]):
         for seed in (1, 2):
-            words = [f"model={model}", f"seed={seed}", "data.root='x=y'"]
+            overrides = [f"model={model}", f"seed={seed}", "data.root='x=y'"]
             folder = tmp_path / "sweep" / f"{place}{seed}"
-            write_run(folder, words, scores(auroc=val, f2=0.8), scores(auroc=test))
+            write_run(folder, overrides, scores(auroc=val, f2=0.8), scores(auroc=test))
     summary, out, _ = collect(tmp_path / "sweep")
     best = summary["champion"]
     assert best["values"] == {"model": "a|b"}

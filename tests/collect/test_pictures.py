@@ -23,10 +23,11 @@ from pcam_lightning.slurm.jobs import job_states
 def write_sweep(folder: Path, count: int = 4, seeds: int = 2) -> list[Configuration]:
     for place in range(count):
         for seed in range(seeds):
-            words = [f"optimizer.lr={10.0 ** -(place % 4)}", f"model=m{place % 3}$", f"x={place}"]
+            rate = 10.0 ** -(place % 4)
+            overrides = [f"optimizer.lr={rate}", f"model=m{place % 3}$", f"x={place}"]
             write_run(
                 folder / f"{place:02}{seed}",
-                [*words, f"seed={seed}"],
+                [*overrides, f"seed={seed}"],
                 scores(auroc=0.7 + 0.005 * place + 0.001 * seed),
             )
     return group_by_configuration([Result.of(job) for job in job_states(folder)])

@@ -101,8 +101,8 @@ def test_a_row_for_each_run(grid: Path) -> None:
     ],
 )
 def test_swept_keys(tmp_path: Path, overrides: list[list[str]], keys: list[str]) -> None:
-    for number, words in enumerate(overrides):
-        write_run(tmp_path / str(number), words)
+    for number, each in enumerate(overrides):
+        write_run(tmp_path / str(number), each)
     assert swept_keys(job_states(tmp_path)) == keys
 
 

@@ -50,20 +50,20 @@ def story(tmp_path: Path):
     """Return a function that returns a job's next state at each call: queued, running, failed."""
     folder = tmp_path / "0"
     job = JobState(0, ("seed=[b]",), "queued", None, None, folder, tmp_path, "12_0")
-    looks = 0
+    calls = 0
 
     def look() -> list[JobState]:
-        nonlocal looks
-        looks += 1
-        if looks < 3:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
             return [job]
-        if looks == 3:
+        if calls == 3:
             write_run(folder, ["seed=1"], state="running")
-        elif looks < 6:
+        elif calls < 6:
             (folder / "metrics.csv").write_text(HEADER + "0,9,0.7,0.75\n")
-        elif looks > 6:
+        elif calls > 6:
             raise AssertionError("called after all jobs had ended")
-        if looks == 6:
+        if calls == 6:
             return [dataclasses.replace(job, state="failed", error="out of memory")]
         return [dataclasses.replace(job, state="running")]
 
