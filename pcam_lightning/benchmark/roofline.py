@@ -1,4 +1,4 @@
-"""What a step has to do, and the most that a machine can do: a roofline.
+"""Roofline: the cost of a step, and the machine's peak performance.
 
 Williams, Waterman & Patterson 2009, Roofline: an insightful visual performance model for multicore
 architectures, Communications of the ACM 52(4):65-76.
@@ -6,6 +6,7 @@ architectures, Communications of the ACM 52(4):65-76.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,23 +15,25 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Of the square matrices whose product is timed."""
+"""Number of rows of the square matrices whose product is timed, by device type."""
+TRIAL_SIDE = 256
+"""Number of rows of the matrices that decide which dtype a CPU multiplies faster."""
 COPIED = {"cpu": 2**28, "cuda": 2**30}
-"""Bytes, more than any cache holds."""
+"""Bytes of the timed copy, by device type; more than any cache holds."""
 
 
 class Cost(NamedTuple):
-    """Of one step."""
+    """Operations and memory traffic of one step."""
 
     flops: float
     """Floating-point operations of matrix products and convolutions, two for a multiply-add."""
     bytes: float
-    """What its operations read and write, each counted on its own: less passes through memory where
-    operations are fused, or find their operands in a cache."""
+    """Bytes read and written, summed over operations: an upper limit, since fused operations and
+    cached operands need less memory traffic."""
 
 
 class Peak(NamedTuple):
-    """The most that was measured on this machine, in this run."""
+    """Highest performance measured on this machine, in this run."""
 
     flops: float
     """Floating-point operations per second of a large matrix product."""
@@ -39,7 +42,7 @@ class Peak(NamedTuple):
 
 
 def cost_of(step: Callable[[], object]) -> Cost:
-    """Run a step once and count."""
+    """Run a step once and count its operations and bytes."""
     traffic = _Traffic()
     with FlopCounterMode(display=False) as flops, traffic:
         step()
@@ -49,8 +52,8 @@ def cost_of(step: Callable[[], object]) -> Cost:
 def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
     """Return the best of several measurements, with as many threads as torch uses.
 
-    Where products in `dtype` are slower than in float32 (a CPU without instructions for it), the
-    peak is that of float32: convolutions compute in it there.
+    If a CPU multiplies float32 faster than `dtype`, because it has no instructions for `dtype`, the
+    peak is the one of float32: convolutions compute in float32 there.
     """
     side = SIDE.get(device.type, SIDE["cpu"])
     source = torch.empty(COPIED.get(device.type, COPIED["cpu"]), dtype=torch.uint8, device=device)
@@ -67,25 +70,29 @@ def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])
 
-    def product(dtype: torch.dtype) -> float:
+    def product(dtype: torch.dtype, side: int) -> float:
         matrix = torch.randn(side, side, device=device).to(dtype)
         result = torch.empty_like(matrix)
         return best(lambda: torch.mm(matrix, matrix, out=result))
 
+    # Without such instructions, a large product would take a minute.
+    trial = partial(product, side=TRIAL_SIDE)
+    if device.type == "cpu" and 2 * trial(torch.float32) < trial(dtype):
+        dtype = torch.float32
     return Peak(
-        2 * side**3 / min(product(each) for each in {dtype, torch.float32}),
+        2 * side**3 / min(product(each, side) for each in {dtype, torch.float32}),
         2 * source.numel() / best(lambda: target.copy_(source)),
     )
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a device has still to do."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of the tensors that operations are given and return."""
+    """Sum of the bytes of the tensors that operations read and return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +102,7 @@ class _Traffic(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # A view moves nothing.
+        # A view reads and writes no data.
         if not any(each.alias_info and not each.alias_info.is_write for each in _returns(func)):
             tensors = tree_leaves((args, kwargs, result))
             self.bytes += sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))

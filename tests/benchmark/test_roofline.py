@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from pcam_lightning.benchmark.roofline import cost_of, peak_of
+from pcam_lightning.benchmark.roofline import COPIED, SIDE, cost_of, peak_of
 
 
 def test_a_matrix_product_by_hand() -> None:
@@ -15,7 +16,7 @@ def test_a_backward_pass_by_hand() -> None:
     layer = nn.Linear(8, 16, bias=False)
     image = torch.randn(4, 8)
     cost = cost_of(lambda: layer(image).sum().backward())
-    # Forwards, and backwards for the weights alone: the input needs no gradient.
+    # Forward, and backward for the weights only: the input needs no gradient.
     assert cost.flops == 2 * (2 * 4 * 8 * 16)
 
 
@@ -25,12 +26,15 @@ def test_a_convolution_by_hand() -> None:
     assert cost.flops == 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
 
 
-def test_a_view_moves_nothing() -> None:
+def test_a_view_costs_no_traffic() -> None:
     image = torch.randn(4, 8)
     assert cost_of(lambda: image.reshape(32)[2:].view(2, 15)).bytes == 0
     assert cost_of(lambda: image.add_(1)).bytes == 2 * 4 * 32  # read and written
 
 
-def test_peaks_are_positive() -> None:
-    peak = peak_of(torch.device("cpu"), torch.float32, repeats=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_peaks_are_positive(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setitem(SIDE, "cpu", 512)
+    monkeypatch.setitem(COPIED, "cpu", 2**24)
+    peak = peak_of(torch.device("cpu"), dtype, repeats=1)
     assert peak.flops > 1e8 and peak.bytes > 1e8

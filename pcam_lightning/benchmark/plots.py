@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: speed by batch size, with the saturation point, and by precision."""
+"""Plots of a benchmark: speed by batch size, with the saturation point, and by precision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from pcam_lightning.plots.style import CYCLE, INK, legend, log_scale, new_figure
 
 
 def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
-    """Write `by_batch_size.png` and `by_precision.png` where rows differ in these."""
+    """Write `by_batch_size.png` and `by_precision.png` if the rows differ in these."""
     series = {key: each for key, each in series_of(rows).items() if len(each) > 1}
     if series:
         save(_by_batch_size(series, rows), folder / "by_batch_size.png", subtitle)
@@ -34,7 +34,7 @@ def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
         ms=13,
         mfc="none",
         mec=INK,
-        label="saturation: 95 % of the best",
+        label="saturation: 95 % of the highest",
     )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(plain_number)
@@ -44,7 +44,7 @@ def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
 
 
 def _by_precision(rows: Sequence[Row]) -> Figure:
-    """The highest speed over batch sizes of every contender, a group of bars each."""
+    """Draw each implementation's highest speed over batch sizes, as a group of bars."""
     best: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
         if row["median"] is not None:
@@ -55,33 +55,31 @@ def _by_precision(rows: Sequence[Row]) -> Figure:
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
     figure, axes = new_figure("Speed by precision", "", "patches per second, best batch size")
     width = 0.8 / len(precisions)
-    for place, (color, precision) in enumerate(
-        zip(_colors(len(precisions)), precisions, strict=True)
-    ):
-        found = [
+    for i, (color, precision) in enumerate(zip(_colors(len(precisions)), precisions, strict=True)):
+        bars = [
             (x, group[precision]) for x, group in enumerate(best.values()) if precision in group
         ]
-        medians = [row["median"] for _, row in found]
+        medians = [row["median"] for _, row in bars]
         errors = [
-            [row["median"] - row["low"] for _, row in found],
-            [row["high"] - row["median"] for _, row in found],
+            [row["median"] - row["low"] for _, row in bars],
+            [row["high"] - row["median"] for _, row in bars],
         ]
-        where = [x + (place - (len(precisions) - 1) / 2) * width for x, _ in found]
-        axes.bar(where, medians, 0.95 * width, yerr=errors, color=color, label=precision)
+        positions = [x + (i - (len(precisions) - 1) / 2) * width for x, _ in bars]
+        axes.bar(positions, medians, 0.95 * width, yerr=errors, color=color, label=precision)
     axes.set_xticks(range(len(best)), [_name(key, rows).replace(", ", "\n") for key in best])
     legend(axes)
     return figure
 
 
 def _name(key: Sequence[str], rows: Sequence[Row]) -> str:
-    """Of a series: contender, and what else is not the same in all rows."""
+    """Return a label of a series: the parts of its key in which rows differ."""
     names = ("contender", "model", "precision", "device")
-    told = [
+    parts = [
         value
         for name, value in zip(names, key, strict=True)
         if value and len({row[name] for row in rows}) > 1
     ]
-    return ", ".join(told) or key[0]
+    return ", ".join(parts) or key[0]
 
 
 def _colors(count: int) -> list[str]:
