@@ -125,21 +125,16 @@ def _end_to_end(case: Case) -> dict[str, Implementation]:
 
 def _fit(case: Case, per: Literal["step", "epoch"] = "step") -> Iterator[Sample]:
     """Run a fit with Lightning in a temporary folder."""
-    callbacks = case.config["callbacks"]
-    trainer = case.config["trainer"] | {
-        "enable_checkpointing": bool({"checkpoint", "last_checkpoint"} & callbacks.keys()),
-        "enable_progress_bar": "progress" in callbacks,
-    }
+    parts = {name: case.config[name] for name in ("callbacks", "logger", "trainer")}
     if per == "step":
-        trainer["limit_val_batches"] = 1
+        parts["trainer"] = parts["trainer"] | {"limit_val_batches": 1}
 
     def fit(gate: StepGate, folder: str) -> None:
-        parts = {"callbacks": callbacks, "logger": case.config["logger"], "trainer": trainer}
-        lightning = build.build_trainer(move_folder(parts, case.config["run_dir"], folder))
-        lightning.callbacks.append(gate)  # type: ignore[attr-defined]
+        trainer = build.build_trainer(move_folder(parts, case.config["run_dir"], folder))
+        trainer.callbacks.append(gate)  # type: ignore[attr-defined]
         module = build.build_module(case.config)
         build.normalize(module, case.datamodule)
-        lightning.fit(module, datamodule=case.datamodule)
+        trainer.fit(module, datamodule=case.datamodule)
 
     with TemporaryDirectory(dir=case.config["run_dir"]) as folder:
         yield from iterate_fit(lambda gate: fit(gate, folder), StepGate(per))

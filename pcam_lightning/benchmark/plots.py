@@ -21,11 +21,11 @@ def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
 
 def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
     figure, axes = new_figure("Speed by batch size", "batch size", "patches per second")
-    for color, (key, each) in zip(_colors(len(series)), series.items(), strict=True):
+    for style, (key, each) in zip(_styles(list(series)), series.items(), strict=True):
         sizes = [row["batch_size"] for row in each]
-        axes.plot(sizes, [row["median"] for row in each], "o-", color=color, label=_name(key, rows))
+        axes.plot(sizes, [row["median"] for row in each], **style, label=_name(key, rows))
         low, high = ([row[end] for row in each] for end in ("low", "high"))
-        axes.fill_between(sizes, low, high, color=color, alpha=0.2, lw=0)
+        axes.fill_between(sizes, low, high, color=style["color"], alpha=0.15, lw=0)
     points = saturation_points(rows)
     axes.plot(
         [point["batch_size"] for point in points],
@@ -55,7 +55,7 @@ def _by_precision(rows: Sequence[Row]) -> Figure:
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
     figure, axes = new_figure("Speed by precision", "", "patches per second, best batch size")
     width = 0.8 / len(precisions)
-    for i, (color, precision) in enumerate(zip(_colors(len(precisions)), precisions, strict=True)):
+    for i, precision in enumerate(precisions):
         bars = [
             (x, group[precision]) for x, group in enumerate(best.values()) if precision in group
         ]
@@ -65,7 +65,9 @@ def _by_precision(rows: Sequence[Row]) -> Figure:
             [row["high"] - row["median"] for _, row in bars],
         ]
         positions = [x + (i - (len(precisions) - 1) / 2) * width for x, _ in bars]
-        axes.bar(positions, medians, 0.95 * width, yerr=errors, color=color, label=precision)
+        axes.bar(
+            positions, medians, 0.95 * width, yerr=errors, color=_nth(CYCLE, i), label=precision
+        )
     axes.set_xticks(range(len(best)), [_name(key, rows).replace(", ", "\n") for key in best])
     legend(axes)
     return figure
@@ -82,5 +84,20 @@ def _name(key: Sequence[str], rows: Sequence[Row]) -> str:
     return ", ".join(parts) or key[0]
 
 
-def _colors(count: int) -> list[str]:
-    return [CYCLE[i % len(CYCLE)] for i in range(count)]
+def _styles(keys: Sequence[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
+    """Return line styles: series with equal color, marker or dashes share a part of their key."""
+    channels = {"color": CYCLE, "marker": "os^Dv", "linestyle": ("-", "--", ":", "-.")}
+    styles: list[dict[str, Any]] = [
+        {name: each[0] for name, each in channels.items()} for _ in keys
+    ]
+    parts = zip(*((key[0], key[1], key[2:]) for key in keys), strict=True)
+    varying = [part for part in parts if len(set(part)) > 1]
+    for (name, channel), part in zip(channels.items(), varying, strict=False):
+        values = list(dict.fromkeys(part))
+        for style, value in zip(styles, part, strict=True):
+            style[name] = _nth(channel, values.index(value))
+    return styles
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    return values[index % len(values)]

@@ -54,7 +54,7 @@ def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
 def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
     """Print the table, then the messages of the summary."""
     console = Terminal()
-    console.width = max(console.width, 100)  # wide enough for every name in a log file
+    console.width = max(console.width, 200)  # wide enough for every column in a log file
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     headings, cells = _headings_and_cells(rows, summary["unit"])
     for position, heading in enumerate(headings):
