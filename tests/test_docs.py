@@ -95,8 +95,9 @@ def compose_jobs(name: str, arguments: list[str], folder: Path) -> list[Config]:
     Of a sweep, the configs of the first and the last job.
     """
     overrides = [word for word in arguments if not word.startswith("--")]
-    cfg = load(name, overrides, RunMode.MULTIRUN if "--multirun" in arguments else RunMode.RUN)
-    if cfg.hydra.mode != RunMode.MULTIRUN:
+    mode = RunMode.MULTIRUN if "--multirun" in arguments else RunMode.RUN
+    cfg = load(name, overrides, mode)
+    if (cfg.hydra.mode or mode) == RunMode.RUN:
         return [validated_in(folder, cfg)]
     axes = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=loader())
