@@ -43,8 +43,8 @@ class CommandProcess:
     """
 
     def __init__(self, arguments: Sequence[str], variables: Mapping[str, str] | None = None):
-        self._output = [tempfile.NamedTemporaryFile(suffix=".log") for _ in ("stdout", "stderr")]
-        names = [file.name for file in self._output]
+        self._folder = tempfile.TemporaryDirectory()
+        names = [f"{self._folder.name}/{name}" for name in ("stdout", "stderr")]
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | dict(variables or {})
         self._process = CONTEXT.Process(
             target=_run, args=(list(arguments), environment, os.getcwd(), names)
@@ -69,7 +69,7 @@ class CommandProcess:
         if self._process.exitcode is None:
             self.kill()
             raise TimeoutError(f"no end after {timeout} s")
-        out, err = (Path(file.name).read_text() for file in self._output)
+        out, err = (Path(self._folder.name, name).read_text() for name in ("stdout", "stderr"))
         return out, err
 
 
@@ -88,7 +88,7 @@ def redirect(*paths: str) -> None:
     """Send stdout and stderr of this process to the ends of two files."""
     for number, (path, name) in enumerate(zip(paths, ("stdout", "stderr"), strict=True), start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
-        stream = io.TextIOWrapper(open(number, "wb", 0, closefd=False), write_through=True)
+        stream = io.TextIOWrapper(io.FileIO(number, "wb", closefd=False), write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pcam_lightning.provenance.provenance import Difference, Provenance, differences
+from pcam_lightning.provenance.record import Difference, Provenance, differences
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import RunFileError
 
@@ -69,7 +69,7 @@ def changes(
 
 
 def causes(differences: Sequence[Difference]) -> list[str]:
-    """What can change a speed among what differs (see `provenance.provenance`), a line each."""
+    """What can change a speed among what differs (see `provenance.record`), a line each."""
     kinds = ("package", "python", "hardware", "environment", "determinism", "config", "code")
     found = []
     for each in sorted(

@@ -343,5 +343,5 @@ def test_a_run_shows_that_it_is_alive_until_it_ends(tmp_path, monkeypatch):
 def test_a_run_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunFileError, match="cannot make"), recording(folder, {}):
+        with pytest.raises(RunFileError, match="cannot create"), recording(folder, {}):
             pass

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from command_processes import CommandProcess, checkpoint_time, python_path, wait_for
+from command_processes import CommandProcess, checkpoint_time, wait_for
 from pcam_files import random_split, write_split
 
 from pcam_lightning.runs import Run
