@@ -49,8 +49,9 @@ def read_file(path: Path, limit: int) -> bytes:
         RunFileError: the file is not regular, too large, or cannot be read.
     """
     with _opened(path) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(limit + 1) if size <= limit else b""
+    if max(size, len(content)) > limit:
         raise RunFileError(f"{path} is too large, expected at most {limit:,} bytes")
     return content
 

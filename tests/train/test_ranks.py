@@ -258,9 +258,7 @@ def test_metrics_are_equal_to_metrics_of_one_rank(pair, parent: Path) -> None:
         assert np.isclose(logged, found["auroc"], rtol=0, atol=1e-6).any()
 
 
-def test_two_ranks_train_like_one_with_batches_twice_as_large(
-    command: Callable, parent: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_train_like_one_with_batches_twice_as_large(parent: Path, tmp_path: Path) -> None:
     # Batch norm, dropout and augmentation differ between ranks; Adam would enlarge the rounding of
     # gradients near zero.
     plain = ["model=mlp", "model.dropout=0", "augment=none", "optimizer=sgd", "optimizer.lr=0.01"]
@@ -271,8 +269,7 @@ def test_two_ranks_train_like_one_with_batches_twice_as_large(
     for process in start_ranks(parent, tmp_path / "pair", *plain):
         finish(process)
     larger = ["trainer=cpu", f"data.batch_size={2 * BATCH}"]
-    code, _, err = command(*arguments(parent, tmp_path / "alone"), *plain, *larger)
-    assert code == 0, err
+    finish(CommandProcess([*arguments(parent, tmp_path / "alone"), *plain, *larger]))
     rows = np.concatenate([rows_of(tmp_path / "2", rank) for rank in (0, 1)], axis=2)
     np.testing.assert_array_equal(rows, rows_of(tmp_path / "1", 0))
 
