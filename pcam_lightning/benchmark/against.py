@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pcam_lightning.provenance.provenance import Difference, Provenance, differences
+from pcam_lightning.provenance.record import Difference, Provenance, differences
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import RunFileError
 

@@ -1,4 +1,4 @@
-"""Configs of runs that an earlier version of this package made, in today's names."""
+"""Translation of the configs of earlier versions to the current names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,12 +35,12 @@ CHOICES: dict[str, dict[Any, Any]] = {
     "exclude_kinds": {"nan": "nan_pixels"},
     "fail_on": {"nan": "nan_pixels"},
 }
-"""Key to old and new values; of a list, its items."""
+"""Key to old and new values; in a list, of its items."""
 
 CHECKPOINT = {
     "lightning.pytorch.callbacks.ModelCheckpoint": "pcam_lightning.engine.callbacks.BestCheckpoint"
 }
-"""Old to new `_target_` of `callbacks.checkpoint`; elsewhere Lightning's own class is meant."""
+"""Old to new `_target_` of `callbacks.checkpoint`; other callbacks keep Lightning's class."""
 
 COMPILATION = (
     "pcam_lightning.callbacks.Compilation",
@@ -49,13 +49,13 @@ COMPILATION = (
 """Targets of a callback that earlier versions used for `compile`; the key alone does it today."""
 
 LATER = {"data": {"default_root": None, "scale": "auto"}}
-"""Section to keys that earlier versions did not have, with the value that means what they did."""
+"""Section to keys that earlier versions lacked, with the value of the earlier behavior."""
 
 
 def translate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with today's names in the place of those of earlier versions.
+    """Return a config in which current names replace those of earlier versions.
 
-    `translate(translate(x)) == translate(x)`. A config of this version is returned as it is.
+    `translate(translate(x)) == translate(x)`. A config of this version does not change.
     """
     renamed = _renamed(config, "")
     for section, keys in LATER.items():

@@ -1,7 +1,7 @@
 from typing import Any
 
 from pcam_lightning.benchmark.against import causes, changes
-from pcam_lightning.provenance.provenance import Difference
+from pcam_lightning.provenance.record import Difference
 
 
 def row(model: str, low: float, median: float | None, high: float) -> dict[str, Any]:

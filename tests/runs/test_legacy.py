@@ -1,4 +1,4 @@
-"""A run folder that version 0.1.0 wrote is read by every command of today."""
+"""Every command reads a run folder of version 0.1.0."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def old(tmp_path: Path) -> Run:
     return Run(shutil.copytree(Path(__file__).parent / "run_v0", tmp_path / "old"))
 
 
-def test_the_config_has_the_names_of_today(old: Run) -> None:
+def test_the_config_has_current_names(old: Run) -> None:
     raw = json.loads((old.path / "manifest.json").read_text())["config"]
     for config in (old.config, old.manifest["config"], translate(raw)):
         assert config["data"]["sampler"] == "balanced"
