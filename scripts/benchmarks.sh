@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measure everything that docs/benchmarks.md tells, into outputs/benchmarks/, a folder for each table:
+# Repeat all measurements of docs/benchmarks.md. Each table gets a folder in outputs/benchmarks/:
 #
-#   bash scripts/benchmarks.sh               # on the demo set, made on the spot
-#   bash scripts/benchmarks.sh trainer=gpu   # any overrides go to every benchmark
+#   bash scripts/benchmarks.sh               # on the demo set, which is generated first
+#   bash scripts/benchmarks.sh trainer=gpu   # overrides apply to every benchmark
 #
-# Nothing else should run meanwhile.
+# Run nothing else at the same time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
