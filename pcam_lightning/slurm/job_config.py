@@ -118,7 +118,7 @@ def _in_job(cfg: DictConfig, job_id: str, variables: str) -> Iterator[None]:
         cfg.hydra.job.id = job_id
         with _hydra_config(cfg):
             cfg.hydra.runtime.output_dir = str(run_folder(cfg))
-            published = HydraConfig.get()  # a copy
+            published: Any = HydraConfig.get()  # a copy
             with read_write(published), open_dict(published):
                 published.runtime.output_dir = cfg.hydra.runtime.output_dir
             yield
