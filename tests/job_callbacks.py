@@ -10,15 +10,22 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class SlowSteps(Callback):
-    """Makes a run long enough to be stopped."""
+    """Makes a run long enough to be stopped.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: pause before each step.
+        until: path of a file; steps are fast once it exists.
+    """
+
+    def __init__(self, seconds: float, until: str | None = None) -> None:
         self.seconds = seconds
+        self.until = until and Path(until)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        time.sleep(self.seconds)
+        if not (self.until and self.until.exists()):
+            time.sleep(self.seconds)
 
 
 class Failing(Callback):
