@@ -19,7 +19,7 @@ class SlowSteps(Callback):
 
     def __init__(self, seconds: float, until: str | None = None) -> None:
         self.seconds = seconds
-        self.until = until and Path(until)
+        self.until = None if until is None else Path(until)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -60,8 +60,8 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 sys.exit(_report(error))
             except Preempted as stop:
                 if is_first_rank():
-                    goes_on = "all is saved, the same command in the same folder goes on"
-                    print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
+                    hint = "the run is saved; repeat the command in the same folder to continue"
+                    print(f"preempted: {stop}; {hint}", file=sys.stderr, flush=True)
                 requeue(stop.number)
                 sys.exit(stop.exit_code)
             except Diverged as failure:

@@ -23,7 +23,7 @@ must not be imported before."""
 
 
 class SweepLoader:
-    """A composer of a sweep's jobs: the configs that Hydra composes, in a third of the time.
+    """A faster composer of a sweep's jobs, whose configs are equal to those that Hydra composes.
 
     Hydra reads all files again for each job. Here each file is read once, so an edit during the
     submission changes no job. Jobs with the same group choices share one composition; overrides of

@@ -61,7 +61,7 @@ class JobState:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job's state is final."""
+        """True if the job's state is final."""
         return self.state not in ("running", "queued", "unknown")
 
 

@@ -67,9 +67,9 @@ def test_a_search_beats_random_trials(search) -> None:
 
 
 def test_a_batch_is_one_launch(search) -> None:
-    assert search("hydra.sweeper.trials=7", "hydra.sweeper.parallel=3")[0] == 0
-    assert StandIn.batches == [(0, 3), (3, 3), (6, 1)]
-    assert trials()["optimizer.lr"].nunique() == 7
+    assert search("hydra.sweeper.trials=3", "hydra.sweeper.parallel=2")[0] == 0
+    assert StandIn.batches == [(0, 2), (2, 1)]
+    assert trials()["optimizer.lr"].nunique() == 3
 
 
 @pytest.mark.slow
@@ -90,6 +90,7 @@ def test_a_killed_search_continues_with_the_same_result(search, tmp_path: Path) 
     pd.testing.assert_frame_equal(trials(), trials("whole"))
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_unreported_is_not_repeated(search) -> None:
     def interrupt(config, folder):
         if folder.name in ("1", "2"):
@@ -157,6 +158,7 @@ def test_the_exit_code_is_1_if_all_trials_failed(search) -> None:
     assert json.loads(Path("search/study.json").read_text())["best"] is None
 
 
+@pytest.mark.slow
 def test_a_launcher_that_starts_nothing_fails_no_trial(search) -> None:
     def broken(self, overrides, initial_job_idx):
         raise RuntimeError("no such partition")
@@ -169,6 +171,7 @@ def test_a_launcher_that_starts_nothing_fails_no_trial(search) -> None:
     assert trials()["state"].tolist() == ["complete"] * 2
 
 
+@pytest.mark.slow
 def test_a_preempted_run_ends_the_search_and_is_resumed_later(search) -> None:
     def preempted(config, folder: Path) -> float:
         if folder.name == "2":
@@ -243,16 +246,12 @@ def test_a_loss_is_minimized(search) -> None:
     ("arguments", "expected"),
     [
         (["hydra.sweeper.trials=0"], "hydra.sweeper.trials=0: expected greater than 0"),
-        (["hydra.sweeper.metric=test/auroc"], "hydra.sweeper.metric='test/auroc': expected"),
         (["hydra.sweeper.trails=3"], "trails"),
-        (["optimizer.lr=interval(1,0)"], "optimizer.lr=interval(1,0): empty"),
         (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0: expected greater than 0"),
         (["data.batch_size=choice(8,x)"], "data.batch_size='x': expected"),
         (["optimizer.lrr=interval(0,1)"], "lrr"),
         (["model=choice(cnn,cmm)"], "model/cmm"),
         (["hydra.sweep.subdir='t_${hydra.job.num}'"], "hydra.sweep.subdir=t_${hydra.job.num}: a"),
-        (["hydra.sweep.subdir=0"], "hydra.sweep.subdir=0: a search keeps"),
-        (["seed=1,2"], "seeds are not searched over"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -282,6 +281,7 @@ def test_another_search_in_the_same_folder_is_rejected(search) -> None:
     assert search("hydra.sweeper.trials=2", "data.num_workers=1")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_shared_journal_belongs_to_one_sweep_folder(search) -> None:
     arguments = ("hydra.sweeper.trials=1", "hydra.sweeper.storage=shared/a.journal")
     assert search(*arguments)[0] == 0
