@@ -1,5 +1,6 @@
 """A small data set in the official file format, and configs as the commands compose them."""
 
+import functools
 import importlib
 import logging
 import os
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.cli.command import CONF
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.runs import Run
+from pcam_lightning.slurm.hydra_private import SweepLoader
 
 # Two test processes on two cores would otherwise run four threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -78,14 +82,23 @@ def unchanged_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
+@functools.cache
+def config_loader(name: str) -> SweepLoader:
+    """Return a loader of a command's configs that reads each file once per process."""
+    plugins.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return SweepLoader(loader, loader.load_configuration(name, [], RunMode.MULTIRUN))
+
+
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Compose a command's config from overrides, as plain containers."""
-    plugins.register()
 
     def compose_config(overrides: Sequence[str] = (), name: str = "train") -> dict[str, Any]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(name, [f"run_dir={tmp_path / 'run'}", *overrides])
+        cfg = config_loader(name).load([f"run_dir={tmp_path / 'run'}", *overrides])
+        with open_dict(cfg):
+            del cfg["hydra"]
         config = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(config, dict)
         return config  # type: ignore[return-value]

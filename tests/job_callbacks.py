@@ -11,15 +11,22 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class SlowSteps(Callback):
-    """Callback that delays every step, so that a test can stop the run."""
+    """Delay every step, so that a test can stop the run.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: pause before each step.
+        until: path of a file; steps are fast once it exists.
+    """
+
+    def __init__(self, seconds: float, until: str | None = None) -> None:
         self.seconds = seconds
+        self.until = None if until is None else Path(until)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        time.sleep(self.seconds)
+        if not (self.until and self.until.exists()):
+            time.sleep(self.seconds)
 
 
 class Failing(Callback):
