@@ -35,9 +35,10 @@ def compare_to_baseline(
         if each["verdict"] != "same"
     ]
     same = len(compared) - len(messages)
-    messages.append(
-        f"compared with {earlier.path}: {same} of {len(compared)} rows as fast, within noise"
+    total = (
+        f"{same} of {len(compared)} rows as fast, within noise" if compared else "no common rows"
     )
+    messages.append(f"compared with {earlier.path}: {total}")
     messages += [f"changed since then: {line}" for line in changed]
     return {"run": str(earlier.path), "rows": compared, "changed": changed, "said": messages}
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pcam_lightning.benchmark import timer
 from pcam_lightning.benchmark.case import cases
 from pcam_lightning.benchmark.modes import implementations_of
 from pcam_lightning.benchmark.roofline import COPIED, SIDE
@@ -14,7 +15,8 @@ SMALL = ("data.batch_size=8", "model=mlp", "model.hidden=[4]", "trainer=cpu", *Q
 
 
 @pytest.fixture(autouse=True)
-def _small_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timer, "MAX_WARM_UPS", 1)
     monkeypatch.setitem(SIDE, "cpu", 512)
     monkeypatch.setitem(COPIED, "cpu", 2**24)
 
