@@ -28,6 +28,7 @@ from pcam_lightning.config import schema
 from pcam_lightning.config.compose import CONF, Config, of_command, validated_in
 from pcam_lightning.errors import InputError
 from pcam_lightning.slurm import job_config
+from pcam_lightning.slurm.hydra_private import SweepLoader
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,18 +114,17 @@ def compose_jobs(name: str, arguments: list[str], folder: Path) -> list[Config]:
     else:
         ((*jobs,),) = BasicSweeper.split_arguments(swept, None)
     ends = {0: jobs[0], len(jobs) - 1: jobs[-1]}
+    sweep = SweepLoader(loader(), cfg)
     return [
-        of_command(job_config.compose(loader(), cfg, job, number).checked)
-        for number, job in ends.items()
+        of_command(job_config.compose(sweep, job, number).checked) for number, job in ends.items()
     ]
 
 
 @cache
 def loader() -> ConfigLoader:
-    """Return a loader that reads each file of `conf/` once."""
     plugins.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return job_config.snapshot(GlobalHydra.instance().config_loader())
+        return GlobalHydra.instance().config_loader()
 
 
 def load(name: str, overrides: list[str], mode: RunMode) -> DictConfig:

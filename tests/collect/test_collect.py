@@ -50,7 +50,7 @@ def test_a_sweep_of_real_runs(collect, trained_run: Run, tmp_path: Path) -> None
     table = pd.read_csv(tmp_path / "collected" / "table.csv")
     assert len(table) == 1
     means = table[["val/auroc_mean", "val/auroc_sd"]].to_numpy()
-    np.testing.assert_allclose(means, [[np.mean(aurocs), np.std(aurocs, ddof=1)]])
+    np.testing.assert_allclose(means, [[float(np.mean(aurocs)), float(np.std(aurocs, ddof=1))]])
     rows = pd.read_parquet(tmp_path / "collected" / "runs.parquet")
     assert list(rows["seed"]) == [0, 1]
     assert list(rows["weights_digest"]) == [trained_run.summary["weights_digest"]] * 2
