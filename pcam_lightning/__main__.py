@@ -1,19 +1,28 @@
-"""`python -m pcam_lightning` lists the commands."""
+"""List of the commands, printed by `python -m pcam_lightning`."""
 
 import ast
 from pathlib import Path
 
 from pcam_lightning.cli.printing import keep_printing
-from pcam_lightning.config.schema import ROOTS
+
+TASKS = {
+    "Get data": ("download", "audit"),
+    "Train and tune": ("train", "collect"),
+    "Look at runs": ("evaluate", "compare"),
+    "Check": ("reproduce", "benchmark"),
+}
+"""Commands by what a person wants to do."""
 
 
 def main() -> None:
     keep_printing()
-    print("python -m pcam_lightning.COMMAND [KEY=VALUE ...]   (--help lists the keys)\n")
-    for name in ROOTS:
-        source = (Path(__file__).parent / name / "__main__.py").read_text(encoding="utf-8")
-        docstring = ast.get_docstring(ast.parse(source)) or ""
-        print(f"  {name:<12}{docstring.splitlines()[0]}")
+    print("python -m pcam_lightning.COMMAND [KEY=VALUE ...]   (--help lists the keys)")
+    for task, commands in TASKS.items():
+        print(f"\n{task}")
+        for name in commands:
+            source = (Path(__file__).parent / name / "__main__.py").read_text(encoding="utf-8")
+            docstring = ast.get_docstring(ast.parse(source)) or ""
+            print(f"  {name:<12}{docstring.splitlines()[0]}")
 
 
 if __name__ == "__main__":

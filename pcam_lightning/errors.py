@@ -1,4 +1,4 @@
-"""What ends a command with one line and no traceback."""
+"""Exceptions that end a command with one line instead of a traceback."""
 
 import signal
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class CheckFailed(Exception):
-    """A command did its work, and the check that it was asked for failed: exit code 1.
+    """A command finished its work, and the requested check failed: exit code 1.
 
     Args:
-        message: one line that says what failed.
-        summary: the path of the command's `summary.json`, which is whole.
+        message: one line that names the failed check.
+        summary: path of the command's complete `summary.json`.
     """
 
     def __init__(self, message: str, summary: Path) -> None:
@@ -19,13 +19,13 @@ class CheckFailed(Exception):
 
 
 class Diverged(Exception):
-    """Training met numbers that are not finite, and cannot continue: exit code 1.
+    """Training produced numbers that are not finite and cannot continue: exit code 1.
 
     Args:
-        step: the optimizer step, from 0.
-        loss: of that step.
-        lr: the learning rate of that step.
-        reason: what is not finite, where it is not the loss.
+        step: optimizer step, from 0.
+        loss: loss of that step.
+        lr: learning rate of that step.
+        reason: the value that is not finite, if it is not the loss.
     """
 
     def __init__(self, step: int, loss: float, lr: float, reason: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Diverged(Exception):
 
 
 class Preempted(BaseException):
-    """A signal asked the command to stop, and what it has done is saved: exit code 128 + signal.
+    """A signal asked the command to stop; its progress is saved: exit code 128 + signal.
 
     Like KeyboardInterrupt, it passes through code that handles every Exception.
     """
@@ -45,16 +45,16 @@ class Preempted(BaseException):
 
 
 class InputError(ValueError):
-    """What was given cannot be used: a config value, a file, a run folder, a device.
+    """An input that cannot be used: a config value, a file, a run folder, a device.
 
-    Its text is one line that names the file, row or key at fault, what was expected and, where
-    there are any, the valid choices. Commands print it and exit with code 2; any other exception
-    is a bug of ours and shows its traceback.
+    Its text is one line that names the file, row or key at fault, the expected value and the valid
+    choices, if there are any. Commands print it and exit with code 2. Any other exception is a bug
+    in this package and shows its traceback.
     """
 
 
 class PreflightError(InputError):
-    """What would make the jobs of a sweep fail, one line for each problem."""
+    """Problems that would make the jobs of a sweep fail, one line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -62,10 +62,10 @@ class PreflightError(InputError):
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with every character that is not printed written as an escape, such as \x1b.
+    r"""Return `text` with escapes such as \x1b in place of characters that are not printable.
 
-    These are control characters (line breaks too), the marks that turn the direction of writing,
-    and lone surrogates, which no encoding has.
+    These are control characters, line breaks, marks that change the direction of writing, and lone
+    surrogates, which cannot be encoded.
     """
     if text.isprintable():
         return text

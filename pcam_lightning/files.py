@@ -1,52 +1,71 @@
-"""Files that are either whole or absent, and JSON objects in them."""
+"""Atomic writing of files, and encoding of JSON."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def draft(target: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Yield a new file beside `target`, open for writing, that replaces `target` at the end.
+
+    If the block raises, the draft is removed and `target` keeps its content. The draft's name is
+    random and no link is followed, so that nobody can redirect the write.
+
+    Args:
+        target: the file to write.
+        mode: permissions of the new file, before the user's umask applies.
+    """
+    # Files of `tempfile` are private to one user; run folders are shared by a team.
+    path = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(path, flags, mode), "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(path, target)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write a file whole or not at all: a reader, or a crash, never sees half of it.
+    """Write a file completely or not at all: neither a reader nor a crash leaves half of it.
 
-    Missing parent folders are made; text is written as UTF-8. If the write fails, `path` is left as
-    it was. The `filename` of an OSError is then `path`.
+    Creates missing parent folders and writes text as UTF-8. If the write fails, `path` keeps its
+    content, and the `filename` of the OSError is `path`.
     """
     target = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    # Not tempfile: its files are private to one user, and run folders are shared with a team.
-    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("xb") as stream:
+        with draft(target) as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, target)
-    except BaseException as error:
-        if isinstance(error, OSError):  # a write that fails does not say where
-            error.filename = str(target)
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(target)  # a failed write does not name its file
         raise
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically, in the order of its keys.
 
-    NaN and infinities become null (JSON has no word for them); NumPy scalars and arrays, tensors,
-    paths, dates, tuples and sets become what they hold. Raises TypeError for anything else.
+    NaN and infinities, which JSON lacks, become null. NumPy scalars and arrays, tensors, paths,
+    dates, tuples and sets become plain values. Raises TypeError for any other type.
     """
     atomic_write(path, encode_json(value))
 
 
 def encode_json(value: Any) -> bytes:
+    """Return the bytes that `write_json` writes."""
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is not UTF-8 reaches Python as lone surrogates; written as \udcXX they are
+    # Python holds a file name that is not UTF-8 as lone surrogates. Written as \udcXX, they are
     # valid JSON and read back to the same name.
     return text.encode("utf-8", errors="backslashreplace")
 
@@ -66,6 +85,6 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, date):
         return value.isoformat()
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays, and tensors, without importing either
+    if hasattr(value, "tolist"):  # NumPy and torch, without importing either
         return _plain(value.tolist())
     raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r:.100}")

@@ -1,17 +1,15 @@
-"""Named random streams: one seed of the run, one independent seed for each use of randomness.
-
-Initialization, sampling order and augmentation each draw from a stream of their own, so that
-changing how often one of them draws does not move the others.
-"""
+"""Named random streams: an independent seed, derived from the run's seed, for each use."""
 
 import hashlib
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """The seed of the stream called `names` in a run seeded with `seed`.
+    """Return the seed of the stream called `names` in a run seeded with `seed`.
 
-    A pure function (SHA-256 of the arguments), so a position in a stream, say
-    `derive_seed(42, "augmentation", step)`, can be entered again without any stored state.
+    Initialization, sampling order and augmentation each draw from their own stream: if one of them
+    draws more often, the others do not change. The function is pure (SHA-256 of the arguments), so
+    that any position of a stream, such as `derive_seed(42, "augmentation", step)`, can be computed
+    without stored state.
 
     Returns an int in [0, 2**63).
     """

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measure everything that docs/benchmarks.md tells, into outputs/benchmarks/, a folder for each table:
+# Measure every table of docs/benchmarks.md into outputs/benchmarks/, one folder for each:
 #
-#   bash scripts/benchmarks.sh               # on the demo set, made on the spot
-#   bash scripts/benchmarks.sh trainer=gpu   # any overrides go to every benchmark
+#   bash scripts/benchmarks.sh               # on the demo set, which it creates
+#   bash scripts/benchmarks.sh trainer=gpu   # overrides apply to every benchmark
 #
-# Nothing else should run meanwhile.
+# Run nothing else on the machine at the same time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

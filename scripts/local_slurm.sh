@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# A real Slurm on this one machine, for the tests and for trying the launchers:
+# Run a real Slurm cluster on this machine, for the tests and for trying the launchers:
 #
 #   eval "$(scripts/local_slurm.sh start [DIR])"   DIR: /tmp/pcam-slurm
 #   eval "$(scripts/local_slurm.sh env [DIR])"     in another shell
 #   scripts/local_slurm.sh stop [DIR]
 #
-# Two partitions, named as on Snellius: gpu_course (two nodes, one made-up GPU each) and thin_course
-# (two nodes, the default). CPUs and memory are claims that nothing enforces. Needs root; installs
-# Debian's packages if need be; listens on loopback only, on five TCP ports from PCAM_SLURM_PORT
-# (17817) on; writes marked lines into /etc/hosts, which `stop` removes. Exit code 77: it cannot.
+# It has two partitions, named as on Snellius: gpu_course (two nodes, one pretended GPU each) and
+# thin_course (two nodes, the default). CPUs and memory are not enforced. The script needs root,
+# installs Debian packages if needed, listens on loopback only, on five TCP ports from
+# PCAM_SLURM_PORT (17817), and writes marked lines into /etc/hosts, which `stop` removes. Exit code
+# 77: this machine cannot run Slurm.
 set -euo pipefail
 umask 022
 export PATH=$PATH:/usr/sbin:/sbin
@@ -18,9 +19,9 @@ conf=$dir/slurm.conf socket=$dir/munge.socket mark="# local_slurm.sh $dir."
 nodes=(gpu1 gpu2 thin1 thin2) policy=/usr/sbin/policy-rc.d
 
 die() { echo "local_slurm: $2" >&2; exit "$1"; }
-clean() { env -i PATH="$PATH" SLURM_CONF="$conf" "$@"; } # of the job that the caller may be part of
+clean() { env -i PATH="$PATH" SLURM_CONF="$conf" "$@"; } # without the variables of a surrounding job
 
-# By the command line as well: the number in a stale file may belong to somebody else by now.
+# Compare the command line, too: another process may have the number in an old pid file.
 running() {
   local pid
   pid=$(cat "$dir/run/$1.pid" 2>/dev/null) && grep -qsF "$dir/" "/proc/$pid/cmdline"
@@ -39,7 +40,7 @@ no_jobs() { [ -z "$(clean squeue -h 2>/dev/null)" ]; }
 nodes_up() {
   [ "$(clean sinfo -hN -o %T 2>/dev/null | grep -cxE 'idle|mixed|allocated|completing')" = 4 ]
 }
-listeners() { # ADDRESS:PORT in hexadecimal of all that listen on our ports
+listeners() { # hexadecimal ADDRESS:PORT of each listener on the five ports
   local ports
   ports=$(printf '%04X|' $(seq "$port" $((port + 4))))
   awk '$4 == "0A" { print $2 }' /proc/net/tcp* | grep -E ":(${ports%|})$"
@@ -49,7 +50,7 @@ install_packages() {
   [ "$(type -P slurmctld slurmd sbatch munged | wc -l)" -lt 4 ] || return 0
   command -v apt-get >/dev/null || die 77 "no Slurm here, and no apt-get to install it with"
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120)
-  if [ ! -e "$policy" ]; then # keeps the packages from starting daemons of their own
+  if [ ! -e "$policy" ]; then # keeps the packages from starting daemons
     trap 'rm "$policy"' EXIT
     printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
   fi
@@ -59,7 +60,7 @@ install_packages() {
 }
 
 # Slurm binds to what the host name resolves to; torch.distributed looks nodes up by name.
-# Written in place: in a container the file is a mount, which cannot be replaced.
+# The file is written in place, since in a container it is a mount, which cannot be replaced.
 write_hosts() {
   local text
   ! grep -qF "$mark" /etc/hosts || return 0
@@ -81,7 +82,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort=$port
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
-# cred_expire is also how long a requeued job waits; 120 s if not set
+# A requeued job waits for cred_expire, by default 120 s
 AuthInfo=socket=$socket,cred_expire=10
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
@@ -89,7 +90,7 @@ SlurmctldPidFile=$dir/run/slurmctld.pid
 SlurmdPidFile=$dir/run/%n.pid
 SlurmctldLogFile=$dir/log/slurmctld.log
 SlurmdLogFile=$dir/log/%n.log
-# Neither cgroups nor systemd; the CPUs and memory claimed below are believed
+# Neither cgroups nor systemd; the CPUs and memory below need not exist
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SlurmdParameters=config_overrides
@@ -98,7 +99,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=1000
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000,bf_interval=5,sched_interval=5
-# scontrol still knows a job an hour after its end; there is no accounting
+# Without accounting, scontrol reports a job for an hour after its end
 MinJobAge=3600
 KillWait=5
 GresTypes=gpu
@@ -119,23 +120,23 @@ start() {
     port=$(sed -n 's/^SlurmctldPort=//p' "$conf")
   else
     port=${PCAM_SLURM_PORT:-17817}
-    [ -z "$(listeners)" ] || die 1 "a port of $port and on is taken; PCAM_SLURM_PORT names another"
+    [ -z "$(listeners)" ] || die 1 "a port from $port to $((port + 4)) is in use; set PCAM_SLURM_PORT to another"
     write_conf
   fi
   write_hosts
-  # --force: the folder above may be private, and only root is to reach the socket
+  # --force: the parent folder may be private; only root needs the socket
   daemon munged munged --force --key-file="$dir/munge.key" --socket="$socket" \
     --seed-file="$dir/munge.seed" --pid-file="$dir/run/munged.pid" --log-file="$dir/log/munged.log"
   daemon slurmctld slurmctld -f "$conf"
   for name in "${nodes[@]}"; do daemon "$name" slurmd -f "$conf" -N "$name"; done
   wait_for 60 nodes_up || die 1 "the nodes did not come up, see $dir/log"
-  ! listeners | grep -v '7F:' >&2 || { stop; die 1 "it listened beyond loopback, and was stopped"; }
+  ! listeners | grep -v '7F:' >&2 || { stop; die 1 "Slurm listened beyond loopback and was stopped"; }
   echo "export SLURM_CONF=$conf"
 }
 
 stop() {
   exec 9>"$dir/lock" && flock 9
-  if running slurmctld; then # jobs first, or they would outlive the daemons
+  if running slurmctld; then # first the jobs, which would outlive the daemons
     clean squeue -ho %A | sort -u | xargs -r env SLURM_CONF="$conf" scancel || true
     wait_for 30 no_jobs || true
   fi

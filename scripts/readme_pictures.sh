@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the README's pictures and figures anew: the main job on the demo set, with cnn and with mlp,
-# a comparison of two learning rates, an evaluation of the mlp, and an audit of a damaged demo set.
+# Make the pictures and numbers of the README: training on the demo set with cnn and mlp, a
+# comparison of two learning rates, an evaluation of the mlp, and an audit of a damaged demo set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,20 +1,27 @@
 """A small data set in the official file format, and configs as the commands compose them."""
 
+import functools
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.cli.command import CONF
+from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.runs import Run
+from pcam_lightning.slurm.hydra_private import SweepLoader
 
 # Two test processes on two cores would otherwise run four threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,14 +41,64 @@ def pcam_root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of a small CNN, trained once per test process. Tests must not change it.
+
+    Copy its folder with `shutil.copytree` to change it. The data is 96 / 60 / 60 patches of noise
+    with six slides, in the folder that the manifest names; tumours are darker in the center.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    for seed, (split, rows) in enumerate(zip(SPLITS, (96, 60, 60), strict=True)):
+        images, labels = random_split(rows, seed)
+        images[labels, 32:64, 32:64] //= 2
+        write_split(folder / "pcam", split, images, labels)
+        header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
+        lines = [f"{row},0,0,True,{labels[row]},slide_{row % 6}\n" for row in range(rows)]
+        SplitFiles(folder / "pcam", split).meta.write_text(header + "".join(lines))
+    arguments = [
+        f"data.root={folder / 'pcam'}", "data.batch_size=16", "model=cnn", "model.channels=[4,4]",
+        "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1", f"hydra.run.dir={folder / 'run'}",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, unchanged_logging():
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train", *arguments])
+        importlib.import_module("pcam_lightning.train.__main__").main()
+    return Run(folder / "run")
+
+
+@contextmanager
+def unchanged_logging() -> Iterator[None]:
+    """Restore the root logger afterwards, which Hydra configures to write into the run folder."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@functools.cache
+def config_loader(name: str) -> SweepLoader:
+    """Return a loader of a command's configs that reads each file once per process."""
+    plugins.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return SweepLoader(loader, loader.load_configuration(name, [], RunMode.MULTIRUN))
+
+
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Compose a command's config from overrides, as plain containers."""
-    plugins.register()
 
     def compose_config(overrides: Sequence[str] = (), name: str = "train") -> dict[str, Any]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(name, [f"run_dir={tmp_path / 'run'}", *overrides])
+        cfg = config_loader(name).load([f"run_dir={tmp_path / 'run'}", *overrides])
+        with open_dict(cfg):
+            del cfg["hydra"]
         config = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(config, dict)
         return config  # type: ignore[return-value]
@@ -54,8 +111,6 @@ def command(tmp_path: Path, monkeypatch, capfd):
     """Call `python -m pcam_lightning.NAME ...` in this process, to save the import of torch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCAM_ROOT", raising=False)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
 
     def call(*arguments: str, name: str = "train") -> tuple[int, str, str]:
         module = f"pcam_lightning.{name}"
@@ -69,9 +124,5 @@ def command(tmp_path: Path, monkeypatch, capfd):
         out, err = capfd.readouterr()
         return code, out, err
 
-    yield call
-    # Hydra has configured logging to a file of this test's folder.
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with unchanged_logging():
+        yield call

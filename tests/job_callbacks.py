@@ -1,4 +1,4 @@
-"""Callbacks that jobs of the tests name in their configs."""
+"""Callbacks that tests name in configs."""
 
 import os
 import signal
@@ -6,28 +6,38 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 
 class SlowSteps(Callback):
-    """Makes a run long enough to be stopped."""
+    """Delay every step, so that a test can stop the run.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: pause before each step.
+        until: path of a file; steps are fast once it exists.
+    """
+
+    def __init__(self, seconds: float, until: str | None = None) -> None:
         self.seconds = seconds
+        self.until = None if until is None else Path(until)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        time.sleep(self.seconds)
+        if not (self.until and self.until.exists()):
+            time.sleep(self.seconds)
 
 
 class Failing(Callback):
+    """Callback that fails when training starts."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         raise RuntimeError("planted")
 
 
 class Validating(Callback):
-    """Keeps a file there while a run validates."""
+    """Callback that keeps a file while the run validates."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -40,7 +50,7 @@ class Validating(Callback):
 
 
 class KillAtStep(Callback):
-    """Kills its own process at the step that a file names, if there is one."""
+    """Callback that kills the process at the step number in a file, if the file exists."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -50,3 +60,19 @@ class KillAtStep(Callback):
     ) -> None:
         if self.path.exists() and trainer.global_step == int(self.path.read_text()):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Plant(Callback):
+    """Set all weights, or the variance buffers, to a value after batch `number` of the fit."""
+
+    def __init__(self, number: int, value: float, buffer: bool = False) -> None:
+        self.number, self.value, self.buffer = number, value, buffer
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.total_batch_idx == self.number:
+            buffers = [b for name, b in pl_module.named_buffers() if name.endswith("running_var")]
+            with torch.no_grad():
+                for tensor in buffers if self.buffer else pl_module.parameters():
+                    tensor.fill_(self.value)

@@ -12,7 +12,7 @@ SPLITS = ("train", "valid", "test")
 def write_split(
     root: Path, split: str, images: np.ndarray, labels: np.ndarray, **layout: Any
 ) -> None:
-    """One split as the official release has it; `layout` goes to h5py's create_dataset."""
+    """Write a split in the official format; `layout` is passed to h5py's create_dataset."""
     root.mkdir(parents=True, exist_ok=True)
     stem = root / f"camelyonpatch_level_2_split_{split}"
     with h5py.File(f"{stem}_x.h5", "w") as file:
@@ -30,6 +30,6 @@ def invert_patch(path: Path, row: int) -> None:
 
 
 def random_split(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Patches of noise, uint8 [rows, 96, 96, 3], and labels, of which every third is 1."""
+    """Return patches of noise, uint8 [rows, 96, 96, 3], and labels: every third is 1."""
     generator = np.random.default_rng(seed)
     return generator.integers(0, 256, (rows, 96, 96, 3), dtype=np.uint8), np.arange(rows) % 3 == 0

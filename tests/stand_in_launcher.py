@@ -1,4 +1,4 @@
-"""A launcher whose jobs score by a formula instead of training: run folders like any other's."""
+"""A launcher that writes run folders whose score is a formula, instead of training."""
 
 import json
 import math
@@ -22,12 +22,12 @@ ARGUMENTS = ("sweep=optuna", f"hydra.launcher._target_={TARGET}", "hydra.sweep.d
 
 
 def peak(config: dict[str, Any]) -> float:
-    """1 at a learning rate of 0.01, whatever the rest, and less at both sides."""
+    """Return a score that depends on the learning rate only: 1 at 0.01, less elsewhere."""
     return 1 - 0.2 * math.log10(config["optimizer"]["lr"] / 0.01) ** 2
 
 
 class StandIn(Launcher):
-    """`job(config, folder)` returns what a run scores; whatever it raises ends the batch."""
+    """A launcher whose `job(config, folder)` returns a run's score or raises to end the batch."""
 
     job: Callable[[dict[str, Any], Path], float | None] = staticmethod(
         lambda config, _: peak(config)
@@ -73,6 +73,8 @@ def register() -> None:
 
 
 def killed_in_trial(number: int) -> Callable[[dict[str, Any], Path], float]:
+    """Return a job that kills its process in one trial."""
+
     def job(config: dict[str, Any], folder: Path) -> float:
         if folder.name == str(number):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -82,7 +84,7 @@ def killed_in_trial(number: int) -> Callable[[dict[str, Any], Path], float]:
     return job
 
 
-if __name__ == "__main__":  # stand_in_launcher.py NUMBER ARGUMENT...: killed in that trial
+if __name__ == "__main__":  # stand_in_launcher.py NUMBER ARGUMENT...: killed in trial NUMBER
     from pcam_lightning.train import __main__ as train
 
     register()

@@ -1,4 +1,4 @@
-"""Sweeps as they lie on the disk, made up."""
+"""Folders of synthetic runs and sweeps."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CONSTANTS["all_tumour"] |= {"sensitivity": 1.0, "specificity": 0.0}
 
 
 def scores(**given: float | None) -> dict[str, Any]:
-    """One split of a summary: 0.9 everywhere (a loss of 0.1), but for what is given."""
+    """Return one split of a summary: 0.9 for each metric, 0.1 for each loss, except those given."""
     values = dict.fromkeys(METRICS, 0.9) | {"brier": 0.1, "log_loss": 0.1} | given
     return {
         "metrics": {name: {"value": value} for name, value in values.items()},
@@ -36,7 +36,13 @@ def write_run(
     config: dict[str, Any] | None = None,
     **status: Any,
 ) -> Path:
-    """A run folder of `train`; one that is `finished` has a summary; `config` is the manifest's."""
+    """Write a run folder of `train`; with a summary if `state` is finished.
+
+    Args:
+        val, test: from `scores`.
+        config: the manifest's config.
+        status: more entries of status.json.
+    """
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
     (folder / ".hydra" / "config.yaml").write_text("trainer:\n  max_epochs: 5\n")
@@ -52,8 +58,8 @@ def write_run(
     if config is not None:
         manifest["config"] = config
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    said = error and {"type": "InputError", "text": error, "traceback": None}
-    status = {"state": state, "error": said, "host": "elsewhere", "started": started} | status
+    failure = error and {"type": "InputError", "text": error, "traceback": None}
+    status = {"state": state, "error": failure, "host": "elsewhere", "started": started} | status
     (folder / "status.json").write_text(json.dumps(status))
     if state == "finished":
         summary = {
@@ -70,7 +76,7 @@ def write_run(
 
 
 def write_sweep(folder: Path, jobs: Sequence[dict[str, Any]], executor: str = "slurm") -> Path:
-    """The launcher's list of jobs; each is filled up with what is not given."""
+    """Write the launcher's sweep.json; each job gets defaults for the keys it lacks."""
     folder.mkdir(parents=True, exist_ok=True)
     filled = [
         {"number": i, "overrides": [f"seed={i}"], "folder": str(i), "job_id": f"12_{i}"}

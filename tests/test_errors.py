@@ -1,4 +1,4 @@
-"""Text from files stays text, as a Markdown parser and a terminal see it."""
+"""Text from files is escaped for Markdown and terminals."""
 
 from html import unescape
 

@@ -1,4 +1,4 @@
-"""The shell scripts, and that plain job scripts ask for what the launchers ask for."""
+"""The shell scripts, whose Slurm jobs request the same resources as the launchers."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ JOBS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_bash_can_read_it(script: Path) -> None:
+def test_a_script_has_valid_syntax(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", "--shell=bash", script], check=True)
@@ -35,7 +35,7 @@ def test_every_job_script_is_compared() -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_it_asks_for_what_the_launcher_asks_for(name: str) -> None:
+def test_a_job_script_requests_the_launchers_resources(name: str) -> None:
     command, choice = JOBS[name]
     asked, wanted = header(REPOSITORY / "scripts" / f"{name}.sbatch"), launcher(command, choice)
     assert asked["job-name"] == wanted["name"]
@@ -52,12 +52,12 @@ def test_it_asks_for_what_the_launcher_asks_for(name: str) -> None:
 
 
 def header(path: Path) -> dict[str, str]:
-    """The options on a job script's #SBATCH lines."""
+    """Return the options on a job script's #SBATCH lines."""
     return dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", path.read_text(), re.MULTILINE))
 
 
 def launcher(command: str, choice: str) -> dict[str, Any]:
-    """What `hydra/launcher=CHOICE cluster=snellius` hands to submitit."""
+    """Return the parameters of `hydra/launcher=CHOICE cluster=snellius`."""
     plugins.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(

@@ -1,1 +1,1 @@
-"""What is in the files of a data set, and what is wrong with it: one pass, findings, pictures."""
+"""Audit of a data set: one pass over its files, findings of damage and leakage, pictures."""

@@ -1,4 +1,4 @@
-"""Look at every patch of every split once, and list what is damaged, doubled, leaked or unusual.
+"""Audit of a data set: read every patch once, and list damaged, duplicate, leaked, unusual ones.
 
 python -m pcam_lightning.audit data.root=/scratch/pcam
 """
@@ -29,7 +29,7 @@ def main(config: Config) -> Path:
 
 
 def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write `audit.json`, `findings.parquet`, `plots/` and `summary.json`; return the latter."""
+    """Write `audit.json`, `findings.parquet`, `plots/` and `summary.json`; return the summary."""
     from tqdm import tqdm
 
     from pcam_lightning.audit.faults import find_faults
@@ -67,7 +67,7 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     try:
         check_scales(source.root, config["data"]["scale"])
     except InputError as error:
-        print(f"training refuses these files: {error}")
+        print(f"training rejects these files: {error}")
 
     totals = {kind: sum(counts.values()) for kind, counts in report["findings"].items()}
     summary = head | {

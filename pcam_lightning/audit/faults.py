@@ -1,4 +1,4 @@
-"""From scans to findings: which patches are damaged, blank, unusual, doubled or leaked."""
+"""Findings in the scans of all splits: damaged, blank, unusual, duplicate and leaked patches."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,15 +15,16 @@ Finding = tuple[str, int, str, str]
 """Split, row, kind, value."""
 
 FENCE = 3.0
-"""Interquartile ranges from the quartiles to where Tukey (1977) calls values far out."""
+"""Distance of Tukey's (1977) outer fences from the quartiles, in interquartile ranges."""
 
 
 def find_faults(scans: Scans) -> pd.DataFrame:
-    """Every finding of every kind in `pcam_lightning.data.findings.KINDS`: split, row, kind, value.
+    """Return all findings of all kinds, as a table with the columns split, row, kind, value.
 
-    A patch that equals an earlier one of its split is a duplicate; the first is not. Where equal
-    patches have different labels all of them are contradictions, and none a duplicate, since none
-    can be trusted. Where equal patches are in several splits, all of them leak.
+    Kinds are described in `pcam_lightning.data.findings.KINDS`. Among equal patches of a split, all
+    but the first are duplicates. If equal patches have different labels, all of them are
+    contradictions instead, since none of the labels can be trusted. Equal patches in several splits
+    are all cross-split duplicates.
     """
     found: list[Finding] = []
     for split, scan in scans.items():
@@ -36,13 +37,13 @@ def find_faults(scans: Scans) -> pd.DataFrame:
 
 
 def fences(mean: np.ndarray) -> tuple[float, float]:
-    """Below the one and above the other, a patch's mean intensity (0..255) is an outlier."""
+    """Return Tukey's lower and upper outer fence of mean intensities (0..255)."""
     first, third = np.percentile(mean, (25, 75))
     return first - FENCE * (third - first), third + FENCE * (third - first)
 
 
 def valid_labels(scan: SplitScan) -> np.ndarray:
-    """Which rows have a label of 0 or 1. bool [N]."""
+    """Return whether each label is 0 or 1, bool [N]."""
     return np.isin(scan.labels, (0, 1))
 
 
@@ -58,14 +59,14 @@ def _damage(split: str, scan: SplitScan) -> Iterator[Finding]:
     black, white = scan.mean <= BLACK, scan.mean >= WHITE
     low, high = fences(scan.mean)
     outlier = ((scan.mean < low) | (scan.mean > high)) & ~black & ~white
-    for kind, which in (("black", black), ("white", white), ("outlier", outlier)):
-        yield from ((split, row, kind, f"{scan.mean[row]:.4f}") for row in _rows(which))
+    for kind, mask in (("black", black), ("white", white), ("outlier", outlier)):
+        yield from ((split, row, kind, f"{scan.mean[row]:.4f}") for row in _rows(mask))
     for row in _rows(~valid_labels(scan)):
         yield split, row, "invalid_label", f"{scan.labels[row]:g}"
-    told = _labels_in_meta(scan)
-    if told is not None:
-        for row in _rows((told != scan.labels) & valid_labels(scan)):
-            yield split, row, "label_mismatch", f"{scan.labels[row]:g}, meta {told[row]:g}"
+    expected = _labels_in_meta(scan)
+    if expected is not None:
+        for row in _rows((expected != scan.labels) & valid_labels(scan)):
+            yield split, row, "label_mismatch", f"{scan.labels[row]:g}, meta {expected[row]:g}"
 
 
 def _copies(scans: Scans) -> Iterator[Finding]:
@@ -75,13 +76,13 @@ def _copies(scans: Scans) -> Iterator[Finding]:
     content = np.concatenate([scan.content for scan in scans.values()])
     _, group, size = np.unique(content, axis=0, return_inverse=True, return_counts=True)
     group = group.reshape(-1)
-    several = np.flatnonzero(size[group] > 1)
+    repeated = np.flatnonzero(size[group] > 1)
     places: dict[int, list[int]] = defaultdict(list)
-    for place in several.tolist():
+    for place in repeated.tolist():
         places[int(group[place])].append(place)
     patches = {name: scan.patches() for name, scan in scans.items()}
     for members in places.values():
-        # Equal digests have never been seen on different patches; equal bytes settle it.
+        # Different patches can have equal digests, so the bytes are compared.
         by_bytes: dict[bytes, list[int]] = defaultdict(list)
         for place in members:
             pixels = patches[str(split[place])][row[place : place + 1]]
@@ -94,7 +95,7 @@ def _copies(scans: Scans) -> Iterator[Finding]:
 
 
 def _copies_of_one(equal: list[tuple[str, int, float]]) -> Iterator[Finding]:
-    """Findings on patches that equal each other, given as (split, row, label) in order."""
+    """Return the findings on one group of equal patches, each given as (split, row, label)."""
     contradicting = len({label for _, _, label in equal}) > 1
     first_of: dict[str, int] = {}
     for split, row, label in equal:
@@ -124,16 +125,16 @@ def _slides(scans: Scans) -> Iterator[Finding]:
 
 
 def _labels_in_meta(scan: SplitScan) -> np.ndarray | None:
-    """The column `center_tumor_patch` of the meta file as 0 and 1, or None where there is none."""
+    """Return the meta file's column `center_tumor_patch` as 0 and 1, None without this column."""
     if scan.meta is None or "center_tumor_patch" not in scan.meta:
         return None
-    words = scan.meta["center_tumor_patch"].str.strip().str.lower()
-    return words.map({"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}).to_numpy(float)
+    text = scan.meta["center_tumor_patch"].str.strip().str.lower()
+    return text.map({"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}).to_numpy(float)
 
 
 def _name(split: str, row: int) -> str:
     return f"{split}:{row}"
 
 
-def _rows(which: np.ndarray) -> Iterable[int]:
-    return np.flatnonzero(which).tolist()
+def _rows(mask: np.ndarray) -> Iterable[int]:
+    return np.flatnonzero(mask).tolist()

@@ -1,4 +1,4 @@
-"""Pictures of an audit: intensities by class, counts, and galleries of what was found."""
+"""Pictures of an audit: intensities and counts by class, and galleries of the findings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +21,15 @@ def draw_audit(
     folder: Path, report: Mapping[str, Any], scans: Mapping[str, SplitScan],
     findings: pd.DataFrame, gallery: int,
 ) -> None:  # fmt: skip
-    """Write the plots, and of each kind found a gallery of up to `gallery` patches, to `folder`.
+    """Write the plots, and a gallery of up to `gallery` patches for each kind of finding.
 
-    A patch that was found for another one that it equals stands beside that one.
+    Equal patches are shown next to each other.
     """
     _plot_intensity(folder / "intensity.png", report)
     _plot_classes(folder / "classes.png", report)
     patches = {split: scan.patches() for split, scan in scans.items()}
 
-    def gallery_of(name: str, rows: list[tuple[str, int, str]], title: str) -> None:
+    def draw_gallery(name: str, rows: list[tuple[str, int, str]], title: str) -> None:
         pixels = np.concatenate([patches[split][np.array([row])] for split, row, _ in rows])
         captions = [
             f"{split}:{row} {_label(scans[split], row)}\n{text}".strip()
@@ -53,13 +53,13 @@ def draw_audit(
                 pairs.add(pair)
                 rows += [(split, row, f"equals {value}"), (other, int(other_row), "")]
         if rows:
-            gallery_of(f"found_{kind}", rows[:gallery], f"{kind}: {len(found):,} found")
+            draw_gallery(f"found_{kind}", rows[:gallery], f"{kind}: {len(found):,} found")
     half = max(1, gallery // 2)
     for split, scan in scans.items():
         order = np.argsort(scan.mean, kind="stable")
         ends = [*order[:half], *order[-half:]] if len(order) > 2 * half else list(order)
         rows = [(split, int(row), f"mean {scan.mean[row]:.1f}") for row in ends]
-        gallery_of(f"extremes_{split}", rows, f"darkest and brightest of {split}")
+        draw_gallery(f"extremes_{split}", rows, f"darkest and brightest of {split}")
 
 
 _UNITS = {
@@ -73,7 +73,7 @@ _UNITS = {
 
 
 def _spread(found: list[tuple[Any, ...]], count: int) -> list[tuple[Any, ...]]:
-    """Up to `count` of them from all over the list, so that every split is seen."""
+    """Return up to `count` findings at even distances in the list, so that it covers all splits."""
     if len(found) <= count:
         return found
     return [found[place] for place in np.linspace(0, len(found) - 1, count).astype(int)]
@@ -100,14 +100,14 @@ def _plot_intensity(path: Path, report: Mapping[str, Any]) -> None:
             if 0 < fence < 255:
                 axes.axvline(fence, color=GRAY, linestyle=":", linewidth=1.5)
         auroc = intensity["label_auroc"]
-        told = "one class only" if auroc is None else f"tells the classes apart: AUROC {auroc:.3f}"
-        axes.set_title(f"{split}: {told}", fontsize=10, loc="left")
+        text = "one class only" if auroc is None else f"AUROC of the intensity: {auroc:.3f}"
+        axes.set_title(f"{split}, {text}", fontsize=10, loc="left")
         axes.set(xlim=(0, 256), xlabel="mean intensity of a patch, 0 to 255")
         axes.spines[["top", "right"]].set_visible(False)
         if place == 1:
             axes.set_ylabel("share of the class")
             axes.legend(frameon=False)
-    title = f"Brightness by class (dotted: outliers lie beyond), dataset: {report['dataset']}"
+    title = f"Intensity by class (dotted: limits of outliers), dataset: {report['dataset']}"
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     save(figure, path)
 
@@ -126,7 +126,7 @@ def _plot_classes(path: Path, report: Mapping[str, Any]) -> None:
         axes.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
         left += shares
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share of the patches, as they are in the files")
+    axes.set(xlim=(0, 1), xlabel="share of the patches in the files")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     axes.set_title(f"Classes, dataset: {report['dataset']}", fontsize=12, loc="right")

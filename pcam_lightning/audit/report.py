@@ -1,4 +1,4 @@
-"""What an audit says: numbers for `audit.json`, and a table for the terminal."""
+"""Report of an audit: numbers for `audit.json`, and a table for the terminal."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ BINS = np.arange(0, 256 + 4, 4)  # of the histogram of mean intensities
 
 
 def describe(scans: Mapping[str, SplitScan], findings: pd.DataFrame) -> dict[str, Any]:
-    """Splits, findings by kind and split, and channel statistics of the training split.
+    """Describe the splits, count findings by kind, and compute the training split's normalization.
 
-    Mean intensities are of cleaned patches, 0..255; channel statistics are on the 0..1 scale.
+    Mean intensities refer to cleaned patches, 0..255; channel statistics are on the 0..1 scale.
     """
     mean, std = scans["train"].channels.mean_and_std()
     counts = Counter(zip(findings["kind"], findings["split"], strict=True))
@@ -34,7 +34,7 @@ def describe(scans: Mapping[str, SplitScan], findings: pd.DataFrame) -> dict[str
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """One line for each property and kind of finding, one column for each split."""
+    """Print a row for each property and kind of finding, and a column for each split."""
     splits = report["splits"]
     table = Table(box=SIMPLE, title=f"dataset: {report['dataset']}", title_justify="left")
     table.add_column("", no_wrap=True)
@@ -85,7 +85,7 @@ def _describe_split(scan: SplitScan) -> dict[str, Any]:
             "fences": [float(low), float(high)],
             "mean_normal": float(by_class[0].mean()) if len(by_class[0]) else None,
             "mean_tumour": float(by_class[1].mean()) if len(by_class[1]) else None,
-            # How well brightness alone tells the classes apart: 0.5 not at all, 0 or 1 wholly.
+            # Far from 0.5, the intensity alone separates the classes.
             "label_auroc": float(roc_auc_score(scan.labels[valid] == 1, scan.mean[valid]))
             if both
             else None,

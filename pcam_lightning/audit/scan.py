@@ -1,4 +1,4 @@
-"""One pass over a split, in bounded memory: a few numbers for every patch."""
+"""Scan of a split: one pass in bounded memory, which computes a few numbers for every patch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,28 +26,29 @@ from pcam_lightning.data.statistics import ChannelStatistics, channel_sums
 
 @dataclass(frozen=True)
 class SplitScan:
-    """What a pass over a split of N patches has seen."""
+    """Result of a pass over a split of N patches."""
 
     files: SplitFiles
     storage: dict[str, Any]
-    """How the patches lie on disk (see `describe_storage`)."""
+    """The result of `describe_storage`."""
     labels: np.ndarray
     """As in the file, any numeric dtype [N]."""
     meta: pd.DataFrame | None
-    """The meta file (see `read_meta`)."""
+    """The meta file from `read_meta`, None without one."""
     appearance: Appearance
-    """The scale that the pixels seem to have."""
+    """The pixel scale guessed from a sample."""
     scale: Scale
-    """The scale that the pixels were read on."""
+    """The pixel scale used for reading."""
     mean: np.ndarray
-    """Of each cleaned patch, 0..255, float64 [N]."""
+    """Mean of each cleaned patch, 0..255, float64 [N]."""
     content: np.ndarray
     """A 128-bit digest of each cleaned patch, uint64 [N, 2]."""
     changes: Changes
-    """What cleaning changed in each patch."""
+    """Number of values that cleaning changed, for each patch."""
     low: float
-    """The smallest finite pixel as it is on disk, NaN if there is none."""
+    """The smallest finite pixel in the file, NaN if there is none."""
     high: float
+    """The largest finite pixel in the file, NaN if there is none."""
     channels: ChannelStatistics
 
     def __len__(self) -> int:
@@ -55,26 +56,29 @@ class SplitScan:
 
     @property
     def slides(self) -> np.ndarray | None:
-        """The slide id of every patch, object [N] of str, None where it is not known."""
+        """The slide id of every patch, object [N] of str; None without a meta file."""
         return None if self.meta is None else self.meta["wsi"].to_numpy(dtype=object)
 
     def patches(self) -> DirectPatches:
-        """The cleaned patches, indexed by row."""
+        """Return the cleaned patches, indexed by row."""
         return DirectPatches(self.files.images, len(self), self.scale)
 
 
 def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> SplitScan:
-    """Read every patch of a split once; `bar` is moved on by patches.
+    """Read every patch of a split once.
 
-    Pixels are read on `scale`; None means the scale that they seem to have, or 0..255 where that
-    is none to read by.
+    Args:
+        files: the files of the split.
+        bar: progress bar, advanced by one for each patch.
+        scale: the pixel scale; None means the scale guessed from a sample, or 0..255 if no scale
+            that can be read is found.
 
     Raises:
-        InputError: the files are damaged beyond reading, or do not belong together.
+        InputError: a file cannot be read, or the files do not belong together.
     """
     labels = read_raw_labels(files)
-    seen = appearance(sample(files))
-    scale = scale or seen.scale or BYTES
+    guess = appearance(sample(files))
+    scale = scale or guess.scale or BYTES
     with open_dataset(files.images, "x") as dataset:
         parts = []
         for part in map_chunks(dataset, files.images, lambda _, raw: _scan(raw, scale)):
@@ -88,7 +92,7 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
         storage=storage,
         labels=labels,
         meta=read_meta(files),
-        appearance=seen,
+        appearance=guess,
         scale=scale,
         mean=np.concatenate([part.mean for part in parts]),
         content=np.concatenate([part.content for part in parts]),
@@ -105,15 +109,15 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
 
 
 def describe_storage(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
-    """Dtype, layout, bytes on disk, and in words why there are so many."""
+    """Return dtype, layout, bytes on disk, and a text that explains this size."""
     size, plain = path.stat().st_size, dataset.shape[0] * PATCH_BYTES
     item = dataset.dtype.itemsize
     why = []
     if item > 1:
-        why.append(f"{dataset.dtype} takes {item} bytes for a value that fits one")
+        why.append(f"{dataset.dtype} takes {item} bytes for a value that fits in one")
     if dataset.compression:
-        packed = dataset.id.get_storage_size() / max(1, dataset.nbytes)
-        why.append(f"{dataset.compression} packs it to {packed:.0%}")
+        compressed = dataset.id.get_storage_size() / max(1, dataset.nbytes)
+        why.append(f"{dataset.compression} compresses the patches to {compressed:.0%}")
     layout = "chunked" if dataset.chunks else "contiguous"
     return {
         "path": path,
@@ -122,7 +126,7 @@ def describe_storage(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
         "compression": dataset.compression,
         "bytes": size,
         "bytes_as_uint8": plain,
-        "why": "; ".join(why) or "one byte a value, as released",
+        "why": "; ".join(why) or "one byte per value, as in the official files",
     }
 
 

@@ -1,1 +1,1 @@
-"""Measuring speed: contenders side by side, on the same data, in the same run."""
+"""Speed measurements of several implementations on the same data, in the same process."""

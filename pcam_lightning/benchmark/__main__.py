@@ -1,4 +1,4 @@
-"""Measure speed side by side: steps, epochs, loaders, callbacks, start-up; and say what limits it.
+"""Measure the speed of steps, epochs, loaders and start-up, and report what limits it.
 
 python -m pcam_lightning.benchmark trainer.precision=bf16
 """
@@ -26,10 +26,10 @@ def main(config: Config) -> Path:
 
 
 def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: Run | None) -> Path:
-    """Measure, print, and write `summary.json`, whose path is returned, tables and pictures."""
+    """Measure, print, write tables and plots, and return the path of `summary.json`."""
     import torch
 
-    from pcam_lightning.benchmark import pictures, report
+    from pcam_lightning.benchmark import plots, report
     from pcam_lightning.benchmark.against import compare_to_baseline
     from pcam_lightning.benchmark.modes import WINDOWS
     from pcam_lightning.benchmark.runner import measure_cases
@@ -66,18 +66,18 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
         summary["said"] += summary["against"]["said"]
     report.write_tables(folder, rows, summary["unit"])
     if not startup:
-        pictures.draw(folder / "plots", rows, f"dataset: {source.name}, mode={config['mode']}")
+        plots.draw(folder / "plots", rows, f"dataset: {source.name}, mode={config['mode']}")
     write_json(folder / "summary.json", summary)
     report.print_report(rows, summary)
     return folder / "summary.json"
 
 
 def _startup(config: Config, model: str, root: Path) -> list[dict[str, Any]]:
-    from pcam_lightning.benchmark.startup import answers
+    from pcam_lightning.benchmark.startup import time_commands
 
     batch_size = config["data"]["batch_size"]
     arguments = [f"model={model}", f"data.root={root}", f"data.batch_size={batch_size}"]
-    return answers(arguments, config["benchmark"]["repeats"])
+    return time_commands(arguments, config["benchmark"]["repeats"])
 
 
 if __name__ == "__main__":

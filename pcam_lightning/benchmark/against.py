@@ -1,85 +1,85 @@
-"""A benchmark held against an earlier one: what got slower, beyond noise, and what has changed."""
+"""Comparison of a benchmark with an earlier one: speed changes and their possible causes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pcam_lightning.provenance.provenance import Difference, Provenance, differences
+from pcam_lightning.provenance.record import Difference, Provenance, differences
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import RunFileError
 
 KEY = ("contender", "model", "parameters", "batch_size", "precision", "device", "device_name")
-"""What tells rows apart; rows that agree in these are compared."""
-NOTABLE = 0.03
-"""Change of a median from which it is told."""
+"""Columns that identify a row. Rows with equal values are compared."""
+MIN_CHANGE = 0.03
+"""Smallest relative change of a median that is reported."""
+CAUSES = ("package", "python", "hardware", "environment", "determinism", "config", "code")
+"""Kinds of `Difference` that can change a speed, in the order of the report."""
 
 
 def compare_to_baseline(
     rows: Sequence[Mapping[str, Any]], earlier: Run, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Compare rows with an earlier benchmark's, and what this process is made of with its origin.
+    """Compare rows and this process with the rows and the manifest of an earlier benchmark.
 
     Raises:
-        RunFileError: the earlier run is not whole.
+        RunFileError: a file of the earlier run is missing or damaged.
     """
-    measured = earlier.summary.get("rows")
-    if measured is None:
+    earlier_rows = earlier.summary.get("rows")
+    if earlier_rows is None:
         raise RunFileError(f"{earlier.path}/summary.json: no rows, expected a run of benchmark")
-    found = changes(rows, measured)
+    compared = changes(rows, earlier_rows)
     changed = causes(differences([Provenance.of(earlier), Provenance.now(manifest)]))
     messages = [
         f"{each['verdict']}: {each['contender']}, {each['model']}, batch {each['batch_size']}, "
         f"{each['precision']}, {each['device']}: {each['then']:,.0f} then, {each['now']:,.0f} now"
-        for each in found
+        for each in compared
         if each["verdict"] != "same"
     ]
-    same = len(found) - len(messages)
-    messages.append(f"against {earlier.path}: {same} of {len(found)} rows as fast, within noise")
-    messages += [f"since then: {line}" for line in changed]
-    return {"run": str(earlier.path), "rows": found, "changed": changed, "said": messages}
+    same = len(compared) - len(messages)
+    total = (
+        f"{same} of {len(compared)} rows as fast, within noise" if compared else "no common rows"
+    )
+    messages.append(f"compared with {earlier.path}: {total}")
+    messages += [f"changed since then: {line}" for line in changed]
+    return {"run": str(earlier.path), "rows": compared, "changed": changed, "said": messages}
 
 
 def changes(
     now: Iterable[Mapping[str, Any]], then: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The rows that are in both, each with both medians, their ratio, and `verdict`.
+    """Return the rows that both benchmarks measured, with both medians, their ratio and a verdict.
 
-    "slower" or "faster" where not even the lowest and highest of the repeats overlap and the
-    medians differ by 3 % or more; else "same".
+    The verdict is "slower" or "faster" if the ranges from lowest to highest repeat do not overlap
+    and the medians differ by at least `MIN_CHANGE`; else it is "same".
     """
-    before = {_key(row): row for row in then}
-    found = []
+    earlier = {_key(row): row for row in then}
+    compared = []
     for row in now:
-        old = before.get(_key(row))
+        old = earlier.get(_key(row))
         if old is None or row["median"] is None:
             continue
         if None in (old.get("median"), old.get("low"), old.get("high")):
             continue
         ratio = row["median"] / old["median"]
         verdict = "same"
-        if row["high"] < old["low"] and ratio <= 1 - NOTABLE:
+        if row["high"] < old["low"] and ratio <= 1 - MIN_CHANGE:
             verdict = "slower"
-        elif row["low"] > old["high"] and ratio >= 1 + NOTABLE:
+        elif row["low"] > old["high"] and ratio >= 1 + MIN_CHANGE:
             verdict = "faster"
-        names = {name: row.get(name) for name in KEY}
-        found.append(
-            names
-            | {"then": old["median"], "now": row["median"], "ratio": ratio, "verdict": verdict}
-        )
-    return found
+        medians = {"then": old["median"], "now": row["median"], "ratio": ratio}
+        compared.append({name: row.get(name) for name in KEY} | medians | {"verdict": verdict})
+    return compared
 
 
 def causes(differences: Sequence[Difference]) -> list[str]:
-    """What can change a speed among what differs (see `provenance.provenance`), a line each."""
-    kinds = ("package", "python", "hardware", "environment", "determinism", "config", "code")
-    found = []
-    for each in sorted(
-        (each for each in differences if each.kind in kinds), key=lambda e: kinds.index(e.kind)
-    ):
+    """Return one line for each difference that can change a speed, ordered by `CAUSES`."""
+    possible = [each for each in differences if each.kind in CAUSES]
+    lines = []
+    for each in sorted(possible, key=lambda each: CAUSES.index(each.kind)):
         if each.kind == "config" and each.name.startswith(("benchmark.", "run_dir", "mode")):
             continue
         before, after = each.values
-        found.append(f"{each.kind} {each.name}: then {before}, now {after}")
-    return found
+        lines.append(f"{each.kind} {each.name}: then {before}, now {after}")
+    return lines
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

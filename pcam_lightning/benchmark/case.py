@@ -1,4 +1,4 @@
-"""One combination of model, device, precision and batch size, and what can be measured of it."""
+"""Combinations of model, device, precision and batch size, and the steps to measure for each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Case:
 
     model: str
     config: Config
-    """Of the command, with the values of this combination in their places."""
+    """The command's config with the values of this combination."""
     datamodule: PCamDataModule
     """Not yet set up."""
     notes: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What else is to be known of a contender, by its name."""
+    """Further columns of an implementation's row, by the name of the implementation."""
 
     @property
     def batch_size(self) -> int:
@@ -48,14 +48,14 @@ class Case:
         return torch.device("cuda" if on_gpu else "cpu")
 
     def trainer(self) -> Trainer:
-        """One without callbacks and loggers, for what it knows of devices and precision."""
+        """Return a trainer without callbacks and loggers, for its device and precision plugin."""
         trainer = self.config["trainer"] | {"enable_checkpointing": False}
         return build.build_trainer({"callbacks": {}, "logger": {}, "trainer": trainer})
 
     def step(
         self, kind: Literal["forward", "training"], compiled: bool = False
     ) -> Callable[[Batch], None]:
-        """A step of a new network in plain PyTorch, on the device and in the precision."""
+        """Return a step in plain PyTorch of a new network, on this device, in this precision."""
         precision = self.trainer().precision_plugin
         module = build.build_module(self.config)
         if compiled:
@@ -67,9 +67,9 @@ class Case:
         return step.training(module, precision, self.config["trainer"]["gradient_clip_val"])
 
     def batches(self) -> Iterator[tuple[Batch, float]]:
-        """Training batches on the device, epoch after epoch, and the seconds each was waited for.
+        """Yield training batches on the device and the seconds spent waiting for each, endlessly.
 
-        From the loader that a fit has.
+        The loader is the one that a fit uses.
         """
         self.datamodule.trainer = self.trainer()
         loader = self.datamodule.train_dataloader()
@@ -83,17 +83,17 @@ class Case:
 
 
 def cases(config: Config, model: str, root: Path) -> Iterator[Case]:
-    """Every combination of the lists in `config["benchmark"]`, sizes of a batch innermost.
+    """Yield every combination of the lists in `config["benchmark"]`, batch sizes innermost.
 
-    Where a list is null, the value of the key that it varies stands alone.
+    A list that is null stands for the single value in the rest of the config.
 
     Args:
-        config: of the command.
-        model: the name of its model, such as "cnn".
+        config: the command's config.
+        model: the name of the config's model, such as "cnn".
         root: the folder of the data.
 
     Raises:
-        InputError: a model that there is none of, or a device that this machine does not have.
+        InputError: a model does not exist, or the machine lacks a device.
     """
     lists, trainer = config["benchmark"], config["trainer"]
     for name, device, precision, batch_size in product(
@@ -111,5 +111,5 @@ def cases(config: Config, model: str, root: Path) -> Iterator[Case]:
         }
         datamodule = build.build_datamodule(combination, root)
         case = Case(name or model, combination, datamodule)
-        case.trainer()  # refuses devices that are not there
+        case.trainer()  # raises for a device that the machine lacks
         yield case

@@ -1,4 +1,4 @@
-"""Fits that go on one piece at a time, so that several can be measured in turn."""
+"""Fits that pause after some steps, so that several implementations can be measured in turn."""
 
 import time
 from collections.abc import Callable, Generator
@@ -9,36 +9,36 @@ from lightning import Callback, LightningModule, Trainer
 
 from pcam_lightning.benchmark.timer import Sample
 
-PIECE = 0.1
-"""Seconds of training steps that are not interrupted, since an interruption costs some."""
+MIN_SECONDS = 0.1
+"""Least seconds of training steps between two pauses, since a pause costs time itself."""
 
 
 class StepGate(Callback):
-    """Holds a fit after some steps, or after each epoch and its validation, until asked for more.
+    """Callback that pauses a fit after some steps, or after each epoch including its validation.
 
-    `work` is what has been done since the last time. Between steps, what happens at the end of an
-    epoch is not measured.
+    `sample` is the work since the last pause. If the fit pauses after steps, the time between the
+    last step of an epoch and the next epoch is excluded.
     """
 
     def __init__(self, per: Literal["step", "epoch"] = "step") -> None:
         self.per = per
-        self.asked, self.made = Semaphore(0), Semaphore(0)
+        self.requested, self.finished = Semaphore(0), Semaphore(0)
         self.closed = False
-        self.work = Sample(0)
-        self._patches, self._steps, self._waited, self._begun = 0, 0, 0.0, 0.0
-        self._aside, self._ended = 0.0, 0.0
+        self.sample = Sample(0)
+        self._patches, self._steps, self._waited, self._resumed_at = 0, 0, 0.0, 0.0
+        self._excluded, self._step_ended_at = 0.0, 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._patches, self._steps = self._patches + len(batch.row), self._steps + 1
-        if self.per == "step" and time.perf_counter() - self._begun > PIECE:
-            self._hold(trainer)
-        self._ended = time.perf_counter()
+        if self.per == "step" and time.perf_counter() - self._resumed_at > MIN_SECONDS:
+            self._pause(trainer)
+        self._step_ended_at = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.per == "step" and self._ended:
-            self._aside += time.perf_counter() - self._ended
+        if self.per == "step" and self._step_ended_at:
+            self._excluded += time.perf_counter() - self._step_ended_at
 
     def on_validation_batch_end(
         self,
@@ -54,48 +54,55 @@ class StepGate(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.per == "epoch":
-            self._hold(trainer)
+            self._pause(trainer)
 
-    def _hold(self, trainer: Trainer) -> None:
+    def _pause(self, trainer: Trainer) -> None:
         waited = getattr(trainer.train_dataloader, "waited", 0.0)
-        self.work = Sample(self._patches, waited - self._waited, self._steps, self._aside)
-        self._patches, self._steps, self._waited, self._aside = 0, 0, waited, 0.0
-        self.made.release()
-        self.asked.acquire()
+        self.sample = Sample(self._patches, waited - self._waited, self._steps, self._excluded)
+        self._patches, self._steps, self._waited, self._excluded = 0, 0, waited, 0.0
+        self.finished.release()
+        self.requested.acquire()
         trainer.should_stop |= self.closed
-        self._begun = time.perf_counter()
+        self._resumed_at = time.perf_counter()
 
 
 def iterate_fit(fit: Callable[[StepGate], None], gate: StepGate) -> Generator[Sample]:
-    """What `fit`, which is given the gate to add to its trainer's callbacks, does between holds.
+    """Run `fit` in pieces and yield the sample of each; the caller's `next` starts the next piece.
 
-    The fit runs in a thread of its own, but only while a next piece is waited for: no two of such
-    fits ever run at the same time. What it raises is raised here; when this is closed, it stops.
+    The fit runs in its own thread, but only while the caller waits for a sample: two such fits
+    never run at the same time. Closing the generator stops the fit.
+
+    Args:
+        fit: runs a whole fit, with the gate among the trainer's callbacks.
+        gate: decides when the fit pauses.
+
+    Raises:
+        Exception: any exception that `fit` raises.
     """
     failures: list[BaseException] = []
 
     def run() -> None:
-        gate.asked.acquire()
+        gate.requested.acquire()
         try:
             if not gate.closed:
                 fit(gate)
         except BaseException as error:
             failures.append(error)
         gate.closed = True
-        gate.made.release()
+        gate.finished.release()
 
     thread = Thread(target=run, daemon=True)
     thread.start()
     try:
         while True:
-            gate.asked.release()
-            gate.made.acquire()
+            gate.requested.release()
+            gate.finished.acquire()
             if gate.closed:
                 break
-            yield gate.work
+            yield gate.sample
     finally:
         gate.closed = True
-        gate.asked.release()
+        gate.requested.release()
         thread.join()
     if failures:
         raise failures[0]

@@ -1,4 +1,4 @@
-"""How much memory there is, what was taken of it at most, and what happens where it ends."""
+"""Peak memory, and memory errors instead of a killed process."""
 
 import resource
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ MIB = 2**20
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device or the machine has no memory left."""
+    """Return whether an exception reports that a device or the machine has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # What torch's allocators for the CPU raise has no type of its own.
+    # torch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
-    """Yield a dict that has, after the block, `peak_host_mib` and `peak_device_mib`.
+    """Yield a dict that holds `peak_host_mib` and `peak_device_mib` after the block.
 
-    The most that this process had resident, and the most that torch had allocated on a GPU (None
-    on a CPU), at any moment of the block. What is there before the block counts too.
+    The first is the peak of this process's resident memory, the second the peak of torch's
+    allocations on the GPU (None on a CPU). Both include memory that was in use before the block.
     """
     peaks: dict[str, float | None] = {"peak_host_mib": None, "peak_device_mib": None}
     status = Path("/proc/self/status")
@@ -41,10 +41,10 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
 
 @contextmanager
 def no_more_than_available(device: torch.device) -> Iterator[None]:
-    """Let allocations fail in the block that would need more memory than the machine has left.
+    """Make allocations in the block fail if they exceed the machine's available memory.
 
-    Linux would grant them, and kill the process when it comes to use them. Nothing happens where
-    work is done on a GPU, whose driver maps more than it uses.
+    By default Linux grants them, and kills the process once it uses them. On a GPU there is no
+    limit, since the driver maps more host memory than it uses.
     """
     if device.type != "cpu":
         yield

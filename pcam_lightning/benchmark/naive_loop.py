@@ -1,7 +1,8 @@
-"""The training loop that most pipelines have, to be held against: a sample at a time through PIL,
-two loader processes, an optimizer that is not fused, a gradient norm fetched for each parameter.
+"""Naive training loop for comparison, as most pipelines have it.
 
-It runs in a process of its own, so that it has the memory allocator that it would have.
+It reads a sample at a time through PIL in two loader processes, uses an optimizer that is not
+fused, and fetches the norm of each parameter's gradient. It runs in its own process, where the
+memory allocator has its default settings.
 """
 
 from collections.abc import Generator
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
-from pcam_lightning.benchmark.loader import TO_NORMALIZED, SampleAtATime
+from pcam_lightning.benchmark.loader import SampleAtATime
 from pcam_lightning.benchmark.timer import Sample
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.models import MLP
@@ -24,18 +25,18 @@ WORKERS = 2
 
 
 class NaiveLoop(NamedTuple):
-    """What to train on what."""
+    """Network, data and settings of the loop."""
 
     train: SplitFiles
     valid: SplitFiles
     model: nn.Module
-    """One of `pcam_lightning.models`, whose layers are given floats here."""
+    """A network of `pcam_lightning.models`; its layers get floats here."""
     batch_size: int
     learning_rate: float
     device: str
 
     def epochs(self) -> Generator[Sample]:
-        """Train and validate, epoch after epoch, in a process of its own."""
+        """Train and validate in another process and yield a sample after each epoch, endlessly."""
         context = torch.multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(self, there), daemon=False)
@@ -46,35 +47,35 @@ class NaiveLoop(NamedTuple):
                 here.send("epoch")
                 yield Sample(*here.recv())
         except EOFError:
-            raise RuntimeError("the process of the usual loop has ended") from None
+            raise RuntimeError("the process of the naive loop has ended") from None
         finally:
             here.close()
             process.join()
 
 
-def _serve(loop: NaiveLoop, asked: Connection) -> None:
+def _serve(loop: NaiveLoop, requests: Connection) -> None:
     epochs = _train(loop)
     while True:
         try:
-            asked.recv()
+            requests.recv()
         except EOFError:
             return
-        asked.send(next(epochs))
+        requests.send(next(epochs))
 
 
 def _train(loop: NaiveLoop) -> Generator[tuple[int, float, int]]:
     device = torch.device(loop.device)
-    model = _of_floats(loop.model).to(device)
+    model = _float_network(loop.model).to(device)
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=loop.learning_rate)
     loaders = {
         split: DataLoader(
-            SampleAtATime(files, TO_NORMALIZED),
+            SampleAtATime(files),
             loop.batch_size,
             shuffle=split == "train",
             drop_last=split == "train",
             num_workers=WORKERS,
-            multiprocessing_context="fork",  # as in a process that was not spawned
+            multiprocessing_context="fork",  # torch's default in a process that was not spawned
         )
         for split, files in (("train", loop.train), ("valid", loop.valid))
     }
@@ -101,11 +102,11 @@ def _train(loop: NaiveLoop) -> Generator[tuple[int, float, int]]:
                 labels += label.tolist()
                 patches += len(label)
         roc_auc_score(labels, probabilities)
-        yield patches, nan, len(losses)  # how long it waited for data, it does not say
+        yield patches, nan, len(losses)  # the time of waiting for data is unknown
 
 
-def _of_floats(model: nn.Module) -> nn.Module:
-    """The same layers, float [B, 3, 96, 96] to logits [B]."""
+def _float_network(model: nn.Module) -> nn.Module:
+    """Return the same layers as a network from floats [B, 3, 96, 96] to logits [B]."""
     if isinstance(model, MLP):
         return nn.Sequential(nn.Flatten(), model.layers, nn.Flatten(0))
     model.normalize = nn.Identity()

@@ -1,4 +1,4 @@
-"""What a benchmark measured: tables as files and on the terminal, and what they say in words."""
+"""Report of a benchmark: tables as files and on the terminal, and saturation points."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from pcam_lightning.runs.tables import csv_bytes
 Row = Mapping[str, Any]
 
 SATURATED = 0.95
-"""Share of the highest speed that the saturation point has to reach."""
+"""Share of the highest speed that defines the saturation point."""
 
 
 def _speed(row: Row) -> str:
-    """The median, and half the distance of the lowest from the highest as a share of it."""
+    """Return the median, and half the range from lowest to highest in percent of the median."""
     median = row["median"]
     text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
     return f"{text} ±{(row['high'] - row['low']) / 2 / median:.0%}"
@@ -39,24 +39,24 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "peak_host_mib": ("host MiB", lambda row: f"{row['peak_host_mib']:,.0f}"),
     "peak_device_mib": ("device MiB", lambda row: f"{row['peak_device_mib']:,.0f}"),
 }
-"""Of the tables to be read: heading and cell. The CSV has every key of the rows."""
+"""Heading and cell text of the columns for people, by key. The CSV has every key of the rows."""
 
 
 def write_tables(folder: Path, rows: Sequence[Row], unit: str) -> None:
-    """`table.csv`, with every number, and `table.md`, to be read."""
+    """Write `table.csv` with every number, and `table.md` for people."""
     atomic_write(folder / "table.csv", csv_bytes(pd.DataFrame(rows, dtype=object)))
-    headings, cells = _shown(rows, unit)
+    headings, cells = _headings_and_cells(rows, unit)
     lines = [headings, ["---"] * len(headings), *cells]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     atomic_write(folder / "table.md", text.encode())
 
 
 def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """The table, then saturation points, verdicts and what changed since an earlier benchmark."""
+    """Print the table, then the messages of the summary."""
     console = Terminal()
-    console.width = max(console.width, 100)  # in a log file, no name is cut short
+    console.width = max(console.width, 200)  # wide enough for every column in a log file
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
-    headings, cells = _shown(rows, summary["unit"])
+    headings, cells = _headings_and_cells(rows, summary["unit"])
     for position, heading in enumerate(headings):
         table.add_column(heading, justify="right" if position else "left", no_wrap=True)
     for line in cells:
@@ -67,21 +67,23 @@ def print_report(rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
 
 
 def saturation_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The smallest batch that gives 95 % of the highest speed, for every series of batch sizes."""
-    found = []
+    """Return the smallest batch with 95 % of the highest speed for each series of batch sizes."""
+    points = []
     for (contender, model, precision, device), series in series_of(rows).items():
         if len(series) > 1:
             best = max(row["median"] for row in series)
             row = next(row for row in series if row["median"] >= SATURATED * best)
             names = {"contender": contender, "model": model}
             names |= {"precision": precision, "device": device}
-            found.append(names | {"batch_size": row["batch_size"], "median": row["median"]})
-    return found
+            points.append(names | {"batch_size": row["batch_size"], "median": row["median"]})
+    return points
 
 
 def series_of(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], list[Row]]:
-    """Rows that differ in the size of the batch alone, by contender, model, precision and device;
-    smallest first, without those that memory did not suffice for."""
+    """Return rows that differ in the batch size only, by implementation, model, precision, device.
+
+    Each series starts with the smallest batch and has no out-of-memory rows.
+    """
     series: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["batch_size"]):
         if row["median"] is not None:
@@ -90,8 +92,8 @@ def series_of(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], list[Row]]
     return series
 
 
-def _shown(rows: Sequence[Row], unit: str) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, without columns that say the same or nothing in every row."""
+def _headings_and_cells(rows: Sequence[Row], unit: str) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells, without empty columns and without constant choices."""
     names = [
         name
         for name in COLUMNS

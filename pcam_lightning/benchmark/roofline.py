@@ -1,4 +1,4 @@
-"""What a step has to do, and the most that a machine can do: a roofline.
+"""Roofline: the cost of a step, and the machine's peak performance.
 
 Williams, Waterman & Patterson 2009, Roofline: an insightful visual performance model for multicore
 architectures, Communications of the ACM 52(4):65-76.
@@ -15,23 +15,23 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Side of the largest square matrices whose product is timed."""
+"""Rows of the largest square matrices whose product is timed, by device type."""
 COPIED = {"cpu": 2**28, "cuda": 2**30}
-"""Bytes, more than any cache holds."""
+"""Bytes of the timed copy, by device type; more than any cache holds."""
 
 
 class Cost(NamedTuple):
-    """Of one step."""
+    """Operations and memory traffic of one step."""
 
     flops: float
     """Floating-point operations of matrix products and convolutions, two for a multiply-add."""
     bytes: float
-    """What its operations read and write, each counted on its own: less passes through memory where
-    operations are fused, or find their operands in a cache."""
+    """Bytes read and written, summed over operations: an upper limit, since fused operations and
+    cached operands need less memory traffic."""
 
 
 class Peak(NamedTuple):
-    """The most that was measured on this machine, in this run."""
+    """Highest performance measured on this machine, in this run."""
 
     flops: float
     """Floating-point operations per second of a large matrix product."""
@@ -40,7 +40,7 @@ class Peak(NamedTuple):
 
 
 def cost_of(step: Callable[[], object]) -> Cost:
-    """Run a step once and count."""
+    """Run a step once and count its operations and bytes."""
     traffic = _Traffic()
     with FlopCounterMode(display=False) as flops, traffic:
         step()
@@ -86,13 +86,13 @@ def peak_of(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peak:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a device has still to do."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of the tensors that operations are given and return."""
+    """Sum of the bytes of the tensors that operations read and return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class _Traffic(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # A view moves nothing.
+        # A view reads and writes no data.
         if not any(each.alias_info and not each.alias_info.is_write for each in _returns(func)):
             tensors = tree_leaves((args, kwargs, result))
             self.bytes += sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))

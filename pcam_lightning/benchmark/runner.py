@@ -1,4 +1,4 @@
-"""Every contender of every case of a benchmark, measured."""
+"""Measurement of all implementations of all cases of a benchmark."""
 
 import logging
 from contextlib import closing
@@ -10,27 +10,31 @@ import torch
 
 from pcam_lightning.benchmark.case import cases
 from pcam_lightning.benchmark.memory import no_more_than_available, peak_memory
-from pcam_lightning.benchmark.modes import BARE, OURS, contenders_of, cost_of_case
+from pcam_lightning.benchmark.modes import BARE, OURS, cost_of_case, implementations_of
 from pcam_lightning.benchmark.roofline import peak_of, synchronize
 from pcam_lightning.benchmark.timer import measure, relative_speed, spread
 from pcam_lightning.runs.hardware import read_hardware
 
 
 def measure_cases(config: dict[str, Any], model: str, root: Path) -> list[dict[str, Any]]:
-    """A row for each contender of each case (see `case.cases`, which tells the arguments)."""
-    logging.getLogger("pcam_lightning.engine.callbacks").setLevel(
-        logging.WARNING
-    )  # a line an epoch
+    """Measure, and return a row for each implementation of each case.
+
+    `case.cases` describes the arguments and the errors raised.
+    """
+    # Fits log a line per epoch.
+    logging.getLogger("pcam_lightning.engine.callbacks").setLevel(logging.WARNING)
     cpu, rows, peaks = read_hardware()["cpu"], [], {}
     repeats, seconds = config["benchmark"]["repeats"], config["benchmark"]["seconds"]
-    # All of them before any is measured, which refuses what is unfit.
-    prepared = [(each, contenders_of(config["mode"], each)) for each in cases(config, model, root)]
-    for case, contenders in prepared:
+    # Build all cases before measuring any, so that invalid input fails at once.
+    prepared = [
+        (each, implementations_of(config["mode"], each)) for each in cases(config, model, root)
+    ]
+    for case, implementations in prepared:
         device = case.device
         on_gpu = device.type == "cuda"
         limits = no_more_than_available(device)
         with limits, closing(case.datamodule), peak_memory(device) as memory:
-            windows = measure(contenders, repeats, seconds, partial(synchronize, device))
+            windows = measure(implementations, repeats, seconds, partial(synchronize, device))
         parameters, cost = cost_of_case(config["mode"], case, any(windows.values()))
         if cost and (device, case.dtype) not in peaks:
             peaks[device, case.dtype] = peak_of(device, case.dtype)

@@ -1,4 +1,4 @@
-"""Seconds from Enter to an answer: of commands that should answer at once, and to a first step."""
+"""Seconds from the start of a command to its output, and to the first training step."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class FirstStep(Callback):
-    """Ends the process, successfully and at once, after its first training step."""
+    """Callback that ends the process with exit code 0 after the first training step."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -21,16 +21,17 @@ class FirstStep(Callback):
         os._exit(0)
 
 
-def answers(arguments: list[str], repeats: int) -> list[dict[str, Any]]:
-    """Time commands of `train` in turn; rows with `contender` and the median, lowest and highest
-    number of seconds.
+def time_commands(arguments: list[str], repeats: int) -> list[dict[str, Any]]:
+    """Time commands of `train` in turn and return a row for each.
+
+    A row has `contender` (the name) and the `median`, `low` and `high` seconds.
 
     Args:
         arguments: overrides of `train` for the first training step.
-        repeats: how often each is timed, after once that does not count.
+        repeats: measurements of each command, after one that is discarded.
 
     Raises:
-        RuntimeError: a command did not end as it should.
+        RuntimeError: a command ended with an unexpected exit code.
     """
     first = f"+callbacks.first_step._target_={FirstStep.__module__}.FirstStep"
     commands = {

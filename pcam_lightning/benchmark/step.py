@@ -1,4 +1,4 @@
-"""A step in plain PyTorch: what a framework can be held against."""
+"""Steps in plain PyTorch, the reference for the framework's own cost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from pcam_lightning.engine.module import PCamClassifier
 
 
 def resident_batch(batch_size: int, device: torch.device) -> Batch:
-    """Patches of noise in the memory of a device."""
+    """Return a batch of noise in the memory of a device."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (batch_size, 96, 96, 3), dtype=torch.uint8, generator=generator)
     row = torch.arange(batch_size)
@@ -20,7 +20,7 @@ def resident_batch(batch_size: int, device: torch.device) -> Batch:
 
 
 def forward(module: PCamClassifier, precision: Any) -> Callable[[Batch], None]:
-    """A pass through the network as for predictions; `precision` is Lightning's plugin for it."""
+    """Return a forward pass in inference mode; `precision` is Lightning's precision plugin."""
     module.eval()
 
     @torch.inference_mode()
@@ -32,8 +32,11 @@ def forward(module: PCamClassifier, precision: Any) -> Callable[[Batch], None]:
 
 
 def training(module: PCamClassifier, precision: Any, clip: float | None) -> Callable[[Batch], None]:
-    """What `PCamClassifier` does in a training step: augmentation, loss, gradients, clipping and
-    the optimizer's step, without metrics, callbacks and loggers."""
+    """Return a training step with the computation of `PCamClassifier`.
+
+    It consists of augmentation, loss, gradients, clipping and the optimizer's step, without
+    metrics, callbacks and loggers.
+    """
     module.train()
     assert module.optimizer is not None
     parameters = list(module.parameters())

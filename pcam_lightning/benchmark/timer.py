@@ -1,4 +1,4 @@
-"""Speeds of several contenders, measured in turn."""
+"""Timer that measures the speeds of several implementations in turn."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,70 +9,69 @@ import numpy as np
 from pcam_lightning.benchmark.memory import is_out_of_memory
 
 STEADY = 1.05
-"""A window at most this many times as fast as the one before it ends the warm-up."""
-WARM_UPS = 10
-"""Windows after which it ends anyway."""
+"""Warm-up ends when a window is less than this many times as fast as the previous window."""
+MAX_WARM_UPS = 10
+"""Most windows of a warm-up after the first."""
 
 
 class Sample(NamedTuple):
-    """A piece of work that is done."""
+    """A finished piece of work."""
 
     patches: int
     waiting: float = 0.0
-    """Seconds of it that were spent waiting for data, NaN where that is not known."""
+    """Seconds spent waiting for data; NaN if unknown."""
     steps: int = 1
-    """How many steps it was."""
-    aside: float = 0.0
-    """Seconds spent meanwhile on what is not to be measured."""
+    """Number of steps."""
+    excluded: float = 0.0
+    """Seconds to exclude from the measurement."""
 
 
 Implementation = Callable[[], Iterator[Sample]]
-"""Starts over and yields for each piece of work done, such as a step or an epoch."""
+"""Function that starts the work and yields a sample for each piece, such as a step or an epoch."""
 
 
 class Window(NamedTuple):
-    """What was measured in one go."""
+    """One measurement."""
 
     speed: float
     """Patches per second."""
     milliseconds: float
-    """Of one step."""
+    """Duration of one step."""
     waiting: float
-    """Share of the time that was spent waiting for data, in [0, 1], or NaN."""
+    """Share of the time spent waiting for data, in [0, 1], or NaN."""
 
 
 def measure(
-    contenders: Mapping[str, Implementation],
+    implementations: Mapping[str, Implementation],
     repeats: int,
     seconds: float,
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Window]]:
-    """Measure each contender `repeats` times for at least `seconds`, in turn, so that a machine
-    whose speed drifts slows them all alike.
+    """Measure each implementation `repeats` times for at least `seconds`, in turn.
 
-    Each is warmed up first until it is steady (files opened, pages mapped, workers started,
-    kernels chosen), keeps its place between rounds, and starts over when it is exhausted, inside
-    the measurement.
+    Measuring in turn spreads a drift of the machine's speed over all implementations. Each warms
+    up first until its speed is steady (files opened, pages mapped, workers started, kernels
+    chosen). It pauses between rounds, and starts again within the measurement when it is exhausted.
 
     Args:
-        contenders: by name.
+        implementations: by name.
         repeats: at least 1.
-        seconds: of each window.
-        synchronize: waits for what a device has still to do; called at both ends of a window.
+        seconds: least duration of a window.
+        synchronize: waits until a device has finished; called at both ends of a window.
 
     Returns:
-        The windows of each contender; none for one that memory did not suffice for.
+        The windows of each implementation; an empty list for one that ran out of memory.
     """
-    running = {name: _endless(contender) for name, contender in contenders.items()}
-    windows: dict[str, list[Window]] = {name: [] for name in contenders}
+    running = {name: _endless(start) for name, start in implementations.items()}
+    windows: dict[str, list[Window]] = {name: [] for name in implementations}
 
     def window(name: str) -> Window:
         return _measure(running[name], seconds, synchronize)
 
-    for name in contenders:
+    for name in implementations:
         try:
             before = window(name)
-            for _ in range(WARM_UPS):
+            for _ in range(MAX_WARM_UPS):
                 now = window(name)
                 if now.speed < STEADY * before.speed:
                     break
@@ -90,7 +89,10 @@ def measure(
 
 
 def spread(windows: list[Window]) -> dict[str, float | None]:
-    """Median, lowest and highest speed, and the medians of the rest; None where nothing ran."""
+    """Return median, lowest and highest speed, and medians of the other fields.
+
+    All are None if there are no windows.
+    """
     if not windows:
         return dict.fromkeys(("median", "low", "high", "milliseconds", "waiting"))
     speed, milliseconds, waiting = np.array(windows).T
@@ -104,9 +106,10 @@ def spread(windows: list[Window]) -> dict[str, float | None]:
 
 
 def relative_speed(windows: Mapping[str, list[Window]]) -> list[float | None]:
-    """The median over rounds of each contender's speed as a multiple of the first one's.
+    """Return the median over rounds of each implementation's speed divided by the first one's.
 
-    Within a round the machine has changed less than between rounds. None where either did not run.
+    Ratios are taken within a round, since the machine's speed drifts between rounds. A ratio is
+    None if either implementation did not run.
     """
     first = next(iter(windows.values()))
     return [
@@ -117,9 +120,9 @@ def relative_speed(windows: Mapping[str, list[Window]]) -> list[float | None]:
     ]
 
 
-def _endless(contender: Implementation) -> Iterator[Sample]:
+def _endless(start: Implementation) -> Iterator[Sample]:
     while True:
-        yield from contender()
+        yield from start()
 
 
 def _measure(work: Iterator[Sample], seconds: float, synchronize: Callable[[], None]) -> Window:
@@ -128,7 +131,7 @@ def _measure(work: Iterator[Sample], seconds: float, synchronize: Callable[[], N
     while time.perf_counter() - start < seconds:
         done.append(next(work))
     synchronize()
-    elapsed = time.perf_counter() - start - sum(piece.aside for piece in done)
+    elapsed = time.perf_counter() - start - sum(piece.excluded for piece in done)
     patches, steps = sum(piece.patches for piece in done), sum(piece.steps for piece in done)
     waiting = sum(piece.waiting for piece in done)
     return Window(patches / elapsed, 1e3 * elapsed / steps, waiting / elapsed)

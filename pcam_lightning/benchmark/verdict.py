@@ -1,13 +1,13 @@
-"""What limits a step, in words, and what could be done about it."""
+"""Messages about the limit of a step and the settings that may remove it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 BARE = "bare loop"
 LIMIT = 0.1
-"""Share of a step from which waiting or the framework is what limits it."""
+"""Smallest share of a step at which waiting for data or the framework counts as its limit."""
 SMALL = 0.1
-"""Share of both peaks below which a step is made of operations too small for the machine."""
+"""Share of both peaks below which a step's operations count as too small for the machine."""
 
 ADVICE = {
     "data": "data.num_workers, data.cache=true or, on a GPU, data.device_resident=true",
@@ -16,15 +16,15 @@ ADVICE = {
     "compute": "trainer.precision=bf16 where it is not used yet, a GPU, or a smaller model",
     "memory bandwidth": "a larger data.batch_size, trainer.precision=bf16 or compile=true",
 }
-"""What to change, by what a step is bound by."""
+"""Settings to change, by the limit of a step."""
 
 
 def bound_by(row: Mapping[str, Any]) -> str | None:
-    """The key of `ADVICE` for a row of a benchmark; None where the row does not tell.
+    """Return the limit of a row's step, a key of `ADVICE`, or None if the row has no such data.
 
     Waiting for data and the framework's own share of the time come first, since the machine is
-    idle meanwhile. Else it is what the step would take longer for at the machine's measured peaks:
-    its floating-point operations, or its traffic with memory.
+    idle meanwhile. Otherwise the limit is compute or memory bandwidth, whichever takes longer at
+    the machine's measured peaks.
     """
     if row["median"] is None:
         return None
@@ -41,9 +41,8 @@ def bound_by(row: Mapping[str, Any]) -> str | None:
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence on each row that there is something to say of: steps of the framework or through
-    the network, what did not fit, and whether compiling pays."""
-    return [said for row in rows if (said := _compiled(row, rows) or _limits(row))]
+    """Return messages about limits of steps, out-of-memory rows, and the gain by compiling."""
+    return [message for row in rows if (message := _compiled(row, rows) or _limits(row))]
 
 
 def _limits(row: Mapping[str, Any]) -> str | None:
@@ -59,13 +58,13 @@ def _limits(row: Mapping[str, Any]) -> str | None:
     if row.get("overhead") is not None:
         facts.append(f"the framework takes {max(0.0, row['overhead']):.1%}")
     if row.get("share_of_flops") is not None:
-        facts.append(f"{row['share_of_flops']:.0%} of the measured peak of computing")
-        facts.append(f"{row['share_of_bandwidth']:.0%} of that of memory")
+        facts.append(f"{row['share_of_flops']:.0%} of the measured peak of compute")
+        facts.append(f"{row['share_of_bandwidth']:.0%} of that of memory bandwidth")
     return f"{name}: bound by {bound} ({', '.join(facts)}); to change: {ADVICE[bound]}"
 
 
 def _compiled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Whether compiling pays, of a row whose network was compiled; None of another."""
+    """Return the gain by compiling; None for a row whose network was not compiled."""
     seconds = row.get("compile_seconds")
     if seconds is None or row["median"] is None:
         return None
@@ -79,10 +78,9 @@ def _compiled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str 
     saved = milliseconds - row["milliseconds"]
     name = f"{_name(row)}: compiling took {seconds:.1f} s"
     if saved <= 0:
-        return f"{name} and does not pay, a step takes {-saved:.2f} ms longer"
-    return (
-        f"{name} and saves {saved:.2f} ms a step: it pays after {1e3 * seconds / saved:,.0f} steps"
-    )
+        return f"{name} and does not pay off: a step takes {-saved:.2f} ms longer"
+    steps = 1e3 * seconds / saved
+    return f"{name} and saves {saved:.2f} ms a step: it pays off after {steps:,.0f} steps"
 
 
 def _name(row: Mapping[str, Any]) -> str:

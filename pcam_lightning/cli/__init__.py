@@ -1,1 +1,1 @@
-"""Starting a command and reporting bad input; registration of the Hydra plugins."""
+"""Start of a command, report of invalid input, registration of the Hydra plugins."""

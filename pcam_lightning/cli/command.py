@@ -1,4 +1,4 @@
-"""What every command shares: where the config tree is, and how bad input is reported."""
+"""Start of every command: its config, its exit code, and the report of invalid input."""
 
 import functools
 import os
@@ -33,24 +33,24 @@ from pcam_lightning.runs.status import check_free
 from pcam_lightning.slurm.requeue import requeue
 
 RENAMED = {"collect": {"sweep": "runs"}}
-"""Keys of earlier versions, and their names today, by command."""
+"""Present names of renamed config keys, by command."""
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
-    """Make a function of a plain config dict the command `python -m pcam_lightning.<name>`.
+    """Turn a function of a plain config dict into the command `python -m pcam_lightning.<name>`.
 
     The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
-    the path of its summary, which is printed last. Bad input is one line on stderr and exit code
-    2; a failed check, or training that diverged, is one line and exit code 1; a bug keeps its
-    traceback and exit code 1. Output that cannot be written changes nothing (see `printing`). A
-    run that has finished is not run again: the command prints its summary and exits with code 0.
+    the path of its summary, which is printed last. Invalid input is reported in one line on stderr
+    with exit code 2; a failed check or diverged training in one line with exit code 1; a bug with
+    its traceback and exit code 1. Output that cannot be written does not fail a run (see
+    `printing`). A finished run is not repeated: the command prints its summary and exits with 0.
     """
 
     def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
         @functools.wraps(function)
         def task(cfg: DictConfig) -> None:
-            # With an exit, since an ordinary exception would make Hydra add lines of its own, and
-            # would reach Slurm as a job that succeeded.
+            # sys.exit, since Hydra would add lines to an ordinary exception, and Slurm would count
+            # the job as a success.
             keep_printing()
             code = 0
             try:
@@ -60,8 +60,8 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 sys.exit(_report(error))
             except Preempted as stop:
                 if is_first_rank():
-                    goes_on = "all is saved, the same command in the same folder goes on"
-                    print(f"preempted: {stop}; {goes_on}", file=sys.stderr, flush=True)
+                    hint = "the run is saved; repeat the command in the same folder to continue"
+                    print(f"preempted: {stop}; {hint}", file=sys.stderr, flush=True)
                 requeue(stop.number)
                 sys.exit(stop.exit_code)
             except Diverged as failure:
@@ -72,7 +72,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 summary, code = failure.summary, 1
                 print(f"failed: {printable(str(failure))}", file=sys.stderr, flush=True)
             except Exception:
-                # Hydra would take it home, and leave Slurm a job that succeeded and an empty log.
+                # Hydra would pickle the exception; Slurm would see a success, and an empty log.
                 if "SUBMITIT_EXECUTOR" not in os.environ:
                     raise
                 traceback.print_exc()
@@ -85,8 +85,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
         def main() -> None:
             keep_printing()
             sys.argv[1:] = _options_first([_without_dash(argument) for argument in sys.argv[1:]])
-            # Hydra would print composition errors over many lines and exit with code 1;
-            # with this it raises them, and they are reported below like any other bad input.
+            # Hydra raises composition errors instead of printing many lines and exiting with 1.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             plugins.register()
             try:
@@ -102,18 +101,18 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
 
 def save_resolved(config: Config, folder: Path) -> None:
-    """Put the config with all its values in place of the one that Hydra saved in a run folder.
+    """Replace the config that Hydra saved in a run folder by the resolved config.
 
-    Hydra saves it with its interpolations, which mean something else tomorrow.
+    Hydra saves interpolations, whose values may change later.
     """
     (folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
 
 
 class ConfigCheck(Callback):
-    """Check a single run's config and folder before Hydra writes anything there.
+    """A Hydra callback that checks a single run's config and folder before Hydra writes there.
 
-    Hydra turns an ordinary exception of a callback into a warning, hence the exit.
+    It exits on a fault, since Hydra turns an exception of a callback into a warning.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -131,23 +130,20 @@ class ConfigCheck(Callback):
 
 
 def _finished_before(config: Config) -> Path | None:
-    """Return the summary of the run that a job would start, if it has finished already.
-
-    Slurm may requeue a job after its end.
-    """
+    """Return the summary of a job's run if the run has finished: Slurm may requeue an ended job."""
     folder = Path(config["run_dir"])
     summary = finished_summary(config, folder)
     if summary is not None and is_first_rank():
-        # Hydra has written this job's config over the run's.
+        # Hydra has overwritten the run's config with this job's.
         save_resolved(read_manifest(folder / "manifest.json")["config"], folder)
         print(f"finished: {folder} holds this run", flush=True)
     return summary
 
 
 def _without_dash(argument: str) -> str:
-    """`-hydra/launcher=x` is the override `hydra/launcher=x` with one dash too many.
+    """Return `hydra/launcher=x` for `-hydra/launcher=x`, and print a hint.
 
-    argparse would read it as `-h` with a value. No option of Hydra looks like this.
+    argparse would read the argument as `-h` with a value. No option of Hydra has this form.
     """
     override = re.sub(r"^-(?=hydra[/.][^=\s]+=)", "", argument)
     if override != argument:
@@ -156,17 +152,17 @@ def _without_dash(argument: str) -> str:
 
 
 def _options_first(arguments: list[str]) -> list[str]:
-    """`model=cnn --multirun seed=1,2` as `--multirun model=cnn seed=1,2`.
+    """Reorder `model=cnn --multirun seed=1,2` to `--multirun model=cnn seed=1,2`.
 
-    argparse takes the overrides from one place only and refuses those after an option. The words
-    of an option such as `--cfg job` stay together.
+    argparse rejects overrides on both sides of an option. An option and its value, such as
+    `--cfg job`, stay together.
     """
     overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a[:1] in "+~"]
     return [a for a in arguments if a not in overrides] + overrides
 
 
 def _check_renamed(command: str, arguments: list[str]) -> None:
-    """Raise `InputError` for a key of an earlier version."""
+    """Raise `InputError` for a renamed key."""
     for argument in arguments:
         key = argument.partition("=")[0]
         if new := RENAMED.get(command, {}).get(key):
@@ -174,19 +170,15 @@ def _check_renamed(command: str, arguments: list[str]) -> None:
 
 
 def _check_choices(arguments: list[str]) -> None:
-    """Raise `InputError` where a group is given a value that names no file, such as `logger=null`.
+    """Raise `InputError` for a group's choice that is not a name, such as `logger=null`.
 
-    Hydra (1.3) raises a bare ValueError for it, which does not name the group.
+    Hydra 1.3 raises a ValueError that does not name the group.
     """
     for argument in arguments:
         group, equals, value = argument.lstrip("+").partition("=")
-        folders = [CONF / group, CONF / "searches" / group]
-        if (
-            equals
-            and value.lower() in ("null", "true", "false")
-            and any(folder.is_dir() for folder in folders)
-        ):
-            names = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
+        folder = CONF / group
+        if equals and value.lower() in ("null", "true", "false") and folder.is_dir():
+            names = sorted(path.stem for path in folder.glob("*.yaml"))
             raise InputError(f"{group}={value}: expected one of {', '.join(names)}")
 
 

@@ -1,4 +1,4 @@
-"""The lines of log files."""
+"""Format of log lines."""
 
 import logging
 
@@ -6,8 +6,8 @@ from pcam_lightning.errors import printable
 
 
 class LineFormatter(logging.Formatter):
-    """A log formatter whose lines hold printable characters only."""
+    """A log formatter that escapes unprintable characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's text, its own line breaks kept."""
+        """Return the record's text with its line breaks."""
         return "\n".join(map(printable, super().format(record).split("\n")))

@@ -1,4 +1,4 @@
-"""Standard output and error that cannot fail a run."""
+"""Standard output and error streams whose faults cannot fail a run."""
 
 import errno
 import io
@@ -10,35 +10,35 @@ from typing import Any
 
 
 class LossyFile(io.FileIO):
-    """A file descriptor whose output is dropped from the first write on that fails.
+    """A file that drops its output after the first failed write.
 
-    A reader that has gone (`| head -1`), a full disk or a lost terminal then costs the output, not
-    the work. The descriptor becomes that of /dev/null, so that libraries and child processes which
-    write to it continue as well.
+    If the reader has gone (`| head -1`), the disk is full or the terminal is lost, the output is
+    lost and the run continues. The descriptor is redirected to /dev/null, so that libraries and
+    child processes that write to it continue, too.
     """
 
     def write(self, data: Any, /) -> int:
         try:
-            while (written := super().write(data)) is None:  # a descriptor that does not block
+            while (written := super().write(data)) is None:  # a non-blocking descriptor
                 select.select([], [self], [])
             return written
         except OSError as error:
-            _fill(self.fileno())
-            if self.fileno() == 1 and error.errno != errno.EPIPE:  # `| head` is meant that way
+            _redirect_to_null(self.fileno())
+            if self.fileno() == 1 and error.errno != errno.EPIPE:  # `| head` needs no warning
                 print(f"warning: stdout cannot be written: {error.strerror}", file=sys.stderr)
             return memoryview(data).nbytes
 
 
 def keep_printing() -> None:
-    """Make prints, log lines and progress bars of this process harmless where they cannot be shown.
+    """Keep a failing stdout or stderr from failing this process's prints, logs and progress bars.
 
-    Does nothing where stdout and stderr have been replaced, as by pytest.
+    Does nothing if stdout and stderr have been replaced, as by pytest.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file that is opened would get this number
-            _fill(number)
+        except OSError:  # closed; otherwise the next opened file would get this number
+            _redirect_to_null(number)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream: Any = getattr(sys, name)
         if stream is None or stream is getattr(sys, f"__{name}__"):
@@ -46,7 +46,7 @@ def keep_printing() -> None:
 
 
 def _stream(number: int, replaced: io.TextIOWrapper | None) -> io.TextIOWrapper:
-    if replaced is None:  # closed, and the number may be that of another file by now
+    if replaced is None:  # closed; another file may have its number by now
         return open(os.devnull, "w", errors="backslashreplace")
     raw = LossyFile(number, "w", closefd=False)
     with suppress(OSError):
@@ -54,13 +54,13 @@ def _stream(number: int, replaced: io.TextIOWrapper | None) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=replaced.encoding,
-        errors="backslashreplace",  # for names that the terminal's encoding has no letters for
+        errors="backslashreplace",  # for characters that the terminal's encoding lacks
         line_buffering=replaced.line_buffering or replaced.write_through,
     )
 
 
-def _fill(number: int) -> None:
-    """Make a descriptor that of /dev/null."""
+def _redirect_to_null(number: int) -> None:
+    """Make a file descriptor refer to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     if null != number:
         os.dup2(null, number)

@@ -1,4 +1,4 @@
-"""The terminal as commands print to it."""
+"""Terminal output of the commands."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from pcam_lightning.errors import printable
 
 
 class Terminal(Console):
-    """A console that shows every text as it is: no markup, no emoji codes, no control characters.
+    """A console that interprets no markup, no emoji codes and no control characters.
 
-    Names of data sets, slides and files come from others. Cells and titles of tables pass through
-    `render_str` as well as printed lines.
+    Names of data sets, slides and files are untrusted. Table cells and titles pass through
+    `render_str`, too.
     """
 
     def __init__(self, **options: Any) -> None:

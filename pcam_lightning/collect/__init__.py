@@ -1,1 +1,1 @@
-"""Collect the runs of a sweep: their states, scores over seeds, the best configuration."""
+"""Collection of the runs of a sweep: states, scores over seeds, the best configuration."""

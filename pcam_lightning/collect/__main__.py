@@ -1,4 +1,4 @@
-"""What became of a sweep? A table over seeds, a champion, failures; live with watch=true.
+"""Collection of a sweep: scores over seeds, best configuration, failures; live with watch=true.
 
 python -m pcam_lightning.collect runs=FOLDER
 """
@@ -28,7 +28,7 @@ def main(config: Config) -> Path:
 
     if not look():
         raise InputError(f"runs={sweep}: no runs found, expected the folder of a sweep")
-    watched_to_the_end = not config["watch"] or watch(look, config["every_seconds"])
+    completed = not config["watch"] or watch(look, config["every_seconds"])
     jobs = look()
     manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})
     with recording(folder, manifest):
@@ -41,7 +41,7 @@ def main(config: Config) -> Path:
     if unknown:
         reason = unknown[0].error or f"{unknown[0].folder} has no status.json"
         problems.append(f"the state of {len(unknown)} of {len(jobs)} jobs is unknown: {reason}")
-    if problems and watched_to_the_end:
+    if problems and completed:
         raise CheckFailed("; ".join(problems), folder / "summary.json")
     return folder / "summary.json"
 

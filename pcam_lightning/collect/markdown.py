@@ -1,4 +1,4 @@
-"""Text for a Markdown table."""
+"""Escaping of text for Markdown tables."""
 
 import re
 
@@ -6,5 +6,5 @@ from pcam_lightning.errors import one_line
 
 
 def markdown(text: object) -> str:
-    """Return `text` as one line that Markdown and HTML show as it is, in a table too."""
+    """Return `text` as one line that Markdown and HTML show unchanged, also inside a table."""
     return re.sub(r"([\\`*_\[\]<>#|~$&!])", r"\\\1", one_line(text))

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: every seed, every key, what each key does in the mean."""
+"""Pictures of a sweep: scores by configuration, effects of each key, parallel coordinates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from pcam_lightning.collect.best import CHOOSING
+from pcam_lightning.collect.best import SELECTION_SPLIT
 from pcam_lightning.collect.table import DEFAULT, Configuration, deviation, mean
 from pcam_lightning.errors import one_line
 from pcam_lightning.metrics.metrics import METRICS
@@ -20,27 +20,28 @@ from pcam_lightning.plots.history import METRIC_NAMES
 from pcam_lightning.plots.style import BLUE, FAINT, GRAY, INK, ORANGE, new_figure, save
 
 LEVEL = 0.95
-LOG_FROM = 10  # times the smallest value that the largest has to be for a log axis
+LOG_FROM = 10  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 def plot_sweep(
     folder: Path,
-    settings: Sequence[Configuration],
+    configurations: Sequence[Configuration],
     metric: str,
     best: Configuration | None,
     dataset: str,
 ) -> list[Path]:
-    """Draw `seeds.png`, `parallel.png` and `effects.png`, and return the paths written.
+    """Draw `seeds.png`, `effects.png` and `parallel.png`, and return the paths written.
 
     Args:
-        folder: made when it is not there.
-        settings: those without a score are left out; so is a picture with nothing to show.
-        metric: of validation.
-        best: drawn in another color.
-        dataset: what the pictures are marked with.
+        folder: created if necessary.
+        configurations: configurations without a score are left out; `effects.png` needs a swept
+            key, `parallel.png` two keys and two configurations.
+        metric: the validation metric to draw.
+        best: the configuration to highlight.
+        dataset: name to print on every picture.
     """
-    scored = [each for each in settings if len(each.scores(CHOOSING, metric))]
-    keys = list(settings[0].values) if settings else []
+    scored = [each for each in configurations if len(each.scores(SELECTION_SPLIT, metric))]
+    keys = list(configurations[0].values) if configurations else []
     figures: dict[str, Figure] = {}
     if scored:
         figures["seeds.png"] = plot_seeds(scored, metric, best)
@@ -54,37 +55,37 @@ def plot_sweep(
 
 
 def interval(values: np.ndarray) -> float:
-    """Half the width of the 95% interval of a mean, by Student's t; NaN of fewer than two."""
+    """Return half the width of a mean's 95% t interval, NaN for fewer than two values."""
     if len(values) < 2:
         return math.nan
     return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * deviation(values) / len(values) ** 0.5
 
 
 def plot_seeds(
-    settings: Sequence[Configuration], metric: str, best: Configuration | None
+    configurations: Sequence[Configuration], metric: str, best: Configuration | None
 ) -> Figure:
-    """Every run a point, and the mean of each setting with its interval; the best on top."""
+    """Draw every run as a point and every configuration's mean with its interval, best on top."""
     sign = -1 if METRICS[metric] == "higher" else 1
-    ordered = sorted(settings, key=lambda each: sign * each.mean(CHOOSING, metric))
+    ordered = sorted(configurations, key=lambda each: sign * each.mean(SELECTION_SPLIT, metric))
     name = _name(metric)
     figure, axes = new_figure(
-        f"Validation {name} by setting", name, "", height=2.2 + 0.3 * len(ordered)
+        f"Validation {name} by configuration", name, "", height=2.2 + 0.3 * len(ordered)
     )
-    scores = [each.scores(CHOOSING, metric) for each in ordered]
-    for place, (setting, values) in enumerate(zip(ordered, scores, strict=True)):
-        color, reach = ORANGE if setting is best else BLUE, interval(values)
-        # Above their mean and its interval, which would hide them.
+    scores = [each.scores(SELECTION_SPLIT, metric) for each in ordered]
+    for place, (configuration, values) in enumerate(zip(ordered, scores, strict=True)):
+        color, reach = ORANGE if configuration is best else BLUE, interval(values)
+        # The points lie above the mean and its interval, which would hide them.
         axes.plot(values, [place - 0.22] * len(values), "o", color=color, alpha=0.6, ms=5, mew=0)
         bar = None if math.isnan(reach) else reach
         axes.errorbar(mean(values), place, xerr=bar, fmt="D", color=INK, ms=4.5, lw=1.3)
     axes.plot([], [], "o", color=BLUE, alpha=0.6, ms=5, mew=0, label="run")
     if best is not None:
-        axes.plot([], [], "o", color=ORANGE, ms=5, mew=0, label="run of the champion")
+        axes.plot([], [], "o", color=ORANGE, ms=5, mew=0, label="run of the best configuration")
     axes.errorbar(
         [], [], xerr=[], fmt="D", color=INK, ms=4.5, label=f"mean, {LEVEL:.0%} interval (t)"
     )
     axes.set_xlim(*_limits(scores))
-    _mark_constant(axes, settings, metric)
+    _mark_constant(axes, configurations, metric)
     labels = _labels(ordered)
     axes.set_yticks(range(len(ordered)), labels, fontsize=9, parse_math=False)
     axes.set_ylim(len(ordered) - 0.5, -0.5)
@@ -93,22 +94,30 @@ def plot_seeds(
     return figure
 
 
-def plot_effects(settings: Sequence[Configuration], keys: Sequence[str], metric: str) -> Figure:
-    """For each key, all runs by its value, and the mean of each value."""
+def plot_effects(
+    configurations: Sequence[Configuration], keys: Sequence[str], metric: str
+) -> Figure:
+    """Draw a panel for each key: all runs by the key's value, and the mean of each value."""
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(max(6, 4 * columns), 1.2 + 3.4 * rows), dpi=150, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, key in zip(panels.flat, keys, strict=False):
-        values, _ = _ordered([each.values[key] for each in settings])
+        values, _ = _ordered([each.values[key] for each in configurations])
         groups = [
-            np.concatenate([s.scores(CHOOSING, metric) for s in settings if s.values[key] == value])
+            np.concatenate(
+                [
+                    s.scores(SELECTION_SPLIT, metric)
+                    for s in configurations
+                    if s.values[key] == value
+                ]
+            )
             for value in values
         ]
         for place, group in enumerate(groups):
-            # Side by side, in an order that is the same every time.
-            aside = place + np.linspace(-0.12, 0.12, len(group)) if len(group) > 1 else [place]
-            axes.plot(aside, group, "o", color=BLUE, alpha=0.35, ms=5, mew=0)
+            # Even offsets instead of random ones keep the picture reproducible.
+            x = place + np.linspace(-0.12, 0.12, len(group)) if len(group) > 1 else [place]
+            axes.plot(x, group, "o", color=BLUE, alpha=0.35, ms=5, mew=0)
         axes.plot(range(len(values)), [mean(group) for group in groups], "D-", color=INK, ms=5)
         labels = [one_line(value, 18) for value in values]
         axes.set_xticks(range(len(values)), labels, parse_math=False)
@@ -124,33 +133,36 @@ def plot_effects(settings: Sequence[Configuration], keys: Sequence[str], metric:
         axes.set_ylabel(f"validation {_name(metric)}", color=INK)
     panels[0, 0].plot([], [], "o", color=BLUE, alpha=0.35, label="run")
     panels[0, 0].plot([], [], "D-", color=INK, label="mean of the value")
-    title = "What each key does, over all others"
+    title = "Effect of each key, averaged over the others"
     panels[0, 0].set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=26)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
 def plot_parallel(
-    settings: Sequence[Configuration], keys: Sequence[str], metric: str, best: Configuration | None
+    configurations: Sequence[Configuration],
+    keys: Sequence[str],
+    metric: str,
+    best: Configuration | None,
 ) -> Figure:
-    """A line a setting, through its value of each key to its mean score."""
+    """Draw parallel coordinates: a line per configuration, from its values to its mean score."""
     figure = Figure(figsize=(max(7.5, 2.2 * (len(keys) + 1)), 5.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    scores = np.array([each.mean(CHOOSING, metric) for each in settings])
+    scores = np.array([each.mean(SELECTION_SPLIT, metric) for each in configurations])
     low, high = scores.min(), scores.max()
-    heights = [_heights([each.values[key] for each in settings]) for key in keys]
+    heights = [_heights([each.values[key] for each in configurations]) for key in keys]
     top = (scores - low) / (high - low) if high > low else np.full(len(scores), 0.5)
     if METRICS[metric] == "lower":
-        low, high, top = high, low, 1 - top  # the best is always on top
-    # Lines through the same value lie side by side, the better ones higher.
-    aside = 0.05 * (top - 0.5)
-    lines = np.column_stack([*(places + aside for places, _ in heights), top])
+        low, high, top = high, low, 1 - top  # the best score is always on top
+    # A small offset separates lines through the same value; the better line is higher.
+    offset = 0.05 * (top - 0.5)
+    lines = np.column_stack([*(places + offset for places, _ in heights), top])
     colors = colormaps["cividis"](0.9 * (1 - top))
     for place in np.argsort(top, kind="stable"):
         axes.plot(lines[place], color=colors[place], lw=1.3, alpha=0.75)
-    for line, each in zip(lines, settings, strict=True):
+    for line, each in zip(lines, configurations, strict=True):
         if each is best:
-            axes.plot(line, "o-", color=ORANGE, lw=2.8, ms=5, label="champion")
+            axes.plot(line, "o-", color=ORANGE, lw=2.8, ms=5, label="best configuration")
             figure.legend(loc="outside lower center", frameon=False, fontsize=9)
     ticks = [labels for _, labels in heights]
     ends = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")] if high != low else [(0.5, f"{low:.4g}")]
@@ -168,18 +180,18 @@ def plot_parallel(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
     axes.set_xlim(-0.1, len(keys) + 0.45)
-    title = f"Settings and their mean validation {_name(metric)}"
+    title = f"Configurations and their mean validation {_name(metric)}"
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=26)
     return figure
 
 
-def _mark_constant(axes: Axes, settings: Sequence[Configuration], metric: str) -> None:
-    """A dashed line where it can be seen beside the scores, else in words."""
+def _mark_constant(axes: Axes, configurations: Sequence[Configuration], metric: str) -> None:
+    """Mark the best constant predictor by a line, or in the legend if it is far from the scores."""
     higher = METRICS[metric] == "higher"
     values = [
         scores[metric]
-        for setting in settings
-        for scores in setting.constants(CHOOSING).values()
+        for configuration in configurations
+        for scores in configuration.constants(SELECTION_SPLIT).values()
         if math.isfinite(scores[metric])
     ]
     if not values:
@@ -195,7 +207,7 @@ def _mark_constant(axes: Axes, settings: Sequence[Configuration], metric: str) -
 
 
 def _limits(scores: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Of all points, and of the intervals where these do not flatten the points."""
+    """Return axis limits for all points, extended to the intervals by half the points' range."""
     points = np.concatenate(scores)
     low, high = points.min(), points.max()
     room = (high - low) or 0.02
@@ -205,17 +217,17 @@ def _limits(scores: Sequence[np.ndarray]) -> tuple[float, float]:
     return low - 0.05 * room, high + 0.05 * room
 
 
-def _labels(settings: Sequence[Configuration]) -> list[str]:
-    """The settings' names, with only the last part of a key where that is enough."""
-    keys = list(settings[0].values)
+def _labels(configurations: Sequence[Configuration]) -> list[str]:
+    """Return the configurations' names, with only the last part of each key if it is unique."""
+    keys = list(configurations[0].values)
     ends = [key.rpartition(".")[2] for key in keys]
     brief = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
-    named = [dict(zip(brief, each.values.values(), strict=True)) for each in settings]
+    named = [dict(zip(brief, each.values.values(), strict=True)) for each in configurations]
     return [one_line(Configuration(values, []).name, 60) for values in named]
 
 
 def _heights(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Where the values of a key lie between 0 and 1, float64 [N], and the labels of its axis."""
+    """Return the position of each value on an axis from 0 to 1, float64 [N], and axis labels."""
     choices, numbers = _ordered(values)
     if len(choices) == 1:
         return np.full(len(values), 0.5), [(0.5, choices[0])]
@@ -232,7 +244,7 @@ def _heights(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]]
 
 
 def _ordered(values: Sequence[str]) -> tuple[list[str], np.ndarray | None]:
-    """Different values in the order of an axis, and as numbers where all of them are."""
+    """Return the distinct values in axis order, and their numbers if all are numbers."""
     choices = sorted(set(values) - {DEFAULT}) + [DEFAULT] * (DEFAULT in values)
     try:
         numbers = np.array([float(choice) for choice in choices])

@@ -1,4 +1,4 @@
-"""What a collection says: tables as files, a summary, and lines for the terminal."""
+"""Report of a collection: tables, pictures and a summary as files, and terminal output."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pcam_lightning.collect.table import (
     Configuration,
     Result,
     at,
+    configurations_table,
     deviation,
+    group_by_configuration,
     hidden_keys,
     mean,
     runs_table,
-    settings,
-    settings_table,
 )
 from pcam_lightning.errors import one_line
 from pcam_lightning.files import atomic_write, write_json
@@ -36,15 +36,18 @@ from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
 from pcam_lightning.slurm.jobs import FAILURES, JobState, count_states
 
+NO_ERROR = "no error message"
+
 
 def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dict[str, Any]:
-    """Write tables, pictures and `summary.json` of jobs, print them, and return the summary.
+    """Write and print the tables of jobs, write `summary.json`, and return the summary.
 
-    Of a sweep of `train`: `table` (a row a setting) and `runs` (a row a job), as CSV and parquet,
-    `table.md` and `plots/`. Of `benchmark` runs: `table`, a row each contender of each run.
+    Every collection has `runs` (a row per job) and `table`, as CSV and parquet. For `train`,
+    `table` has a row per configuration, and `table.md` and `plots/` are written too. For
+    `benchmark`, `table` has a row per measured implementation of each run.
     """
     results = [Result.of(job) for job in jobs]
-    found = settings(results)
+    found = group_by_configuration(results)
     datasets = sorted({result.dataset for result in results if result.dataset}) or ["unknown"]
     summary: dict[str, Any] = {
         "sweeps": list(dict.fromkeys(str(job.sweep) for job in jobs)),
@@ -72,20 +75,20 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         best, reason = best_configuration(found, metric)
         summary |= {"metric": metric, "settings": len(found)}
         summary |= {"champion": best and _describe(best), "reason": reason}
-        _write_table(folder / "table", settings_table(found))
+        _write_table(folder / "table", configurations_table(found))
         text = _as_markdown(found, summary, best, dataset)
         atomic_write(folder / "table.md", text.encode(errors="replace"))
         plot_sweep(folder / "plots", found, metric, best, dataset)
-        _print_settings(console, found, metric, best, dataset)
-        name = f"champion: {best.name}" if best else "no champion"
-        console.print(one_line(f"{name} ({reason})"), soft_wrap=True)
+        _print_configurations(console, found, metric, best, dataset)
+        name = best.name if best else "none"
+        console.print(one_line(f"best configuration: {name} ({reason})"), soft_wrap=True)
     _print_jobs(console, jobs)
     write_json(folder / "summary.json", summary)
     return summary
 
 
 def _describe(best: Configuration) -> dict[str, Any]:
-    """A champion for the summary."""
+    """Return the best configuration's scores, folders and checkpoints for the summary."""
     scores: dict[str, Any] = {split: {} for split in SPLITS}
     for split, name in SCORES:
         values = best.scores(split, name)
@@ -109,11 +112,11 @@ def _as_markdown(
     best: Configuration | None,
     dataset: str,
 ) -> str:
-    title = f"champion: {markdown(best.name)}" if best else "no champion"
+    name = markdown(best.name) if best else "none"
     lines = [
         f"dataset: {markdown(dataset)}; {summary['states']}",
         "",
-        f"{title} ({markdown(summary['reason'])})",
+        f"best configuration: {name} ({markdown(summary['reason'])})",
     ]
     for split in SPLITS:
         lines += [
@@ -124,16 +127,16 @@ def _as_markdown(
         for each in found:
             scores = [_number(each, split, name) for name in METRICS]
             lines.append(f"| {markdown(each.name)} | {_runs(each)} | {' | '.join(scores)} |")
-    lines += ["", "! a constant predictor does as well in the mean"]
+    lines += ["", "! the mean of a constant predictor is at least as good"]
     for failure in summary["failures"]:
-        said = failure["error"] or "no error was left"
+        error = failure["error"] or NO_ERROR
         log = f", log {markdown(failure['log'])}" if failure["log"] else ""
-        where = f"{markdown(failure['folder'])} ({markdown(' '.join(failure['overrides']))})"
-        lines += ["", f"{failure['state']}: {where}: {markdown(said)}{log}"]
+        job = f"{markdown(failure['folder'])} ({markdown(' '.join(failure['overrides']))})"
+        lines += ["", f"{failure['state']}: {job}: {markdown(error)}{log}"]
     return "\n".join(lines) + "\n"
 
 
-def _print_settings(
+def _print_configurations(
     console: Terminal,
     found: Sequence[Configuration],
     metric: str,
@@ -141,7 +144,7 @@ def _print_settings(
     dataset: str,
 ) -> None:
     table = Table(box=SIMPLE, title=f"dataset: {dataset}", title_justify="left")
-    table.add_column("setting", overflow="fold")
+    table.add_column("configuration", overflow="fold")
     columns = list(dict.fromkeys([("val", metric), ("test", metric), ("val", "f2")]))
     for column in ("runs", *(f"{split} {name}" for split, name in columns)):
         table.add_column(column, justify="right", no_wrap=True)
@@ -152,37 +155,37 @@ def _print_settings(
     console.print(table)
     marked = {name for each in found for split, name in columns if _mark(each, split, name)}
     if marked:
-        console.print(f"! a constant does as well in the mean: {', '.join(sorted(marked))}")
+        names = ", ".join(sorted(marked))
+        console.print(f"! the mean of a constant predictor is at least as good: {names}")
 
 
 def _print_jobs(console: Terminal, jobs: Sequence[JobState]) -> None:
-    """Every failure in one line, and how many jobs are in each state."""
+    """Print a line for each failure, and the number of jobs in each state."""
     for job in jobs:
         if job.state in FAILURES:
-            said = job.error or "no error was left"
-            line = f"{job.state}: {job.folder} ({' '.join(job.overrides)}): {said}"
+            line = f"{job.state}: {job.folder} ({' '.join(job.overrides)}): {job.error or NO_ERROR}"
             line += f"; log: {job.log}" if job.log else ""
             console.print(one_line(line, 1000), soft_wrap=True)
     console.print(f"jobs: {count_states(job.state for job in jobs)}")
 
 
-def _number(setting: Configuration, split: str, name: str, digits: int = 4) -> str:
-    """Mean and deviation, marked where a constant does as well."""
-    values = setting.scores(split, name)
+def _number(configuration: Configuration, split: str, name: str, digits: int = 4) -> str:
+    """Return mean and deviation as text, with a mark if a constant is at least as good."""
+    values = configuration.scores(split, name)
     if not len(values):
         return "-"
     spread = deviation(values)
     text = f"{mean(values):.{digits}f}" + ("" if math.isnan(spread) else f"±{spread:.{digits}f}")
-    return text + _mark(setting, split, name)
+    return text + _mark(configuration, split, name)
 
 
-def _mark(setting: Configuration, split: str, name: str) -> str:
-    return "!" if name in setting.beaten_by_constant(split) else ""
+def _mark(configuration: Configuration, split: str, name: str) -> str:
+    return "!" if name in configuration.beaten_by_constant(split) else ""
 
 
-def _runs(setting: Configuration) -> str:
-    """Such as `2/3`: of three jobs, two have finished."""
-    states = [result.job.state for result in setting.results]
+def _runs(configuration: Configuration) -> str:
+    """Return the finished and all jobs as text, such as `2/3`."""
+    states = [result.job.state for result in configuration.results]
     return f"{states.count('finished')}/{len(states)}"
 
 

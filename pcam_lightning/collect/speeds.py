@@ -1,4 +1,4 @@
-"""Runs of `benchmark`, from several machines or partitions, in one table."""
+"""One table of the runs of `benchmark`, from several machines or partitions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.collect.table import Result, at, number, text, where_it_ran
+from pcam_lightning.collect.table import Result, at, number, run_location, text
 from pcam_lightning.errors import one_line
 
 CASE = ("model", "batch_size", "precision", "device")
@@ -18,10 +18,10 @@ FIGURES += ("share_of_flops", "share_of_bandwidth", "peak_host_mib", "peak_devic
 
 
 def speeds_table(results: Sequence[Result]) -> pd.DataFrame | None:
-    """One row a contender of a case of a run, with its speed; None where no run is a benchmark."""
+    """Return a row for each measured implementation of each run, None if no run is a benchmark."""
     rows = [
         {"folder": str(result.job.folder), "overrides": " ".join(result.job.overrides)}
-        | where_it_ran(result)
+        | run_location(result)
         | {name: text(at(result.summary, name)) for name in ("mode", "unit")}
         | {name: text(at(row, name)) for name in ("contender", *CASE, "device_name", "threads")}
         | {name: number(at(row, name)) for name in FIGURES}
@@ -33,6 +33,7 @@ def speeds_table(results: Sequence[Result]) -> pd.DataFrame | None:
 
 
 def print_speeds(console: Terminal, speeds: pd.DataFrame, dataset: str) -> None:
+    """Print the place, the implementation and the speeds of each row."""
     table = Table(box=SIMPLE, title=f"dataset: {dataset}", title_justify="left")
     for column in ("partition", "node", "job", "contender", "case"):
         table.add_column(column, overflow="fold")

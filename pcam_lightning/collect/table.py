@@ -1,4 +1,4 @@
-"""What jobs scored: a table of runs, and one of settings with means and deviations over seeds."""
+"""Tables of a sweep: one row per run, and one row per configuration with means over seeds."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pcam_lightning.slurm.jobs import STATES, JobState
 SPLITS = ("val", "test")
 SCORES = [(split, name) for split in SPLITS for name in METRICS]
 SPEEDS = ["seconds", "patches_per_second"]
-DEFAULT = "(default)"  # the value of a key that other jobs set
-UNKNOWN = "(unknown)"  # the value of a key that runs with the same overrides differ in
+DEFAULT = "(default)"  # the value of a key that only other jobs override
+UNKNOWN = "(unknown)"  # the value of a key without override in a run without recorded config
 
 
 @dataclass(frozen=True)
 class Result:
-    """A job, and what its run's files say, as far as it has them.
+    """A job, with the summary and the manifest of its run.
 
     Attributes:
-        job: state and folder.
-        summary, manifest: empty where the run has none.
+        job: its state and folder.
+        summary, manifest: the files' content; empty if missing or damaged.
     """
 
     job: JobState
@@ -41,16 +41,18 @@ class Result:
 
     @classmethod
     def of(cls, job: JobState) -> Result:
+        """Read the files of a job's run."""
         return cls(job, _read(job, "summary"), _read(job, "manifest"))
 
     @property
     def dataset(self) -> str | None:
+        """The name of the run's data set, None if not recorded."""
         name = at(self.manifest, "dataset", "name") or at(self.summary, "dataset")
         return None if name is None else str(name)
 
     @cached_property
     def config(self) -> dict[str, str]:
-        """The resolved keys that can change the scores, and the data set, as far as known."""
+        """Resolved config keys that can change the scores, and `dataset`; empty if not recorded."""
         config = at(self.manifest, "config")
         if not isinstance(config, dict):
             return {}
@@ -61,11 +63,11 @@ class Result:
         return found
 
     def score(self, split: str, name: str) -> float:
-        """NaN where there is none."""
+        """Return a metric of a split, NaN if the run has none."""
         return number(at(self.summary, split, "metrics", name, "value"))
 
     def constants(self, split: str) -> dict[str, dict[str, float]]:
-        """Constant predictor to its metrics."""
+        """Return the metrics of each constant predictor."""
         baselines = at(self.summary, split, "baselines")
         if not isinstance(baselines, dict):
             return {}
@@ -77,11 +79,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Jobs that differ in their seed alone.
+    """Jobs that differ only in their seed.
 
     Attributes:
-        values: of the swept keys, and of those that differ though no override says so.
-        results: of its jobs, finished or not.
+        values: the values of the swept keys, and of keys that differ without an override.
+        results: the results of all its jobs, finished or not.
     """
 
     values: dict[str, str]
@@ -89,24 +91,26 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """Such as `model=cnn optimizer.lr=0.1`."""
+        """Its overrides, such as `model=cnn optimizer.lr=0.1`."""
         given = {key: value for key, value in self.values.items() if value != DEFAULT}
         return " ".join(_joined(key, value) for key, value in given.items()) or DEFAULT
 
     @property
     def is_finished(self) -> bool:
+        """True if all jobs are finished."""
         return all(result.job.state == "finished" for result in self.results)
 
     def scores(self, split: str, name: str) -> np.ndarray:
-        """Of the runs that have the metric, float64 [N]."""
+        """Return a metric of the N runs that have it, float64 [N]."""
         values = np.array([result.score(split, name) for result in self.results], dtype=float)
         return values[np.isfinite(values)]
 
     def mean(self, split: str, name: str) -> float:
+        """Return the mean of a metric, NaN if no run has it."""
         return mean(self.scores(split, name))
 
     def constants(self, split: str) -> dict[str, dict[str, float]]:
-        """Constant predictor to its metrics, in the mean over the runs that have them."""
+        """Return each constant predictor's metrics, averaged over the runs that have them."""
         runs = [found for result in self.results if (found := result.constants(split))]
         names = dict.fromkeys(constant for found in runs for constant in found)
         return {
@@ -118,13 +122,13 @@ class Configuration:
         }
 
     def beaten_by_constant(self, split: str) -> list[str]:
-        """Metrics at which, in the mean, some constant does as well."""
+        """Return the metrics at which the mean of a constant predictor is at least as good."""
         means = {name: self.mean(split, name) for name in METRICS}
         return beaten_by_constant(means, self.constants(split))
 
 
 def swept_keys(jobs: Sequence[JobState]) -> list[str]:
-    """The keys that jobs differ in, but for the seed and for what is Hydra's own."""
+    """Return the overridden keys in which jobs differ, except the seed and Hydra's own keys."""
     overrides = [_values(job) for job in jobs]
     keys = dict.fromkeys(key for values in overrides for key in values)
     return [
@@ -135,43 +139,43 @@ def swept_keys(jobs: Sequence[JobState]) -> list[str]:
     ]
 
 
-def settings(results: Sequence[Result]) -> list[Configuration]:
-    """Results by the values of the swept keys, in the order of the first job of each.
+def group_by_configuration(results: Sequence[Result]) -> list[Configuration]:
+    """Group results by the values of the swept keys, in the order of each group's first job.
 
-    Runs that have the same overrides and were made of different configs all the same (of a file in
-    `conf/` that was edited in between, of another data set) are settings of their own.
+    Runs with the same overrides but different resolved configs or data sets form separate
+    configurations, for example if a file in `conf/` was edited between them.
     """
     keys = swept_keys([result.job for result in results])
-    given: dict[tuple[str, ...], list[Result]] = {}
+    by_overrides: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         values = _values(result.job)
-        given.setdefault(tuple(values.get(key, DEFAULT) for key in keys), []).append(result)
-    hidden = {values: _differing(group) for values, group in given.items()}
+        by_overrides.setdefault(tuple(values.get(key, DEFAULT) for key in keys), []).append(result)
+    hidden = {values: _differing(group) for values, group in by_overrides.items()}
     every = list(dict.fromkeys(key for differing in hidden.values() for key in differing))
     found: dict[tuple[str, ...], Configuration] = {}
     for result in results:
         values = tuple(_values(result.job).get(key, DEFAULT) for key in keys)
         own = [result.config.get(key, UNKNOWN) for key in hidden[values]]
-        setting = found.setdefault(
+        configuration = found.setdefault(
             (*values, *own), Configuration(dict(zip(keys, values, strict=True)), [])
         )
-        setting.results.append(result)
-    for setting in found.values():
+        configuration.results.append(result)
+    for configuration in found.values():
         for key in every:
-            known = (each.config[key] for each in setting.results if key in each.config)
-            setting.values[key] = next(known, UNKNOWN)
+            known = (each.config[key] for each in configuration.results if key in each.config)
+            configuration.values[key] = next(known, UNKNOWN)
     return list(found.values())
 
 
 def hidden_keys(found: Sequence[Configuration]) -> list[str]:
-    """Return the keys in which settings differ though their runs have the same overrides."""
-    jobs = [result.job for setting in found for result in setting.results]
+    """Return the keys in which configurations differ though their runs have the same overrides."""
+    jobs = [result.job for configuration in found for result in configuration.results]
     swept = swept_keys(jobs)
     return [key for key in (found[0].values if found else ()) if key not in swept]
 
 
 def _differing(group: Sequence[Result]) -> list[str]:
-    """Return the keys in which runs that scored differ, except their seed and what follows it."""
+    """Return the keys in which scored runs differ, except the seed and keys equal to the seed."""
     configs = [result.config for result in group if result.summary and result.config]
     return [
         key
@@ -182,7 +186,7 @@ def _differing(group: Sequence[Result]) -> list[str]:
 
 
 def runs_table(found: Sequence[Configuration]) -> pd.DataFrame:
-    """One row a job: what it was, how it stands, its metrics, where they come from."""
+    """Return a row for each job: overrides, state, place, metrics, speeds, provenance, error."""
     table = pd.DataFrame(
         [
             {
@@ -190,11 +194,11 @@ def runs_table(found: Sequence[Configuration]) -> pd.DataFrame:
                 "number": result.job.number,
                 "folder": str(result.job.folder),
                 "overrides": " ".join(result.job.overrides),
-                **setting.values,
+                **configuration.values,
                 "seed": _seed(result),
                 "state": result.job.state,
                 "dataset": result.dataset,
-                **where_it_ran(result),
+                **run_location(result),
                 **{f"{split}/{name}": result.score(split, name) for split, name in SCORES},
                 **dict(zip(SPEEDS, _speeds(result), strict=True)),
                 "weights_digest": text(at(result.summary, "weights_digest")),
@@ -202,24 +206,24 @@ def runs_table(found: Sequence[Configuration]) -> pd.DataFrame:
                 "error": result.job.error,
                 "log": text(result.job.log),
             }
-            for setting in found
-            for result in setting.results
+            for configuration in found
+            for result in configuration.results
         ]
     )  # fmt: skip
     table["seed"] = table["seed"].astype("Int64")
     return table.sort_values(["sweep", "number"], kind="stable", ignore_index=True)
 
 
-def settings_table(found: Sequence[Configuration]) -> pd.DataFrame:
-    """One row a setting: how many of its jobs are in each state; means and deviations over seeds.
+def configurations_table(found: Sequence[Configuration]) -> pd.DataFrame:
+    """Return a row for each configuration: jobs by state, means and deviations over its runs.
 
-    A deviation (`_sd`, ddof 1) of a single run is NaN.
+    The standard deviation (`_sd`, ddof 1) of a single run is NaN.
     """
-    return pd.DataFrame([_row(setting) for setting in found])
+    return pd.DataFrame([_row(configuration) for configuration in found])
 
 
-def where_it_ran(result: Result) -> dict[str, str | None]:
-    """Partition, node and job, as Slurm calls them; the node is the host outside of Slurm."""
+def run_location(result: Result) -> dict[str, str | None]:
+    """Return Slurm's partition, node and job id; outside Slurm the host is the node."""
     slurm = at(result.manifest, "slurm")
     array, task = at(slurm, "array_job_id"), at(slurm, "array_task_id")
     job_id = at(slurm, "job_id") if array is None or task is None else f"{array}_{task}"
@@ -232,40 +236,44 @@ def where_it_ran(result: Result) -> dict[str, str | None]:
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float:
-    """NaN of nothing."""
+    """Return the mean, NaN without values."""
     return float(np.mean(values)) if len(values) else math.nan
 
 
 def deviation(values: Sequence[float] | np.ndarray) -> float:
-    """The sample's standard deviation; NaN of fewer than two."""
+    """Return the sample standard deviation, NaN for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def at(value: Any, *keys: str) -> Any:
-    """What lies below these keys of nested dictionaries, None where one is missing."""
+    """Return the value at these keys of nested dictionaries, None if a key is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def number(value: Any) -> float:
-    """NaN for what is none."""
+    """Return a number as float, NaN for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number else math.nan
 
 
-def _row(setting: Configuration) -> dict[str, Any]:
-    states = [result.job.state for result in setting.results]
-    row: dict[str, Any] = {"setting": setting.name, **setting.values, "jobs": len(states)}
-    row["seeds"] = len({_seed(result) for result in setting.results})
+def _row(configuration: Configuration) -> dict[str, Any]:
+    states = [result.job.state for result in configuration.results]
+    row: dict[str, Any] = {
+        "setting": configuration.name,
+        **configuration.values,
+        "jobs": len(states),
+    }
+    row["seeds"] = len({_seed(result) for result in configuration.results})
     row |= {state: states.count(state) for state in STATES}
-    columns = {f"{split}/{name}": setting.scores(split, name) for split, name in SCORES}
-    speeds = np.array([_speeds(result) for result in setting.results], dtype=float)
+    columns = {f"{split}/{name}": configuration.scores(split, name) for split, name in SCORES}
+    speeds = np.array([_speeds(result) for result in configuration.results], dtype=float)
     columns |= {name: each[np.isfinite(each)] for name, each in zip(SPEEDS, speeds.T, strict=True)}
     for name, values in columns.items():
         row |= {f"{name}_mean": mean(values), f"{name}_sd": deviation(values)}
     for split in SPLITS:
-        row[f"{split}/beaten_by_constant"] = " ".join(setting.beaten_by_constant(split))
+        row[f"{split}/beaten_by_constant"] = " ".join(configuration.beaten_by_constant(split))
     return row
 
 
@@ -280,7 +288,7 @@ def _seed(result: Result) -> int | None:
 
 
 def _values(job: JobState) -> dict[str, str]:
-    """Key to value, as typed; a key taken away has none."""
+    """Return the overrides as key to value; a deleted key (`~key`) has an empty value."""
     values = {}
     for override in job.overrides:
         key, _, value = override.partition("=")
@@ -304,5 +312,5 @@ def _read(job: JobState, name: str) -> dict[str, Any]:
 
 
 def text(value: Any) -> str | None:
-    """None for none."""
+    """Return a value as printable text; None stays None."""
     return None if value is None else printable(str(value))

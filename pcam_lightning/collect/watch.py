@@ -1,4 +1,4 @@
-"""A live view of the jobs of sweeps, until all have ended."""
+"""Live view of the jobs of sweeps."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pcam_lightning.slurm.jobs import JobState, count_states, titles
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come; empty text for what it has not written yet.
+    """Progress of a run; a field is empty until the run has written its value.
 
     Attributes:
-        epoch: such as `3/10`, counted from 1.
-        auroc: the newest on validation.
-        loss: the newest of training.
-        elapsed: since the run was started, such as `0:12:05`.
+        epoch: current epoch, counted from 1, and number of epochs, such as `3/10`.
+        auroc: latest AUROC on validation.
+        loss: latest training loss.
+        elapsed: time since the start of the run, such as `0:12:05`.
     """
 
     epoch: str = ""
@@ -41,13 +41,16 @@ class Progress:
 
 
 def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
-    """Show jobs until all have ended: on a terminal a table, else a line whenever one changes.
+    """Show jobs until all have ended: a table on a terminal, else a line for every change.
 
-    Jobs are only looked at, never touched. False where Ctrl-C has ended the view.
+    The jobs are only read. Ctrl-C ends the view.
 
     Args:
-        look: the jobs as they stand now.
-        every_seconds: between two looks.
+        look: returns the current states of the jobs.
+        every_seconds: interval between two calls of `look`.
+
+    Returns:
+        True if all jobs have ended, False after Ctrl-C.
     """
     console = Terminal()
     lines, before = _Lines(console), None
@@ -62,9 +65,9 @@ def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
                 else:
                     live.update(_table(rows), refresh=True)
                 states = [job.state for job in jobs]
-                # A job that is requeued may be out of the queue for a moment.
+                # A requeued job can be missing from the queue for a moment.
                 settled = "lost" not in states or states == before
-                if settled and all(job.has_ended for job in jobs) and not _goes_on(jobs):
+                if settled and all(job.has_ended for job in jobs) and not _launcher_runs(jobs):
                     return True
                 before = states
                 time.sleep(every_seconds)
@@ -73,22 +76,22 @@ def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
 
 
 def progress(run: Run | None) -> Progress:
-    """What a run has written so far, be it in the middle of a line."""
+    """Return the progress of a run, also while it writes its files."""
     if run is None:
         return Progress()
-    newest = _newest(run)
+    latest = _latest(run)
     try:
-        most = at(run.config, "trainer", "max_epochs")
+        max_epochs = at(run.config, "trainer", "max_epochs")
     except RunFileError:
-        most = None
+        max_epochs = None
     try:
         status = run.status
     except RunFileError:
         status = {}
     return Progress(
-        _epoch(newest.get("epoch"), most),
-        _score(newest.get("val/auroc")),
-        _score(newest.get("train/loss")),
+        _epoch(latest.get("epoch"), max_epochs),
+        _score(latest.get("val/auroc")),
+        _score(latest.get("train/loss")),
         _elapsed(status),
     )
 
@@ -96,8 +99,8 @@ def progress(run: Run | None) -> Progress:
 Row = tuple[JobState, str, Progress]
 
 
-def _goes_on(jobs: Sequence[JobState]) -> bool:
-    """Whether the process of a run that has ended lives: the basic launcher's has more to do."""
+def _launcher_runs(jobs: Sequence[JobState]) -> bool:
+    """Return whether a basic launcher, which runs jobs in its own process, will run more jobs."""
     for job in jobs:
         try:
             status = job.run.status if job.job_id is None and job.run else {}
@@ -109,25 +112,26 @@ def _goes_on(jobs: Sequence[JobState]) -> bool:
 
 
 class _Lines:
-    """One line a job whenever its state, epoch or score has changed."""
+    """Printer of a line for each change of a job's state, epoch, score or error."""
 
     def __init__(self, console: Terminal) -> None:
         self._console = console
-        self._known: dict[tuple[str, int], tuple] = {}
+        self._shown: dict[tuple[str, int], tuple] = {}
 
     def update(self, rows: Sequence[Row]) -> None:
-        for job, title, far in rows:
-            key, known = (str(job.sweep), job.number), (job.state, far.epoch, far.auroc, job.error)
-            if self._known.get(key) != known:
-                self._known[key] = known
-                self._console.print(_line(job, title, far), soft_wrap=True)
+        """Print the lines of the jobs that have changed since the previous call."""
+        for job, title, run in rows:
+            key, shown = (str(job.sweep), job.number), (job.state, run.epoch, run.auroc, job.error)
+            if self._shown.get(key) != shown:
+                self._shown[key] = shown
+                self._console.print(_line(job, title, run), soft_wrap=True)
 
 
-def _line(job: JobState, title: str, far: Progress) -> str:
-    parts = {"epoch": far.epoch, "val/auroc": far.auroc, "train/loss": far.loss, "": far.elapsed}
-    said = [f"{name} {value}".strip() for name, value in parts.items() if value]
-    words = [f"#{job.number}", title, job.state, *said, job.error]
-    return "  ".join(word for word in words if word)
+def _line(job: JobState, title: str, run: Progress) -> str:
+    values = {"epoch": run.epoch, "val/auroc": run.auroc, "train/loss": run.loss, "": run.elapsed}
+    texts = [f"{name} {value}".strip() for name, value in values.items() if value]
+    parts = [f"#{job.number}", title, job.state, *texts, job.error]
+    return "  ".join(part for part in parts if part)
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -135,36 +139,37 @@ def _table(rows: Sequence[Row]) -> Table:
     table = Table(box=SIMPLE, title=counts, title_justify="left")
     for column in ("job", "overrides", "state", "epoch", "val/auroc", "train/loss", "elapsed", ""):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
-    # Where a terminal has not room for all, those to look at come first.
-    for job, title, far in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
-        cells = (str(job.number), title, job.state, far.epoch, far.auroc, far.loss, far.elapsed)
+    # A small terminal cuts the table off, so running and failed jobs come first.
+    for job, title, run in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
+        cells = (str(job.number), title, job.state, run.epoch, run.auroc, run.loss, run.elapsed)
         table.add_row(*cells, job.error or "")
     return table
 
 
-def _newest(run: Run) -> dict[str, float]:
-    """The newest value of each column of `metrics.csv`."""
+def _latest(run: Run) -> dict[str, float]:
+    """Return the latest value of each column of `metrics.csv`."""
     try:
         text = run.read("metrics.csv").decode(errors="replace")
     except RunFileError:
         return {}
-    # A number at the end may be half written, and would be read as another one.
-    whole = text[: text.rfind("\n") + 1]
-    newest: dict[str, float] = {}
+    # The last line can be incomplete, and a part of a number is another number.
+    complete = text[: text.rfind("\n") + 1]
+    latest: dict[str, float] = {}
     with suppress(csv.Error):  # a field of more than 128 kB
-        for row in csv.DictReader(io.StringIO(whole)):
+        for row in csv.DictReader(io.StringIO(complete)):
             for name, value in row.items():
                 with suppress(TypeError, ValueError):
-                    newest[name] = float(value)
-    return newest
+                    latest[name] = float(value)
+    return latest
 
 
-def _epoch(epoch: float | None, most: object) -> str:
+def _epoch(epoch: float | None, max_epochs: object) -> str:
     if epoch is None:
         return ""
-    if not isinstance(most, int):
+    if not isinstance(max_epochs, int):
         return f"{epoch + 1:.0f}"
-    return f"{min(epoch + 1, most):.0f}/{most}"  # the test is logged after the last epoch
+    # The test scores are logged with the number of epochs as their epoch.
+    return f"{min(epoch + 1, max_epochs):.0f}/{max_epochs}"
 
 
 def _score(value: float | None) -> str:

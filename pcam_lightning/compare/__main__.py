@@ -1,4 +1,4 @@
-"""Why do runs differ? Config, code, packages, hardware, data; where they part, and by how much.
+"""Compare runs: config, code, packages, hardware, data, first divergence and metrics.
 
 python -m pcam_lightning.compare runs=[FOLDER,FOLDER]
 """
@@ -21,8 +21,8 @@ def main(config: Config) -> Path:
     runs = find(config["runs"])
     if len(runs) < 2:
         raise InputError(
-            f"runs={config['runs']}: {len(runs)} runs found, expected the folders of two or more, "
-            "or one with several runs below it"
+            f"runs={config['runs']}: {len(runs)} runs found, expected two or more run folders, "
+            "or a folder that contains several"
         )
     manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})
     with recording(folder, manifest):

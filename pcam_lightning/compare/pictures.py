@@ -1,4 +1,4 @@
-"""The curves of several runs over each other."""
+"""Figure with the curves of several runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ from pcam_lightning.plots.history import read_history
 from pcam_lightning.plots.style import CYCLE, FAINT, GRAY, save
 from pcam_lightning.runs import Run
 
-SMOOTHED = 50  # windows of the training loss over a run
+WINDOWS = 50
+"""Number of windows into which a run is divided to smooth its training loss."""
 
 
 def plot_comparison(
@@ -23,13 +24,15 @@ def plot_comparison(
     datasets: Sequence[str],
     divergence: Sequence[int],
 ) -> None:
-    """Training loss, validation loss and AUROC, gradient norm: a line each run.
+    """Plot training loss, validation loss, validation AUROC and gradient norm of each run.
 
     Args:
         path: PNG to write, atomically.
-        runs: later ones are drawn thinner, so that equal curves are seen to lie on each other.
-        names, datasets: of the runs, for the legend.
-        parted: steps from which a run differs from the first.
+        runs: each is drawn with a thinner line than the previous one, so that equal curves stay
+            visible.
+        names: names of the runs for the legend.
+        datasets: dataset names of the runs for the legend.
+        divergence: steps from which a run differs from the first.
     """
     figure = Figure(figsize=(12, 7), dpi=130, layout="constrained")
     panels = figure.subplots(2, 2)
@@ -40,7 +43,7 @@ def plot_comparison(
             "label": one_line(name),
         }
         metrics, gradients = read_history(run)
-        window = max(1, len(gradients) // SMOOTHED)
+        window = max(1, len(gradients) // WINDOWS)
         for axes, column in ((panels[0, 0], "loss"), (panels[1, 1], "norm")):
             if column in gradients and "step" in gradients:
                 smooth = gradients[column].rolling(window, min_periods=1, center=True).median()
@@ -49,13 +52,13 @@ def plot_comparison(
             if column in metrics and "epoch" in metrics:
                 values = metrics[["epoch", column]].dropna()
                 axes.plot(values["epoch"], values[column], marker="o", ms=4, **style)
-    titles = ("training loss, median of a fiftieth", "validation loss", "validation AUROC")
-    for axes, title in zip(panels.flat, (*titles, "gradient norm, same median"), strict=True):
+    titles = ("training loss, running median", "validation loss", "validation AUROC")
+    for axes, title in zip(panels.flat, (*titles, "gradient norm, running median"), strict=True):
         _dress(axes, title)
     for axes in (panels[0, 0], panels[1, 1]):
         axes.set_xlabel("step")
         for step in sorted(set(divergence)):
-            axes.axvline(step, color=GRAY, ls=":", lw=1.5, label=f"apart from step {step}")
+            axes.axvline(step, color=GRAY, ls=":", lw=1.5, label=f"diverged at step {step}")
     for axes in (panels[0, 1], panels[1, 0]):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,4 +1,4 @@
-"""What a comparison says: numbers for `compare.json`, tables for the terminal."""
+"""Report of a comparison: `compare.json`, curves and tables for the terminal."""
 
 import os
 from collections.abc import Sequence
@@ -12,29 +12,28 @@ from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.compare.pictures import plot_comparison
 from pcam_lightning.files import write_json
 from pcam_lightning.provenance.divergence import first_divergence, metric_differences
-from pcam_lightning.provenance.provenance import Difference, Provenance, differences
+from pcam_lightning.provenance.record import Difference, Provenance, differences
 from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.run import is_run_folder
 
-PLACES = ("batch", "loss", "tensor")
+KINDS = ("batch", "loss", "tensor")
 SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Any]:
-    """Everything in which runs differ; the first run is what the others are held against.
+    """Compare runs with the first one.
 
-    Returns plain containers: "runs", "names" (what tells their folders apart), "datasets",
-    "states", "weights_digests", "differences" (see `Difference`), "pairs" (one for each run but the
-    first: "same_weights", "parted" as from `provenance.divergence.first_divergence`, "metrics" as
-    from
-    `metric_differences`) and "verdict", one line for each.
+    Returns plain containers: "runs", "names" (distinct names of the folders), "datasets", "states",
+    "weights_digests", "differences" (see `Difference`), "pairs" and "verdict". The last two have an
+    entry for each run but the first. A pair holds "same_weights", "parted" (see
+    `first_divergence`) and "metrics" (see `metric_differences`); a verdict is one line.
 
     Raises:
         RunFileError: a run's manifest is missing, or a file of a run is damaged.
     """
-    origins = [Provenance.of(run) for run in runs]
-    found = differences(origins)
+    provenances = [Provenance.of(run) for run in runs]
+    found = differences(provenances)
     digests = [_summary(run).get("weights_digest") for run in runs]
     pairs = [
         {
@@ -47,7 +46,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "runs": [str(run.path) for run in runs],
         "names": names(runs),
-        "datasets": [origin.manifest.get("dataset", {}).get("name") or "?" for origin in origins],
+        "datasets": [each.manifest.get("dataset", {}).get("name") or "?" for each in provenances],
         "states": [run.state for run in runs],
         "weights_digests": digests,
         "differences": [vars(each) for each in found],
@@ -57,7 +56,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def write_comparison(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
-    """Compare runs, write `compare.json` and `plots/curves.png`, print it, and return it."""
+    """Write `compare.json` and `plots/curves.png`, print the comparison, and return it."""
     report = compare(runs)
     write_json(folder / "compare.json", report)
     places = [first_place(pair["parted"]) for pair in report["pairs"]]
@@ -69,39 +68,39 @@ def write_comparison(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """What tells the runs' folders apart."""
+    """Return the paths of the runs relative to the folder that holds them all."""
     paths = [run.path.resolve() for run in runs]
     top = os.path.commonpath([path.parent for path in paths])
     return [path.relative_to(top).as_posix() for path in paths]
 
 
 def verdict(pair: dict[str, Any], found: Sequence[Difference], index: int) -> str:
-    """One line: whether run `index` ended with the first one's weights, and what may be why not."""
-    mattering = [each for each in found if each.matters and each.values[index] != each.values[0]]
-    causes = [f"{each.kind} {each.name}" for each in mattering]
+    """Return a line that compares the weights of run `index` with the first run's, with causes."""
+    relevant = [each for each in found if each.matters and each.values[index] != each.values[0]]
+    causes = [f"{each.kind} {each.name}" for each in relevant]
     if pair["same_weights"]:
-        less = f", though they differ in {_listed(causes)}" if causes else ""
-        return f"the same weights, bit for bit{less}"
-    known = "weights are not known" if pair["same_weights"] is None else "other weights"
-    why = f"they differ in {_listed(causes)}" if causes else "nothing that is recorded differs"
-    return f"{known}; {where(pair['parted'])}; {why}"
+        note = f", though they differ in {_listed(causes)}" if causes else ""
+        return f"the same weights, bit for bit{note}"
+    weights = "unknown weights" if pair["same_weights"] is None else "other weights"
+    causes_text = f"they differ in {_listed(causes)}" if causes else "no recorded fact differs"
+    return f"{weights}; {describe_divergence(pair['parted'])}; {causes_text}"
 
 
 def first_place(divergence: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Of the places where two histories part, the first, with its "kind"."""
-    # At one step, the rows of a batch explain its loss, and the loss its gradients.
-    places = [(divergence or {}).get(kind) for kind in PLACES]
-    found = [place | {"kind": kind} for kind, place in zip(PLACES, places, strict=True) if place]
+    """Return the earliest entry of `first_divergence`, with its "kind"; None if there is none."""
+    # In this order: at one step, the batch explains the loss, and the loss the gradients.
+    places = [(divergence or {}).get(kind) for kind in KINDS]
+    found = [place | {"kind": kind} for kind, place in zip(KINDS, places, strict=True) if place]
     return min(found, key=lambda place: place["step"], default=None)
 
 
-def where(divergence: dict[str, Any] | None) -> str:
-    """In words, where two histories part."""
+def describe_divergence(divergence: dict[str, Any] | None) -> str:
+    """Return a text about the step at which two runs diverge."""
     if divergence is None:
-        return "no gradients.parquet says where they part"
+        return "the first divergence is unknown (no gradients.parquet)"
     first = first_place(divergence)
     if first is None:
-        same = f"all {divergence['steps']:,} common steps are the same"
+        same = f"all {divergence['steps']:,} common steps are identical"
         return same + (f", one has {divergence['more']:,} more" if divergence["more"] else "")
     step = f"from step {first['step']} (epoch {first['epoch']})"
     if first["kind"] == "batch":
@@ -114,10 +113,10 @@ def where(divergence: dict[str, Any] | None) -> str:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The differences, one line each, then metrics and a verdict for each run but the first."""
+    """Print the differences, then metrics and a verdict for each run but the first."""
     console = Terminal()
     titles = report["names"]
-    table = Table(box=SIMPLE, title="what differs", title_justify="left")
+    table = Table(box=SIMPLE, title="differences", title_justify="left")
     table.add_column("", no_wrap=True)
     for title in titles:
         table.add_column(title, overflow="fold")
@@ -143,10 +142,10 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def find(paths: Sequence[str]) -> list[Run]:
-    """The runs at these paths; a folder that is none stands for all runs below it.
+    """Return the runs at these paths; a folder that is no run stands for all runs below it.
 
     Raises:
-        RunFileError: nothing is there.
+        RunFileError: a path is no folder.
     """
     runs = []
     for path in paths:

@@ -1,1 +1,1 @@
-"""From YAML to objects: schema, composition, construction."""
+"""Path from YAML to objects: schemas, composition, construction."""

@@ -1,4 +1,4 @@
-"""From the leaves of a checked config to objects, refusing what is unfit."""
+"""Construction of the trainer, module and data module from a checked config."""
 
 import inspect
 import logging
@@ -37,10 +37,9 @@ log = logging.getLogger(__name__)
 
 
 def check_targets(config: Config) -> None:
-    """Raise `InputError` where a `_target_` cannot be imported or does not take one of its keys.
+    """Raise `InputError` if a `_target_` cannot be imported or does not take one of its keys.
 
-    Everything is checked before anything is built, so that a slip in the last section of a config
-    does not show after the first has done its work.
+    The whole config is checked before any object is built.
     """
     check_arguments(config | {"data": _without_source(config["data"])}, "")
 
@@ -72,19 +71,18 @@ def check_arguments(config: Any, path: str) -> None:
 
 
 def build_trainer(config: Config) -> Trainer:
-    """The Lightning trainer with its callbacks and loggers.
+    """Return the Lightning trainer with its callbacks and loggers.
 
     Raises:
-        InputError: it asks for devices this machine does not have, or for things that exclude
-            each other.
+        InputError: this machine lacks the requested devices, or settings exclude each other.
     """
-    _hush()
+    _silence_lightning()
     keep_freed_memory()
     parts = {
         group: [instantiate(part) for part in config[group].values() if part]
         for group in ("callbacks", "logger")
     }
-    if not parts["logger"]:  # with which Lightning (2.6) refuses the monitor when training starts
+    if not parts["logger"]:  # Lightning 2.6 raises if a monitor has no logger
         monitors = [each for each in parts["callbacks"] if isinstance(each, LearningRateMonitor)]
         parts["callbacks"] = [each for each in parts["callbacks"] if each not in monitors]
         if monitors:
@@ -127,28 +125,27 @@ def build_fabric(trainer: Config) -> Fabric:
 
 
 def build_module(config: Config) -> PCamClassifier:
-    """The network, its optimizer, schedule and augmentation, initialized from the run's seed."""
+    """Return the LightningModule, whose weights are initialized from the run's seed."""
     torch.manual_seed(derive_seed(config["seed"], "initialisation"))
-    module = PCamClassifier(
+    return PCamClassifier(
         model=instantiate(config["model"]),
         optimizer=instantiate(config["optimizer"]),
         scheduler=instantiate(config["scheduler"]),
         augment=instantiate(config["augment"]),
         seed=config["seed"],
     )
-    return module
 
 
 def build_datamodule(config: Config, root: Path) -> PCamDataModule:
-    """The data module of `config["data"]` over the files in `root`."""
+    """Return the data module of `config["data"]` for the files in `root`."""
     return instantiate(_without_source(config["data"]), root=root)
 
 
 def normalize(module: PCamClassifier, datamodule: PCamDataModule) -> None:
-    """Give the network the channel statistics that the data module chose.
+    """Set the network's channel statistics to those of the data module.
 
     Raises:
-        InputError: they are not the usual ones, and the network has no `normalize` to take them.
+        InputError: data.normalize is not symmetric, and the network has no layer `normalize`.
     """
     mean, std = datamodule.channel_statistics
     layer = getattr(module.model, "normalize", None)
@@ -163,7 +160,7 @@ def normalize(module: PCamClassifier, datamodule: PCamDataModule) -> None:
 
 @contextmanager
 def settings_reported() -> Iterator[None]:
-    """Raise `InputError` where Lightning refuses a setting inside the block."""
+    """Raise `InputError` if Lightning rejects a setting inside the block."""
     try:
         yield
     except MisconfigurationException as error:
@@ -172,23 +169,22 @@ def settings_reported() -> Iterator[None]:
 
 @contextmanager
 def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None]:
-    """End all ranks of the block in order: after it, each waits for the others and disconnects.
+    """End all ranks together: after the block, each rank waits for the others and disconnects.
 
-    A process that ends while it is connected may abort (torch 2.14). Where the block raises, the
-    other ranks that Lightning started on this machine are ended: left alone, they would wait for
-    this one in a collective operation, on GPUs for half an hour. And Lightning (2.6) kills this
-    process, before it can say why, if another rank stops first.
+    A process that ends while it is connected may abort (torch 2.14). If the block raises, the other
+    ranks that Lightning started on this machine are ended: otherwise they would wait for this rank
+    in a collective operation, on GPUs for half an hour. Lightning 2.6 would kill this process
+    before it reports its error if another rank stopped first.
 
     Args:
-        trainer: used in the block.
-        patience: seconds for ranks to save, say what is wrong and stop of themselves.
+        trainer: trainer used in the block.
+        patience: seconds that the other ranks have to save, report an error and stop.
 
     Raises:
-        Preempted: SIGTERM came before training had begun, or after it. Lightning would exit as if
-            all was done.
+        Preempted: SIGTERM came before or after the training. Lightning would exit with code 0.
     """
-    # A rank that stopped alone would leave the others waiting: `PreemptionCheckpoint` makes them
-    # agree.
+    # A rank that stopped alone would leave the others waiting; `PreemptionCheckpoint` makes all
+    # ranks stop at the same step.
     signals = stop_signals.deferred() if trainer.world_size > 1 else nullcontext()
     try:
         with signals:
@@ -198,7 +194,7 @@ def ranks_end_together(trainer: Trainer, patience: float = 3.0) -> Iterator[None
     except BaseException as error:
         peers: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         ending = peers.copy()
-        peers.clear()  # the list by which Lightning watches them
+        peers.clear()  # Lightning watches the ranks in this list
         for peer in ending:
             try:
                 peer.wait(patience)
@@ -218,37 +214,38 @@ def _disconnect() -> None:
 
 
 def _without_source(data: Config) -> Config:
-    """What the data module takes, without what decides on its files (see `data.source`)."""
+    """Return the arguments of the data module, without those that choose its files."""
     return {key: value for key, value in data.items() if key == "root" or key not in SOURCE_KEYS}
 
 
 def _check_sweep(trainer: Trainer) -> None:
-    """Refuse ranks that Lightning would start by giving the command of a whole sweep again."""
+    """Raise `InputError` if Lightning would repeat the command of a whole sweep for each rank."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
         return
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         ranks = trainer.world_size
         raise InputError(
-            f"trainer.devices: {ranks} ranks in a sweep, which would start again for each of them; "
-            f"expected one rank, one command for each run without --multirun, or Slurm's ranks: "
+            f"trainer.devices: {ranks} ranks in a sweep, which every rank would start again; "
+            f"expected one rank, one command per run without --multirun, or ranks of Slurm: "
             f"hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={ranks}"
         )
 
 
-def _hush() -> None:
-    """Keep back what Lightning tells everybody about itself; its warnings stay."""
+def _silence_lightning() -> None:
+    """Hide Lightning's general hints and the warnings that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    if not is_first_rank():  # the others have the same to tell
+    if not is_first_rank():  # the other ranks log the same lines
         logging.getLogger().setLevel(logging.WARNING)
-    # Lightning 2.6 calls what torch deprecates, and advises workers that mapped files do not need.
+    # Lightning 2.6 uses names that torch deprecates, and advises workers that mapped files do not
+    # need.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # On a login node a run without srun may be what is wanted; sweeps have their launchers.
+    # A run without srun on a login node may be intended; sweeps have their launchers.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    # Going on in a run's folder is what its checkpoints are for.
+    # A resumed run continues in its folder.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
 
 

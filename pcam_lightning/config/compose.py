@@ -1,4 +1,4 @@
-"""From what Hydra composed to the plain, checked config that a command is given."""
+"""Conversion of the config that Hydra composed into the checked, plain config of a command."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +17,16 @@ CONF = next(
     (folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir()),
     _PACKAGE / "conf",
 )
-"""The config tree: inside the package in a wheel, beside it in a checkout."""
+"""Folder of the config tree: inside the package in a wheel, beside it in a checkout."""
 
 Config = dict[str, Any]
 
 
 def validated(name: str, cfg: DictConfig) -> Config:
-    """The composed config of command `name`, resolved, as plain containers.
+    """Return the composed config of command `name`, resolved, as plain containers.
 
     Raises:
-        InputError: a key is missing, or its schema refuses it.
+        InputError: a key is missing, or the schema rejects a value.
     """
     config = resolved(cfg)
     schema.check(name, config)
@@ -34,10 +34,10 @@ def validated(name: str, cfg: DictConfig) -> Config:
 
 
 def of_command(config: Config) -> Config:
-    """Return the part for its command of a resolved config with `hydra` in it.
+    """Return a resolved config without its section `hydra`, checked.
 
     Raises:
-        InputError: the command's schema refuses it.
+        InputError: the command's schema rejects a value.
     """
     own = {key: value for key, value in config.items() if key != "hydra"}
     schema.check(config["hydra"]["job"]["config_name"], own)
@@ -45,8 +45,8 @@ def of_command(config: Config) -> Config:
 
 
 def resolved(cfg: DictConfig) -> Config:
-    """Return a composed config as plain containers; raises InputError where a key is missing."""
-    # OmegaConf.missing_keys resolves every interpolation, which takes ten times as long.
+    """Return a composed config as plain containers; raise InputError if a key is missing."""
+    # OmegaConf.missing_keys resolves every interpolation and takes ten times as long.
     for key, value in flatten(OmegaConf.to_container(cfg)):
         if value == "???":
             raise InputError(f"{key}: missing, expected {key}=VALUE")
@@ -54,12 +54,9 @@ def resolved(cfg: DictConfig) -> Config:
 
 
 def validated_in(folder: Path, cfg: DictConfig) -> Config:
-    """The same, of a composed config that has `hydra` in it, for a run in `folder`.
-
-    Errors as in `validated`.
-    """
+    """Return the same as `validated` for a config that includes `hydra` and a run in `folder`."""
     with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
-        cfg.hydra.runtime.output_dir = str(folder)  # as Hydra will, when the job begins
+        cfg.hydra.runtime.output_dir = str(folder)  # Hydra sets it when the job begins
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
@@ -70,10 +67,10 @@ def validated_in(folder: Path, cfg: DictConfig) -> Config:
 
 
 def choice(group: str, name: str) -> Config:
-    """What `conf/<group>/<name>.yaml` holds, for a file that includes no other.
+    """Return the content of `conf/<group>/<name>.yaml`, a file without a defaults list.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: the file does not exist.
     """
     paths = {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
     if name not in paths:
@@ -82,6 +79,6 @@ def choice(group: str, name: str) -> Config:
 
 
 def run_folder(cfg: Mapping[Any, Any] | DictConfig) -> Path:
-    """Return the run folder of a job of a sweep, from its config with `hydra` in it."""
+    """Return the run folder of a sweep's job from its config, which includes `hydra`."""
     sweep = cfg["hydra"]["sweep"]
     return Path(sweep["dir"]).absolute() / str(sweep["subdir"])

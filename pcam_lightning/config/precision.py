@@ -1,20 +1,20 @@
-"""The numeric precision of a trainer: full names, the best for this machine, dtypes."""
+"""Numeric precision of a trainer: full names, the best one for this machine, dtypes."""
 
 import torch
 
 from pcam_lightning.config.compose import Config
 
 FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-"""Of precisions whose short names Lightning warns of."""
+"""Full names of the short precision names that Lightning deprecates."""
 
 
 def choose_precision(trainer: Config) -> str | int:
-    """The precision of a trainer's config by its full name; "auto" is what suits this machine:
+    """Return the full name of a trainer's precision; "auto" chooses the best for this machine.
 
-    bfloat16 where the hardware multiplies it: GPUs since Ampere; CPUs with AMX, where the cnn
-    trains more than twice as fast as in float32, or with AVX512_BF16, where it trains 1.6 times as
-    fast. Elsewhere float32. Settled by what the hardware is, not by a race at the start, which
-    could end one way today and the other way tomorrow.
+    "auto" is bfloat16 if the hardware multiplies it: GPUs since Ampere; CPUs with AMX (the cnn
+    trains more than twice as fast as in float32) or AVX512_BF16 (1.6 times as fast). Otherwise it
+    is float32. The choice depends on the hardware alone and not on a measurement, so that it is the
+    same in every run.
     """
     if trainer["precision"] != "auto":
         return FULL_NAMES.get(str(trainer["precision"])) or trainer["precision"]
@@ -26,6 +26,6 @@ def choose_precision(trainer: Config) -> str | int:
 
 
 def compute_dtype(precision: str | int) -> torch.dtype:
-    """The dtype that a trainer of this precision computes networks in."""
+    """Return the dtype in which a trainer of this precision computes networks."""
     kinds = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
     return kinds.get(str(precision).split("-")[0], torch.float32)

@@ -1,9 +1,9 @@
-"""Rules for a config that comes from a file: what it may call, and where that may write.
+"""Rules for an untrusted config: the targets that it may call and the paths that it may write to.
 
-A `_target_` is a name that is imported and called. In the user's own config it is the user's word;
-in a config that a run folder holds it is a stranger's. There, each section may name exactly what
-the group of the same name in `conf/` names, and hand it numbers, words, and paths inside the run's
-own folder. Nothing is imported to decide that.
+A `_target_` is a name that is imported and called. The user's own config is trusted; a config in a
+run folder may come from a stranger. In the latter, a section may name only the targets that `conf/`
+has in this section, with numbers, words, and paths inside the run's own folder as arguments.
+Nothing is imported for this check.
 """
 
 import re
@@ -19,7 +19,7 @@ from pcam_lightning.config.compose import CONF
 from pcam_lightning.errors import InputError
 
 WORDS = re.compile(r"(\w[\w ,.:+%-]*(/[\w-][\w.-]*)*)?")
-"""A text argument that is no path out of the folder it is used in: `best`, `val/auroc`, `ddp`."""
+"""A text argument that cannot lead out of a folder: `best`, `val/auroc`, `ddp`."""
 RUN_DIR = "${run_dir}"
 
 
@@ -30,14 +30,14 @@ def check_foreign(
     folder: Path | None = None,
     trusted: Collection[str] = (),
 ) -> None:
-    """Raise `InputError` where a config from a file would call, or let write, more than it may.
+    """Raise `InputError` if an untrusted config calls another target or writes to another path.
 
     Args:
-        config: plain containers; of these, `sections` are looked at.
-        sections: those that are instantiated, such as `model`.
-        where: the file that the config comes from, for the message.
-        folder: of the run that will be made; None where nothing in `sections` writes.
-        trusted: targets that the user named on the command line; their arguments are not looked at.
+        config: plain containers.
+        sections: sections to check, such as `model`: those that are instantiated.
+        where: file of the config, for the message.
+        folder: folder of the new run; None if no target in `sections` may write.
+        trusted: targets that the user named on the command line, with any arguments.
     """
     for section in sections:
         for path, part in _parts(config.get(section), section):
@@ -45,7 +45,7 @@ def check_foreign(
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping in a config, at any depth, with its path."""
+    """Yield every mapping in a config, at any depth, with its path."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _parts(item, f"{path}.{index}")
@@ -67,8 +67,8 @@ def _check_part(
         return
     if "_target_" in part and not (isinstance(target, str) and target in calls):
         raise InputError(
-            f"{where}._target_={target}: not called, since a file names it; expected one of "
-            f"{', '.join(sorted(calls))}, or the name on the command line if you trust it"
+            f"{where}._target_={target}: an untrusted file names this target; expected one of "
+            f"{', '.join(sorted(calls))}, or this name on the command line if you trust it"
         )
     call = Call() if target is None else calls[target]
     for key in part.keys() | call.paths:
@@ -81,11 +81,13 @@ def _check_part(
             if folder is None or not isinstance(value, str) or not _is_inside(value, folder):
                 raise InputError(f"{where}.{key}={value!r}: expected a path inside {folder}")
         elif other := next((text for text in _texts(value) if not WORDS.fullmatch(text)), None):
-            raise InputError(f"{where}.{key}={other!r}: expected a word, since a file says so")
+            raise InputError(
+                f"{where}.{key}={other!r}: expected a word, since the file is untrusted"
+            )
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value, those in mappings excepted."""
+    """Yield the texts in a value, except those in mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -100,16 +102,16 @@ def _is_inside(text: str, folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """How `conf/` calls a target."""
+    """A call of a target in `conf/`."""
 
     paths: frozenset[str] = frozenset()
-    """The arguments that are paths in the run's folder."""
+    """Names of the arguments that are paths in the run's folder."""
     partial: bool = False
 
 
 @cache
 def _calls(section: str) -> dict[str, Call]:
-    """The targets that `conf/` has in a section of a config."""
+    """Return the targets that `conf/` has in a section of a config."""
     found: dict[str, Call] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")

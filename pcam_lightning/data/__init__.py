@@ -1,4 +1,4 @@
-"""PatchCamelyon files to batches of bytes."""
+"""PatchCamelyon data: from H5 files to batches of bytes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["Batch", "PCamDataModule"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for, because reading the files needs neither torch nor Lightning.
+    # Imported on first use, since reading the files needs neither torch nor Lightning.
     if name == "PCamDataModule":
         from pcam_lightning.data.datamodule import PCamDataModule
 

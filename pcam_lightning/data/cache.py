@@ -1,6 +1,6 @@
-"""Every split as one mapped uint8 array, whatever its H5 file looks like.
+"""Memory-mapped uint8 patches of a split, for any layout of its H5 file.
 
-A contiguous uint8 dataset is mapped where it lies. Anything else (float, chunked, compressed) is
+A contiguous uint8 dataset is mapped in place. Any other dataset (float, chunked, compressed) is
 cleaned and converted once into a `.npy` file, which is mapped from then on.
 """
 
@@ -33,20 +33,22 @@ from pcam_lightning.data.files import (
 from pcam_lightning.data.h5 import DirectFile
 from pcam_lightning.data.identity import content_digest
 from pcam_lightning.data.ledger import Ledger
-from pcam_lightning.data.scale import Scale, check_scale
-from pcam_lightning.data.shared_folder import draft, exclusive, is_trusted, read_json, write_json
-from pcam_lightning.errors import InputError
+from pcam_lightning.data.scale import BYTES, Scale
+from pcam_lightning.data.shared_folder import MODE, exclusive, is_trusted, read_json, write_json
+from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.files import draft
 
-VERSION = 3  # in the name of every copy; raise when the same source would give other bytes
+VERSION = 3
+"""Part of the name of every copy; to be raised when the same source would give other bytes."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PatchFile:
-    """Where N patches lie as contiguous uint8, and what was cleaned to get them there.
+    """A file region with N patches as contiguous uint8, and the count of cleaned values.
 
-    Holds no open file: it can be pickled, forked and mapped again in any process.
+    It holds no open file, so it can be pickled, forked and mapped again in any process.
     """
 
     path: Path
@@ -55,12 +57,12 @@ class PatchFile:
     cleaning: Cleaning
 
     def map(self) -> np.ndarray:
-        """The patches, uint8 [N, 96, 96, 3], read-only; pages are shared between processes."""
+        """Return the patches, uint8 [N, 96, 96, 3], read-only; processes share their pages."""
         return np.memmap(self.path, np.uint8, "r", self.offset, (self.rows, *PATCH_SHAPE))
 
 
 def mapped_in_place(files: SplitFiles) -> PatchFile | None:
-    """The H5 file that holds the patches, if they lie in it as contiguous uint8."""
+    """Return the region of the patches in the H5 file, None if they are not contiguous uint8."""
     with open_dataset(files.images, "x") as dataset:
         if dataset.dtype != np.uint8 or mapped(dataset) is None:
             return None
@@ -74,23 +76,24 @@ def patch_file(
     cache: bool = True,
     scale: Scale | None = None,
 ) -> PatchFile | DirectFile:
-    """Where the patches of a split can be read, converting them first where that is needed.
+    """Return the readable patches of a split, converted first if they cannot be mapped in place.
+
+    Processes that start together convert once. No process reads the result of a conversion that
+    was killed.
 
     Args:
-        files: of the split.
-        cache_dir: takes the converted copies; None means the folder `.uint8` beside the H5 files.
-            Processes that start together convert once; a conversion that was killed leaves
-            nothing that another process would read.
-        cache: true converts what cannot be mapped in place; false leaves it to be decoded again
-            whenever it is read, after one pass that counts what will be cleaned.
-        scale: of the pixels on disk; any but 0..255 takes a conversion. None expects 0..255.
+        files: the files of the split.
+        cache_dir: folder of the converted copies; None means `.uint8` beside the H5 files.
+        cache: convert if needed; if false, patches are decoded at every read, after one pass that
+            counts the values to clean.
+        scale: scale of the pixels on disk, which is not checked here; any but 0..255 needs a
+            conversion. None means 0..255.
 
     Raises:
-        InputError: the file is damaged or seems to be on another scale, or the cache cannot be
-            written.
+        InputError: the file is damaged, or the cache cannot be written.
     """
     rows = check_images(files)
-    scale = scale or check_scale(files)
+    scale = scale or BYTES
     if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
     if not cache:
@@ -105,7 +108,7 @@ def patch_file(
     folder, digest = cache_dir or files.root / ".uint8", content_digest(files.images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Each user has copies of their own, but for those of whom the data is from.
+        # A user reads and writes copies of their own, and reads those of the data's owner and root.
         name = f"{files.images.stem}_v{VERSION}_{digest}" + ("" if scale.is_bytes else f"_{scale}")
         copies = [
             _Copy(files, folder / f"{name}_u{user}.npy", rows, scale)
@@ -121,17 +124,17 @@ def patch_file(
     except OSError as error:
         raise InputError(
             f"{folder}: the uint8 copy of {files.images.name} cannot be written "
-            f"({error.strerror or error}); expected a writable folder with room in data.cache_dir, "
-            "or data.cache=false"
+            f"({error.strerror or error}); expected a writable folder with enough space as "
+            "data.cache_dir, or data.cache=false"
         ) from None
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """A uint8 copy of a split's patches: an array and its record, `.npy` and `.json`.
+    """A uint8 copy of a split's patches: an array (`.npy`) and its record (`.json`).
 
-    The record holds the path of the source, relative to the copy, the digest of the copy, and what
-    was cleaned. It is written last, so its presence says that the array is whole.
+    The record holds the path of the source relative to the copy, the digest of the copy and the
+    count of cleaned values. It is written last: if it exists, the array is complete.
     """
 
     files: SplitFiles
@@ -144,38 +147,37 @@ class _Copy:
         return self.target.with_suffix(".json")
 
     def find(self, quietly: bool = False) -> PatchFile | None:
-        """The copy, where there is one that is sound and from somebody we trust.
+        """Return the copy if it is valid and of a trusted user, else None.
 
-        An unsound one is logged, but not `quietly`, before it is looked for again under the lock.
+        An invalid copy is logged unless `quietly`, since it is searched again under the lock.
         """
         if not os.path.lexists(self.record):
             return None
         try:
             owner = self.files.images.stat().st_uid
             if not is_trusted(self.target, owner) or not is_trusted(self.record, owner):
-                raise ValueError("it is from another user, or no plain file")
+                raise ValueError("it belongs to another user or is no regular file")
             return self._checked(read_json(self.record, owner))
         except (OSError, TypeError, ValueError) as error:
             if not quietly:
-                reason = " ".join(str(error).split())
-                log.warning("%s: not used, it is no sound copy (%s)", self.target, reason)
+                log.warning("%s: invalid copy, not used (%s)", self.target, one_line(error))
             return None
 
     def make(self) -> PatchFile:
-        """Convert the patches; whoever calls holds the lock."""
-        for left in self.target.parent.glob(f"{glob.escape(self.target.name)}.*.partial"):
-            left.unlink()
+        """Convert the patches; the caller holds the lock."""
+        for path in self.target.parent.glob(f".{glob.escape(self.target.name)}.*.tmp"):
+            path.unlink()  # the draft of a conversion that was killed
         source = self.files.images
         with open_dataset(source, "x") as dataset:
             _check_room(source, self.target.parent, self.rows * PATCH_BYTES)
-            with draft(self.target) as file:
+            with draft(self.target, MODE) as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 file.flush()
                 offset = file.tell()
 
                 def store(start: int, pixels: np.ndarray) -> None:
-                    # Not through a memory map: there, a full disk would kill the process.
+                    # Not through a memory map: a full disk would kill the process with SIGBUS.
                     _write_at(file.fileno(), pixels, offset + start * PATCH_BYTES)
 
                 cleaning = _clean(dataset, source, self.scale, "converting", store)
@@ -184,21 +186,21 @@ class _Copy:
         return PatchFile(self.target, offset, self.rows, cleaning)
 
     def _checked(self, record: dict[str, Any]) -> PatchFile:
-        """Raises ValueError, TypeError or OSError for a copy that is not sound."""
+        """Return the copy; raise ValueError, TypeError or OSError if it is not valid."""
         if not isinstance(record.get("cleaning"), dict):
             raise ValueError("its record is damaged")
         cleaning = Cleaning(**{key: int(value) for key, value in record["cleaning"].items()})
         with self.target.open("rb") as file:
             if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("it is of another format")
+                raise ValueError("it has another format")
             header = np.lib.format.read_array_header_1_0(file)
             offset = file.tell()
         if header != (self._shape, False, np.dtype(np.uint8)):
             raise ValueError(f"it holds {header[2]} {header[0]}, expected uint8 {self._shape}")
         if self.target.stat().st_size != offset + self.rows * PATCH_BYTES:
-            raise ValueError("it is of another size")
+            raise ValueError("it has another size")
         if self._digest() != record.get("digest"):
-            raise ValueError("its bytes are not those that were written")
+            raise ValueError("its bytes have changed")
         return PatchFile(self.target, offset, self.rows, cleaning)
 
     def _digest(self) -> str:
@@ -217,20 +219,20 @@ class _Copy:
 
 
 def _remove_outdated(files: SplitFiles, folder: Path, digest: str) -> None:
-    """Remove this user's copies of what a source held before it changed; holds the lock."""
-    stem = rf"({re.escape(files.images.stem)}_v\d+_([0-9a-f]+)(?:_.*)?)"
-    ours = re.compile(stem + r"\.(npy|json|lock|npy\.[0-9a-f]+\.partial|partial)")
+    """Remove this user's copies of earlier contents of a source; the caller holds the lock."""
+    stem = rf"\.?({re.escape(files.images.stem)}_v\d+_([0-9a-f]+)(?:_.*)?)"
+    pattern = re.compile(stem + r"\.(npy|json|lock|npy\.[0-9a-f]+\.tmp|partial)")
     source = os.path.relpath(files.images, folder)
-    found = [(path, match) for path in folder.iterdir() if (match := ours.fullmatch(path.name))]
+    found = [(path, match) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     for path, match in sorted(found, key=lambda each: each[0].suffix == ".json"):
         if match[2] == digest or path.lstat().st_uid != os.getuid():
             continue
         record = read_json(folder / f"{match[1]}.json", os.getuid())
-        # A folder of the user's choice may hold copies of other files with the same name.
+        # A chosen cache folder may hold copies of other data sets' files of the same name.
         if folder == files.root / ".uint8" or record.get("source") == source:
             path.unlink(missing_ok=True)
             if path.suffix == ".npy":
-                log.info("removed %s, a copy of what %s held before", path, files.images.name)
+                log.info("removed %s, a copy of an earlier %s", path, files.images.name)
 
 
 def _clean(
@@ -240,7 +242,7 @@ def _clean(
     verb: str,
     store: Callable[[int, np.ndarray], None],
 ) -> Cleaning:
-    """Give each run of uint8 patches with its first row to `store`, and count what was cleaned."""
+    """Pass each run of uint8 patches, with its first row, to `store`; count the cleaned values."""
     log.info("%s %s (%d patches of %s)", verb, path.name, dataset.shape[0], dataset.dtype)
 
     def clean(start: int, raw: np.ndarray) -> tuple[int, Cleaning]:
@@ -259,7 +261,7 @@ def _clean(
 
 def _write_at(descriptor: int, pixels: np.ndarray, position: int) -> None:
     rest = np.ascontiguousarray(pixels).data.cast("B")
-    while rest:  # a write may be cut short
+    while rest:  # one call may write fewer bytes
         written = os.pwrite(descriptor, rest, position)
         rest, position = rest[written:], position + written
 
@@ -268,7 +270,7 @@ def _check_room(source: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{folder}: the uint8 copy of {source.name} takes {needed / 1e9:.2f} GB and "
-            f"{free / 1e9:.2f} GB are free; expected room there, another data.cache_dir, or "
+            f"{folder}: the uint8 copy of {source.name} needs {needed / 1e9:.2f} GB and "
+            f"{free / 1e9:.2f} GB are free; expected enough space, another data.cache_dir, or "
             "data.cache=false"
         )

@@ -1,6 +1,6 @@
-"""Pixels of any numeric dtype to uint8, with everything that had to be changed counted."""
+"""Conversion of pixels to uint8; every changed value is counted."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 
@@ -9,23 +9,22 @@ from pcam_lightning.data.scale import BYTES, Scale
 
 @dataclass
 class Cleaning:
-    """How many pixel values were changed on the way to uint8, by reason."""
+    """Number of pixel values changed by the conversion to uint8, by reason."""
 
     nan: int = 0
     infinite: int = 0
     below_0: int = 0
     above_255: int = 0
     patches: int = 0
-    """Patches with at least one changed value."""
+    """Number of patches with at least one changed value."""
 
     def __add__(self, other: "Cleaning") -> "Cleaning":
-        mine, theirs = asdict(self), asdict(other)
-        return Cleaning(**{key: mine[key] + theirs[key] for key in mine})
+        return Cleaning(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How many values of each of N patches were changed, by reason. int64 [N] each."""
+    """Number of changed values in each of N patches, by reason. int64 [N] each."""
 
     nan: np.ndarray
     infinite: np.ndarray
@@ -41,11 +40,11 @@ class Changes:
 
 
 def to_uint8(pixels: np.ndarray, scale: Scale = BYTES) -> tuple[np.ndarray, Changes]:
-    """Map patches [N, ...] from their scale to 0..255 and clean them.
+    """Map patches [N, ...] from their scale to 0..255 and clean them; count the changes.
 
-    NaN becomes 0, values outside 0..255 (infinities among them) become the nearer bound, and the
-    rest is rounded to the nearest integer. Nothing wraps. uint8 on the scale 0..255 comes back as
-    it is. What is changed is counted after the mapping.
+    NaN becomes 0, values outside 0..255, infinite ones included, become the nearer bound, other
+    values are rounded to the nearest integer. Nothing wraps. uint8 patches on the scale 0..255 are
+    returned unchanged. Changes are counted after the mapping.
     """
     pixels = scale.to_255(pixels)
     changes = _changes(pixels)
@@ -64,8 +63,8 @@ def _changes(pixels: np.ndarray) -> Changes:
     counts = {name: np.zeros(len(pixels), np.int64) for name in Changes.__dataclass_fields__}
     if pixels.dtype == np.uint8 or not pixels.size:
         return Changes(**counts)
-    # NaN makes minimum and maximum NaN, and no comparison with NaN is true. Almost every patch is
-    # sound, so this is the only look most patches get.
+    # A patch with NaN has the minimum NaN, and no comparison with NaN is true. Almost all patches
+    # are clean, so few need the slower counts.
     values = pixels.reshape(len(pixels), -1)
     rows = np.flatnonzero(~((values.min(axis=1) >= 0) & (values.max(axis=1) <= 255)))
     odd = values[rows]

@@ -1,4 +1,4 @@
-"""The H5 splits as a LightningDataModule."""
+"""LightningDataModule of the three splits."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistic
 from pcam_lightning.errors import InputError
 
 STAGES = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
-"""Splits that a stage of Lightning's reads; every other stage reads all."""
+"""Splits that each stage of Lightning needs; any other stage needs all."""
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +45,28 @@ class PCamDataModule(LightningDataModule):
 
     Args:
         root: folder with the six official H5 files, any HDF5 layout and numeric dtype.
-        scale: of the pixel values: "auto" accepts splits that are clearly on 0..255; "0-255",
-            "0-1", "-1-1", "0-65535" or a pair (low, high) declares another, mapped to 0..255.
         batch_size: patches in a batch, on each rank.
-        num_workers: loader processes; 0 reads in the training process, which keeps up with it
-            where files are mapped.
+        num_workers: loader processes; 0 reads in the training process, which is fast enough for
+            mapped files.
         sampler: "balanced" draws the classes equally often, "shuffle" draws every row once, "fixed"
             repeats one shuffled order in every epoch.
         filter: "blank" leaves black (mean <= 1) and white (mean >= 254) patches out of training.
-        exclude: an audit's `findings.parquet` of these very files; patches with a finding of
+        exclude: an audit's `findings.parquet` of the same files; patches with a finding of
             `exclude_kinds` are left out of training.
-        exclude_kinds: which of `pcam_lightning.data.findings.KINDS` count for `exclude`.
-        normalize: what a network should subtract and divide by (see `channel_statistics`):
-            "symmetric" maps 0..255 to -1..1, "train" uses mean and standard deviation of the
-            training patches.
-        cache: true converts what cannot be mapped to uint8 copies once; false reads it as it is.
-        cache_dir: where uint8 copies of other file layouts go; None means beside the files.
-        device_resident: keep the splits in GPU memory: True, False, or "auto" where they take at
-            most half of what is free there.
-        seed: decides, with the epoch, the order of the training rows.
+        exclude_kinds: some of `pcam_lightning.data.findings.KINDS`.
+        normalize: mean and deviation for the network (see `channel_statistics`): "symmetric" maps
+            0..255 to -1..1, "train" uses mean and standard deviation of the training patches.
+        scale: scale of the pixel values: "auto" accepts splits that are clearly on 0..255; "0-255",
+            "0-1", "-1-1", "0-65535" or a pair (low, high) declares another, mapped to 0..255.
+        cache: convert files that cannot be mapped to uint8 copies once; if false, decode them at
+            every read.
+        cache_dir: folder of these uint8 copies; None means beside the files.
+        device_resident: keep the splits in GPU memory: True, False, or "auto", if they take at
+            most half of the free GPU memory.
+        seed: determines, with the epoch, the order of the training rows.
 
     Raises:
-        InputError: in `setup`, where the files or the arguments cannot be used.
+        InputError: an argument is invalid or, in `setup`, the files cannot be used.
     """
 
     def __init__(
@@ -106,34 +106,34 @@ class PCamDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.sampler, self.filter, self.seed = sampler, filter, seed
         self.exclude, self.exclude_kinds = exclude, exclude_kinds
-        declared_scale(scale)  # raises for a value that is none
+        declared_scale(scale)  # raises for an invalid value
         self.normalize, self.scale, self.cache = normalize, scale, cache
         self.device_resident = device_resident
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.datasets: dict[str, PatchDataset] = {}
         self.dropped = {"blank": 0, "excluded": 0}
-        """How many training patches were left out, by reason; a patch may count for both."""
+        """Number of training patches left out, by reason; a patch may count for both."""
         self._resident: dict[str, ResidentDataset] = {}
         self._loaders: list[BatchLoader] = []
 
     def files(self, split: str) -> SplitFiles:
-        """The files of "train", "valid" or "test"."""
+        """Return the files of "train", "valid" or "test"."""
         return SplitFiles(self.root, split)
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Name and digest of each of the six files."""
+        """Name and content digest of each of the six files."""
         return file_digests(self.root)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything in the six files."""
+        """Digest of the contents of the six files."""
         return fingerprint(self.digests)
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the splits of a stage, converting them first where their layout needs it.
+        """Map the splits of a stage, converted first if their layout needs it.
 
-        Same on every rank.
+        Every rank does the same.
 
         Args:
             stage: "fit" prepares train and valid, "validate" valid, "test" test, None all.
@@ -174,17 +174,17 @@ class PCamDataModule(LightningDataModule):
         self.close()
 
     def cleaning(self) -> dict[str, Cleaning]:
-        """What was changed on the way to uint8, by split."""
+        """Return the number of values changed by the conversion to uint8, by split."""
         return {split: dataset.patches.cleaning for split, dataset in self.datasets.items()}
 
     @cached_property
     def slides(self) -> dict[str, np.ndarray | None]:
-        """The slide id of every row of "val" and "test", None where it is not known."""
+        """Slide id of every row of "val" and "test"; None for a split without known slides."""
         return {name: read_slides(self.files(split)) for name, split in SPLIT_FILES.items()}
 
     @cached_property
     def channel_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation to normalize by, of each channel, on the 0..1 scale."""
+        """Mean and standard deviation of each channel for normalization, on the 0..1 scale."""
         if self.normalize == "symmetric":
             return [0.5] * 3, [0.5] * 3
         train = self.datasets["train"]
@@ -216,7 +216,7 @@ class PCamDataModule(LightningDataModule):
         return self._evaluation_loader("test")
 
     def _of_training_pixels(self, fact: str, find_out: Callable[[], Any]) -> Any:
-        """A fact that takes a pass over the training patches, which is made once."""
+        """Return a fact that needs a pass over the training patches, which is made once."""
         path = self.files("train").images
         with open_dataset(path, "x") as dataset:
             fact = f"{fact}, cleaned v{VERSION}, scale {self.scale}"
@@ -229,7 +229,7 @@ class PCamDataModule(LightningDataModule):
         table, made_on = read_findings(Path(self.exclude), lengths)
         if not is_fingerprint(self.root, made_on):
             raise InputError(
-                f"data.exclude={self.exclude}: made on other files than those in {self.root}, "
+                f"data.exclude={self.exclude}: made on other files than those in {self.root}; "
                 f"expected the findings of python -m pcam_lightning.audit data.root={self.root}"
             )
         named = (table["split"] == "train") & table["kind"].isin(list(self.exclude_kinds))
@@ -257,12 +257,12 @@ class PCamDataModule(LightningDataModule):
         return loader
 
     def _keeps_on(self, device: torch.device) -> bool:
-        """Whether the splits are to live in this device's memory."""
+        """Return whether to keep the splits in this device's memory."""
         if self.device_resident is True and device.type == "cpu":
             raise InputError("data.device_resident=true: no GPU in use, expected auto or false")
         if isinstance(self.device_resident, bool):
             return self.device_resident
-        if self._resident:  # decided when the first split moved there
+        if self._resident:  # the first split decided
             return True
         if device.type != "cuda" or self.num_workers:
             return False
@@ -271,14 +271,14 @@ class PCamDataModule(LightningDataModule):
 
 
 def blank_rows(dataset: PatchDataset) -> np.ndarray:
-    """Which rows of a data set hold black or white patches. int64 [n]."""
+    """Return the rows of a data set with black or white patches. int64 [n]."""
     sums = np.concatenate([channel_sums(chunk).sum(axis=1) for chunk in chunks(dataset)])
     blank = (sums <= BLACK * PATCH_BYTES) | (sums >= WHITE * PATCH_BYTES)
     return dataset.rows[blank]
 
 
 def chunks(dataset: PatchDataset, size: int = 256) -> Iterator[np.ndarray]:
-    """All patches of a data set in order, a few at a time."""
+    """Yield all patches of a data set in order, `size` at a time."""
     return (
         dataset.pixels[dataset.rows[start : start + size]] for start in range(0, len(dataset), size)
     )

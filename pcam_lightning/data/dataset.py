@@ -1,4 +1,4 @@
-"""Rows of a split to batches of bytes."""
+"""Data sets that return whole batches of bytes."""
 
 import warnings
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from pcam_lightning.data.h5 import DirectFile, DirectPatches
 
 
 class Batch(NamedTuple):
-    """B patches as they are on disk."""
+    """B patches with labels and row numbers; pixels are the bytes on disk."""
 
     image: Tensor
     """uint8 [B, 96, 96, 3], RGB, 0..255."""
@@ -25,12 +25,12 @@ class Batch(NamedTuple):
 
 
 class PatchDataset(Dataset[Batch]):
-    """Patches of one split, fetched a whole batch at a time.
+    """Patches of one split, indexed by a whole batch at a time.
 
     Args:
-        patches: where the pixels lie.
-        labels: int64 [N], of every row of the file.
-        rows: the rows that belong to this data set, int64; None means all of them.
+        patches: the file with the pixels.
+        labels: labels of all rows of the file, int64 [N].
+        rows: rows of the file in this data set, int64; None means all.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class PatchDataset(Dataset[Batch]):
 
     @property
     def is_mapped(self) -> bool:
-        """Whether batches are copied from memory, rather than decoded from a file."""
+        """Whether patches are mapped into memory rather than decoded from a file."""
         return isinstance(self.patches, PatchFile)
 
     @property
     def pixels(self) -> np.ndarray | DirectPatches:
-        """All patches of the file, indexed by row or by a slice."""
+        """All patches of the file, indexed by rows or by a slice."""
         if self._mapped is None:
             self._mapped = self.patches.map()
         return self._mapped
 
     def __getitem__(self, index: np.ndarray | list[int]) -> Batch:
-        """The batch at these positions of `rows`, in this order."""
+        """Return the batch at these positions of `rows`, in this order."""
         rows, label = self.rows[index], torch.from_numpy(self.labels[index])
         row = torch.from_numpy(rows)
         if isinstance(self.pixels, DirectPatches):
@@ -67,16 +67,16 @@ class PatchDataset(Dataset[Batch]):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 self._tensor = torch.from_numpy(np.asarray(self.pixels))
-        # Not NumPy's indexing: this uses all of torch's threads.
+        # Unlike NumPy's indexing, this uses all of torch's threads.
         return Batch(self._tensor.index_select(0, row), label, row)
 
     def __getstate__(self) -> dict[str, object]:
-        # A pickled memory map is a copy of all its pixels; a worker maps the file again instead.
+        # A pickled memory map would copy all pixels; a worker maps the file again instead.
         return {**self.__dict__, "_mapped": None, "_tensor": None}
 
 
 class ResidentDataset(Dataset[Batch]):
-    """A data set kept in the memory of a device, where its batches are gathered as well."""
+    """A data set in the memory of a device, which also gathers its batches."""
 
     def __init__(self, dataset: PatchDataset, device: torch.device) -> None:
         self.rows, self.labels, self.device = dataset.rows, dataset.labels, device
@@ -92,6 +92,6 @@ class ResidentDataset(Dataset[Batch]):
         return len(self.rows)
 
     def __getitem__(self, index: np.ndarray | list[int]) -> Batch:
-        """The batch at these positions of `rows`, in this order, on the device."""
+        """Return the batch at these positions of `rows`, in this order, on the device."""
         place = torch.as_tensor(index).to(self.device, non_blocking=True)
         return Batch(self.image[place], self.label[place], self.row[place])

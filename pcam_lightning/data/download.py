@@ -1,21 +1,20 @@
-"""The official PatchCamelyon files from Zenodo: fetched, resumed, checked and unpacked.
+"""Download of the official PatchCamelyon files from Zenodo: resume, check and unpack.
 
-https://zenodo.org/records/2546921 (Veeling et al. 2018, CC0). Its names of the validation and test
-files are those that everybody's loaders use. The table of checksums on the project's own page has
-them the other way round (github.com/basveeling/pcam, issue 4).
+https://zenodo.org/records/2546921 (Veeling et al. 2018, CC0). Common loaders use its names of the
+validation and test files. The table of checksums on the project's own page swaps the two
+(github.com/basveeling/pcam, issue 4).
 """
 
+import gzip
 import hashlib
 import logging
 import os
 import shutil
 import time
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import requests
 import urllib3
@@ -23,26 +22,29 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from pcam_lightning.data.files import PATCH_BYTES, SPLITS
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import InputError, one_line
 
 URL = "https://zenodo.org/records/2546921/files"
-ATTEMPTS = 4  # at a file without a single new byte
-TIMEOUT = 30  # seconds without an answer
-BLOCK = 2**20
+ATTEMPTS = 4
+"""Connections in a row without a new byte, after which a download fails."""
+TIMEOUT = 30
+"""Seconds to wait for an answer."""
+BLOCK = 2**16
+"""Bytes to read at once; a broken connection loses at most these."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """A file of the release, as it is called here, and what is known of it."""
+    """A file of the release: its local name, size and digests."""
 
     name: str
     size: int
-    """In bytes, at least; exact but for the few thousand that HDF5 adds."""
+    """Minimum number of bytes; HDF5 adds a few thousand."""
     md5: str
     packed_md5: str | None = None
-    """Of NAME.gz on the server; None where it is not packed there."""
+    """Digest of NAME.gz on the server; None if the server has the file unpacked."""
 
     @property
     def remote_name(self) -> str:
@@ -54,8 +56,8 @@ class OfficialFile:
 
 
 _ROWS = {"train": 262_144, "valid": 32_768, "test": 32_768}
-# Of the packed files as published; of the unpacked ones as two projects that use them found them
-# independently of each other.
+# The digests of packed files are published. Two projects that use the unpacked files found the
+# same digests of them independently.
 _DIGESTS = {
     "train_x.h5": ("01844da899645b4d6f84946d417ba453", "1571f514728f59376b705fc836ff4b63"),
     "train_y.h5": ("0781386bf6c2fb62d58ff18891466aca", "35c2d7259d906cfc8143347bb8e05be7"),
@@ -70,7 +72,7 @@ _DIGESTS = {
 
 
 def official_files(splits: Iterable[str] = SPLITS) -> list[OfficialFile]:
-    """Three files for each split; small ones first, so that what is wrong shows soon."""
+    """Return three files for each split; small ones first, so that errors show early."""
     files = []
     for split in splits:
         for ending, bytes_each in (("x.h5", PATCH_BYTES), ("y.h5", 1), ("meta.csv", 1)):
@@ -81,20 +83,20 @@ def official_files(splits: Iterable[str] = SPLITS) -> list[OfficialFile]:
 
 
 def check_files(root: Path, files: Iterable[OfficialFile]) -> dict[str, str]:
-    """State of each file by name: "official", "missing", or "differs" from the official bytes."""
+    """Return the state of each file by name: "official", "missing" or "differs"."""
     return {file.name: _state(root / file.name, file) for file in files}
 
 
 def download(root: Path, files: Iterable[OfficialFile], url: str | None = None) -> dict[str, str]:
-    """Fetch the files that are missing in `root`; say of each "official" or "downloaded".
+    """Download the files that are missing in `root`; return "official" or "downloaded" by name.
 
-    A file appears under its name only when it is whole and checked. What was fetched of it before
-    the connection, the process or the machine broke off is kept in `root/.download` and not
-    fetched again. Processes that start together download once.
+    A file appears under its name only when it is complete and checked. After a broken connection,
+    a kill or a crash, the next call continues with the bytes in `root/.download`. Processes that
+    start together download once.
 
     Raises:
-        InputError: a file of that name is there and is another one (it is not touched), the
-            server cannot be reached or sends other bytes, or the disk has no room.
+        InputError: an existing file differs from the official one (it is kept), the server cannot
+            be reached or sends other bytes, or the disk has too little space.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -107,8 +109,8 @@ def download(root: Path, files: Iterable[OfficialFile], url: str | None = None) 
             states[file.name] = _state(target, file)
             if states[file.name] == "differs":
                 raise InputError(
-                    f"{target}: its MD5 is not {file.md5} of the official file; it is kept, "
-                    "expected it elsewhere, or another root to download to"
+                    f"{target}: expected the MD5 {file.md5} of the official file; move this file "
+                    "away or choose another root"
                 )
             if states[file.name] == "missing":
                 _fetch(file, target, f"{(url or URL).rstrip('/')}/{file.remote_name}")
@@ -120,128 +122,100 @@ def download(root: Path, files: Iterable[OfficialFile], url: str | None = None) 
 def _state(path: Path, file: OfficialFile) -> str:
     if not path.is_file():
         return "missing"
-    with path.open("rb") as stream:
-        name = f"checking {path.name}"
-        digest = hashlib.md5(usedforsecurity=False)
-        with tqdm(total=path.stat().st_size, desc=name, **_BAR) as bar:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-                bar.update(len(block))
-    return "official" if digest.hexdigest() == file.md5 else "differs"
+    return "official" if _md5(path) == file.md5 else "differs"
 
 
 _BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
+
+
+def _md5(path: Path) -> str:
+    digest, name = hashlib.md5(usedforsecurity=False), f"checking {path.name}"
+    with (
+        path.open("rb") as file,
+        tqdm.wrapattr(file, "read", path.stat().st_size, desc=name, **_BAR) as stream,
+    ):
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _fetch(file: OfficialFile, target: Path, url: str) -> None:
     folder = target.parent / ".download"
     folder.mkdir(exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if free < 2 * file.size:  # packed and unpacked, for as long as it takes
+    if free < 2 * file.size:  # the packed and the unpacked file exist together
         raise InputError(
-            f"{folder}: {file.name} takes up to {2 * file.size / 1e9:.2f} GB while it is unpacked "
-            f"and {free / 1e9:.2f} GB are free; expected room there, or another root"
+            f"{folder}: {file.name} needs up to {2 * file.size / 1e9:.2f} GB while it is unpacked "
+            f"and {free / 1e9:.2f} GB are free; expected enough space, or another root"
         )
     log.info("downloading %s", url)
-    draft = folder / file.name
     part = folder / f"{file.remote_name}.part"
+    draft = folder / file.name if file.packed_md5 else part
     try:
-        digest = _transfer(url, part, draft if file.packed_md5 else None)
-        if digest != file.remote_md5:
-            raise ValueError(f"expected md5:{file.remote_md5} but got md5:{digest}")
-        os.replace(draft if file.packed_md5 else part, target)
+        _receive(url, part)
+        if (digest := _md5(part)) != file.remote_md5:
+            shutil.rmtree(folder)
+            raise InputError(
+                f"{url}: not the official file (expected md5:{file.remote_md5} but got "
+                f"md5:{digest}); it was deleted"
+            )
+        if file.packed_md5:
+            with gzip.open(part) as packed, draft.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 2**20)
+                unpacked.flush()
+                os.fsync(unpacked.fileno())
+        os.replace(draft, target)
         part.unlink(missing_ok=True)
     except requests.RequestException as error:
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{url}: {reason}; what has arrived is kept, run the command again to go on"
+            f"{url}: {one_line(error)}; the received bytes are kept, run the command again to "
+            "continue"
         ) from None
-    except (ValueError, zlib.error) as error:
-        shutil.rmtree(folder)
-        reason = " ".join(str(error).split())[:400]
-        raise InputError(f"{url}: not the official file ({reason}); it was deleted") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
 
-def _transfer(url: str, received: Path, unpacked: Path | None) -> str:
-    """Complete a file that an earlier start may have received in part; return its MD5 (hex).
-
-    What arrives is also unpacked to `unpacked`, if that is given.
-
-    Raises:
-        ValueError: the packed file ends too early.
-        requests.RequestException, zlib.error, OSError: as they say.
-    """
-    digest = hashlib.md5(usedforsecurity=False)
-    unzip = zlib.decompressobj(wbits=31)
-    with ExitStack() as files:
-        part = files.enter_context(received.open("a+b"))
-        target = files.enter_context(unpacked.open("wb")) if unpacked else None
-
-        def take(block: bytes) -> None:
-            digest.update(block)
-            if target is not None:
-                target.write(unzip.decompress(block))
-
-        part.seek(0)
-        while block := part.read(BLOCK):  # of an earlier start
-            take(block)
-        with tqdm(desc=received.stem, initial=part.tell(), **_BAR) as bar:
-            for block in _blocks(url, part.tell(), bar):
-                part.write(block)
-                take(block)
-        for file in (part, target):
-            if file is not None:
-                file.flush()
-                os.fsync(file.fileno())
-    if target is not None and not unzip.eof:
-        raise ValueError("the packed file ends too early")
-    return digest.hexdigest()
-
-
-def _blocks(url: str, received: int, bar: tqdm) -> Iterator[bytes]:
-    """The bytes of `url` behind the first `received`, through as many connections as it takes."""
+def _receive(url: str, part: Path) -> None:
+    """Append the bytes that `part` lacks of `url`, over as many connections as needed."""
     failures = 0
-    while True:
-        before = received
-        try:
-            for block in _connection(url, received, bar):
-                received += len(block)
-                bar.update(len(block))
-                yield block
-            return
-        except requests.HTTPError:  # the server's answer, which asking again will not change
-            raise
-        except requests.RequestException as error:
-            failures = 0 if received > before else failures + 1
-            if failures == ATTEMPTS:
+    with part.open("ab") as file, tqdm(desc=part.stem, **_BAR) as bar:
+        most = file.tell()
+        while True:
+            try:
+                _append(url, file, bar)
+                break
+            except requests.HTTPError:  # the server's answer; another request gets the same
                 raise
-            log.warning("%s broke off after %d bytes (%s); going on", url, received, error)
-            time.sleep(min(2**failures, 32) - 1)
+            except requests.RequestException as error:
+                failures = 0 if file.tell() > most else failures + 1
+                most = max(most, file.tell())
+                if failures == ATTEMPTS:
+                    raise
+                log.warning("%s: broken off after %d bytes (%s); continuing", url, most, error)
+                time.sleep(min(2**failures, 32) - 1)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _connection(url: str, received: int, bar: tqdm) -> Iterator[bytes]:
-    """The same, through one connection, by a server that may or may not know byte ranges."""
+def _append(url: str, file: BinaryIO, bar: tqdm) -> None:
+    """Append the rest of `url` to a file, over one connection."""
     headers = {"Accept-Encoding": "identity"}
-    if received:
+    if received := file.tell():
         headers["Range"] = f"bytes={received}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if received and response.status_code == requests.codes.range_not_satisfiable:
-            return  # it had arrived whole
+            return  # the file is complete
         response.raise_for_status()
-        ranged = response.status_code == requests.codes.partial_content
-        position = received if ranged else 0
+        if response.status_code != requests.codes.partial_content:
+            received = file.seek(0)  # the server ignores ranges and sends the whole file
+            file.truncate()
         length = response.headers.get("Content-Length")
-        bar.total = position + int(length) if length else None
+        bar.total = received + int(length) if length else None
+        bar.update(received - bar.n)
         try:
-            # Not iter_content, which loses the part of a block that came before a break.
-            while block := response.raw.read1(BLOCK):
-                new = block[max(0, received - position) :]
-                position += len(block)
-                if new:
-                    yield new
+            # Not iter_content, which would decode a file that is marked as gzip.
+            for block in response.raw.stream(BLOCK, decode_content=False):
+                file.write(block)
+                bar.update(len(block))
         except urllib3.exceptions.HTTPError as error:
             raise requests.ConnectionError(error) from None
-        if bar.total and position < bar.total:
-            raise requests.ConnectionError("the connection closed early")

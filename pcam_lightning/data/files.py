@@ -1,4 +1,4 @@
-"""The PatchCamelyon files: their names, their shapes, and whether a folder holds them soundly."""
+"""The PatchCamelyon files: names, shapes, checks and reading."""
 
 import logging
 import os
@@ -13,8 +13,8 @@ import numpy as np
 
 from pcam_lightning.data.ledger import Ledger
 from pcam_lightning.data.prefetch import prefetch_map
-from pcam_lightning.data.storage import MAX_ROWS, located, reason, source_files, stored_rows
-from pcam_lightning.errors import InputError
+from pcam_lightning.data.storage import MAX_ROWS, located, source_files, stored_rows
+from pcam_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 SPLIT_FILES = {"val": "valid", "test": "test"}
-"""Which split's files the name of a predictions table or the prefix of a metric stands for."""
+"""Name in predictions tables and metrics, and the split of the files behind it."""
 PATCH_SHAPE = (96, 96, 3)
 """Height, width and RGB channels of a patch."""
 PATCH_BYTES = 96 * 96 * 3
-"""Of a patch in uint8."""
+"""Size of a patch in uint8."""
 SPARE_BYTES = 64 * 2**20
-"""By how much an HDF5 chunk, which is decoded whole, may be larger than its dataset."""
+"""Excess allowed for an HDF5 chunk over the size of its dataset; a chunk is decoded as a whole."""
 
 
 @dataclass(frozen=True)
 class SplitFiles:
     """The files of one split of one data set.
 
-    `images` is HDF5 dataset `x`, N x 96 x 96 x 3, any numeric dtype and layout; `labels` is `y`, N
-    values of 0 or 1 (officially N x 1 x 1 x 1); `meta` is the official CSV, which may be absent.
+    `images` holds HDF5 dataset `x`, N x 96 x 96 x 3, any numeric dtype and layout; `labels` holds
+    `y`, N values of 0 or 1 (officially N x 1 x 1 x 1); `meta` is the official CSV, if there is one.
     """
 
     root: Path
@@ -65,24 +65,22 @@ class SplitFiles:
 
 
 def missing_files(root: Path) -> list[Path]:
-    """Which of the six H5 files are not in `root`."""
+    """Return the paths of the six H5 files that are not in `root`."""
     return [path for split in SPLITS for path in SplitFiles(root, split).missing()]
 
 
 def check_split(files: SplitFiles) -> int:
-    """Open both files of a split, check that they are sound, and return the row count.
-
-    No pixel is read.
+    """Check both files of a split without reading a pixel; return the number of rows.
 
     Raises:
-        InputError: a file is absent, is no sound HDF5 file, lacks its dataset, its contents are not
+        InputError: a file is missing, is no valid HDF5 file or lacks its dataset, the data are not
             patches of 96 x 96 x 3 with one label of 0 or 1 each, or rows were never written.
     """
     return len(read_labels(files))
 
 
 def check_images(files: SplitFiles) -> int:
-    """The row count of a split's patches, after a check of their shape and dtype.
+    """Check the shape and dtype of a split's patches; return their number.
 
     Raises:
         InputError: as in `check_split`.
@@ -99,10 +97,10 @@ def check_images(files: SplitFiles) -> int:
 
 
 def read_labels(files: SplitFiles) -> np.ndarray:
-    """The labels of a split, int64 [N], 0 or 1.
+    """Return the labels of a split, int64 [N], 0 or 1.
 
     Raises:
-        InputError: as in `read_raw_labels`, or where one is neither 0 nor 1.
+        InputError: as in `read_raw_labels`, or a label is neither 0 nor 1.
     """
     labels = read_raw_labels(files)
     wrong = (labels != 0) & (labels != 1)
@@ -113,10 +111,10 @@ def read_labels(files: SplitFiles) -> np.ndarray:
 
 
 def read_raw_labels(files: SplitFiles) -> np.ndarray:
-    """Whatever stands in a split's labels file, of any numeric dtype, [N].
+    """Return the unchecked values of a split's labels file, any numeric dtype, [N].
 
     Raises:
-        InputError: a file cannot be read, or is not N numbers for N patches.
+        InputError: a file cannot be read, or does not hold N numbers for N patches.
     """
     rows = check_images(files)
     with open_dataset(files.labels, "y") as dataset:
@@ -136,15 +134,15 @@ def read_raw_labels(files: SplitFiles) -> np.ndarray:
 
 
 def read_slides(files: SplitFiles) -> np.ndarray | None:
-    """The slide id of every row (object [N] of str), or None where `read_meta` has no table."""
+    """Return the slide id of every row (object [N] of str), None if `read_meta` returns None."""
     table = read_meta(files)
     return None if table is None else table["wsi"].to_numpy(dtype=object)
 
 
 def read_meta(files: SplitFiles) -> "pd.DataFrame | None":
-    """The columns `wsi` and, if it is there, `center_tumor_patch` of a split's meta file, as text.
+    """Return the text columns `wsi` and, if present, `center_tumor_patch` of a split's meta file.
 
-    None without a meta file, and with one that cannot be used: one warning names file and reason.
+    Return None without a meta file, and after a warning if it cannot be used.
     """
     if not os.path.lexists(files.meta):
         return None
@@ -153,27 +151,26 @@ def read_meta(files: SplitFiles) -> "pd.DataFrame | None":
         return _parse_meta(files.meta, rows)
     except (ValueError, OSError) as error:
         log.warning(
-            "%s: %s; expected a CSV with the column wsi and %d lines of data; continuing without "
-            "its slides",
+            "%s: %s; expected a CSV with the column wsi and %d rows; continuing without slides",
             files.meta,
-            getattr(error, "strerror", None) or reason(error),
+            getattr(error, "strerror", None) or one_line(error),
             rows,
         )
         return None
 
 
 def _parse_meta(path: Path, rows: int) -> "pd.DataFrame":
-    """A meta file's table of `rows` lines; raises ValueError or OSError where it has no such."""
+    """Return a meta file's table of `rows` rows; raise ValueError or OSError otherwise."""
     import pandas as pd
 
     if path.exists() and not path.is_file():
-        raise ValueError("no regular file")
-    # Without usecols, which would accept lines of any length.
+        raise ValueError("not a regular file")
+    # Not usecols, which would accept lines of any length.
     table = pd.read_csv(path, dtype=str, nrows=rows + 1)
     if "wsi" not in table:
         raise ValueError("no column wsi")
     if len(table) != rows:
-        raise ValueError("more lines of data" if len(table) > rows else f"{len(table)} lines")
+        raise ValueError("more rows" if len(table) > rows else f"{len(table)} rows")
     empty = table["wsi"].isna() | (table["wsi"].str.strip() == "")
     if empty.any():
         raise ValueError(f"no slide for row {int(empty.to_numpy().argmax())}")
@@ -182,11 +179,11 @@ def _parse_meta(path: Path, rows: int) -> "pd.DataFrame":
 
 @contextmanager
 def open_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
-    """Open dataset `name` of an H5 file, whose values may lie in other files of its folder.
+    """Open dataset `name` of an H5 file; its values may lie in other files of the folder.
 
     Raises:
-        InputError: there is none, it is no array of rows, it is larger than anything that can be
-            read, or its values lie elsewhere (see `data.storage`).
+        InputError: the dataset is missing, has no rows, is too large to read, or has values
+            outside the folder (see `data.storage`).
     """
     with located(path, name) as dataset:
         if not dataset.shape and dataset.shape != (0,):
@@ -199,39 +196,41 @@ def open_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
             chunk = dataset.dtype.itemsize * int(np.prod(dataset.chunks))
             if chunk > dataset.nbytes + SPARE_BYTES:
                 raise InputError(
-                    f"{path}: {name} lies in chunks of {chunk} bytes, expected no more than its "
+                    f"{path}: {name} has chunks of {chunk} bytes, expected no more than its "
                     f"{dataset.nbytes} bytes"
                 )
         yield dataset
 
 
 def mapped(dataset: h5py.Dataset) -> np.ndarray | None:
-    """A dataset of any dtype, read-only where it lies, or None where it is not contiguous.
+    """Map a contiguous dataset of any dtype, read-only; return None for any other layout.
 
     Raises:
-        InputError: the file ends before it.
+        InputError: the file ends before the dataset does.
     """
     offset = dataset.id.get_offset()
     if dataset.is_virtual or dataset.chunks or offset is None:
         return None
     path = Path(dataset.file.filename)
     if offset + dataset.nbytes > path.stat().st_size:
-        raise InputError(f"{path}: it ends within {dataset.name}, expected it whole")
+        raise InputError(f"{path}: truncated within {dataset.name}, expected a complete file")
     return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
 
 
 def recall(dataset: h5py.Dataset, path: Path, fact: str, find_out: Callable[[], Any]) -> Any:
-    """Return a fact about an open dataset of an H5 file, found out when the file is new or changed.
+    """Return a fact about an open dataset, computed once for each version of its files.
 
     Args:
-        fact: its name (see `data.ledger`).
-        find_out: returns its value, of plain JSON.
+        dataset: the open dataset.
+        path: path of its H5 file.
+        fact: name of the fact (see `data.ledger`).
+        find_out: computes its value, of plain JSON types.
     """
     return Ledger(path.parent).recall(source_files(dataset, path), fact, find_out)
 
 
 def _check_stored(dataset: h5py.Dataset, path: Path, rows: str) -> None:
-    """Raise `InputError` where rows were never written, which HDF5 reads as zeros."""
+    """Raise `InputError` for rows that were never written, which HDF5 reads as zeros."""
 
     def count() -> int:
         return int(np.count_nonzero(~stored_rows(dataset, path)))
@@ -245,9 +244,9 @@ def _check_stored(dataset: h5py.Dataset, path: Path, rows: str) -> None:
 
 
 def chunk_rows(dataset: h5py.Dataset, size: int = 2 * 2**20) -> int:
-    """How many rows to read at once: about `size` bytes, which a processor's cache holds.
+    """Return the number of rows to read at once: about `size` bytes, which fit a CPU's cache.
 
-    In whole HDF5 chunks, so that no compressed chunk is decoded twice.
+    It is a multiple of the HDF5 chunk's rows, so that no compressed chunk is decoded twice.
     """
     unit = dataset.chunks[0] if dataset.chunks else 1
     row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
@@ -257,29 +256,29 @@ def chunk_rows(dataset: h5py.Dataset, size: int = 2 * 2**20) -> int:
 def read_rows(
     dataset: h5py.Dataset | np.ndarray, path: Path, start: int = 0, stop: int | None = None
 ) -> Any:
-    """Rows start..stop of an open or mapped dataset as they are on disk, an array [rows, ...].
+    """Return rows start..stop of an open or mapped dataset as stored, an array [rows, ...].
 
     Raises:
-        InputError: the file is damaged there.
+        InputError: these rows cannot be read.
     """
     try:
         return np.asarray(dataset[start:stop])
     except OSError as error:
         raise InputError(
-            f"{path}: rows {start} and up cannot be read ({reason(error)}), "
-            "expected a sound HDF5 file; is it damaged?"
+            f"{path}: rows from {start} on cannot be read ({one_line(error)}), "
+            "expected a valid HDF5 file; is it damaged?"
         ) from None
 
 
 def map_chunks(
     dataset: h5py.Dataset, path: Path, function: Callable[[int, np.ndarray], Result]
 ) -> Iterator[Result]:
-    """What `function` makes of (first row, rows as on disk), over a whole open dataset, in order.
+    """Yield `function(first row, rows as stored)` for all chunks of an open dataset, in order.
 
     Threads overlap it with reading, which HDF5 does one call at a time. Raises as `read_rows`.
     """
     in_place, step = mapped(dataset), chunk_rows(dataset)
-    source = dataset if in_place is None else in_place  # mapped, there is a copy less to make
+    source = dataset if in_place is None else in_place  # a map saves a copy
 
     def compute(start: int) -> Result:
         return function(start, read_rows(source, path, start, start + step))

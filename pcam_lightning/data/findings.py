@@ -1,10 +1,10 @@
-"""What an audit can find in a data set, and the table it puts that in."""
+"""Findings of an audit: their kinds, and the table that stores them."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,22 +25,22 @@ KINDS = {
     "invalid_label": "a label other than 0 and 1; value: the label",
     "label_mismatch": "a label other than in the meta file; value: both",
 }
-"""What each kind says of a patch, and what its value is. A patch is named as split:row."""
+"""Kinds of findings, each with its meaning and its value. Patches are named split:row."""
 
 FAULTS = tuple(kind for kind in KINDS if kind != "outlier")
-"""What no sound data set has; an unusual mean may well be right."""
+"""Kinds that are faults of the data; a patch with an unusual mean may be valid."""
 
 EARLIER_KINDS = {"nan": "nan_pixels"}
-"""Names of kinds in findings of earlier versions, and their names today."""
+"""Names of kinds in findings of earlier versions, and their current names."""
 
 COLUMNS = ["split", "row", "kind", "value"]
 
 MAXIMUM_ROWS, MAXIMUM_BYTES = 20_000_000, 2_000_000_000
-"""Size of a findings table, unpacked, beyond which it is refused unread."""
+"""Limits of an unpacked findings table; a larger one is rejected unread."""
 
 
 def write_findings(table: "pd.DataFrame", path: Path, fingerprint: str) -> None:
-    """Write findings (`COLUMNS`) as parquet, marked with the data set they were made on."""
+    """Write findings (`COLUMNS`) as parquet, with the fingerprint of their data set."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -51,15 +51,15 @@ def write_findings(table: "pd.DataFrame", path: Path, fingerprint: str) -> None:
 def read_findings(
     path: Path, lengths: Mapping[str, int] | None = None
 ) -> "tuple[pd.DataFrame, str]":
-    """The table, its `row` int64, and the fingerprint of the data set it was made on.
+    """Read findings; return the table, `row` as int64, and the fingerprint of their data set.
 
     Args:
-        path: of a file that `write_findings` wrote.
-        lengths: the number of patches in each split of the data set, where they are known.
+        path: a file written by `write_findings`.
+        lengths: number of patches of each split, if known.
 
     Raises:
-        InputError: no such file, another file, or a finding whose split or kind is unknown or whose
-            row is no row of its split.
+        InputError: the file is missing or is no findings table, or a finding has an unknown split
+            or kind, or a row outside its split.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,7 +71,7 @@ def read_findings(
     try:
         with pq.ParquetFile(path) as file:
             _check_size(file.metadata)
-            # Not pq.read_table, which takes columns from the names of folders.
+            # Not pq.read_table, which derives columns from the names of folders.
             arrow = file.read(columns=COLUMNS)
         fingerprint = (arrow.schema.metadata or {})[b"fingerprint"].decode()
         if sorted(arrow.column_names) != sorted(COLUMNS):
@@ -81,10 +81,9 @@ def read_findings(
         types = [(name, pa.int64() if name == "row" else pa.string()) for name in COLUMNS]
         table = arrow.select(COLUMNS).cast(pa.schema(types)).to_pandas()
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: not the findings of an audit ({reason}), expected parquet with the columns "
-            f"{', '.join(COLUMNS)} and a fingerprint"
+            f"{path}: not the findings of an audit ({one_line(error, 200)}), expected parquet with "
+            f"the columns {', '.join(COLUMNS)} and a fingerprint"
         ) from None
     table["kind"] = table["kind"].replace(EARLIER_KINDS)
     row = table["row"]
@@ -110,15 +109,15 @@ def _check_size(metadata: "FileMetaData") -> None:
 
 
 def _check_column(kind: "pa.DataType", values: "pa.ChunkedArray", name: str) -> None:
-    """Raise ValueError where a column is not text (`row`: not integers), or has empty cells."""
+    """Raise ValueError for a column that is not text (`row`: integers) or has empty cells."""
     import pyarrow as pa
 
     if values.null_count:
         raise ValueError(f"{values.null_count} cells of column {name} are empty")
     if name == "row":
-        sound, expected = pa.types.is_integer(kind), "integers"
+        valid, expected = pa.types.is_integer(kind), "integers"
     else:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        sound, expected = pa.types.is_string(kind) or pa.types.is_large_string(kind), "text"
-    if not sound:
+        valid, expected = pa.types.is_string(kind) or pa.types.is_large_string(kind), "text"
+    if not valid:
         raise ValueError(f"column {name} is {kind}, expected {expected}")

@@ -1,4 +1,4 @@
-"""Patches read from their H5 file whenever they are asked for, without a copy on disk."""
+"""Patches decoded from their H5 file at every read, without a copy on disk."""
 
 import os
 from contextlib import AbstractContextManager
@@ -15,7 +15,7 @@ from pcam_lightning.data.scale import BYTES, Scale
 
 @dataclass(frozen=True)
 class DirectFile:
-    """An H5 file of N patches that is read as it is. Holds no open file."""
+    """An H5 file of N patches to decode at every read. It holds no open file."""
 
     path: Path
     rows: int
@@ -23,12 +23,12 @@ class DirectFile:
     scale: Scale = BYTES
 
     def map(self) -> "DirectPatches":
-        """What can be indexed like the array of patches."""
+        """Return the patches, to be indexed like an array."""
         return DirectPatches(self.path, self.rows, self.scale)
 
 
 class DirectPatches:
-    """Indexed by a slice or by rows, gives cleaned patches, uint8 [n, 96, 96, 3]."""
+    """Cleaned patches, uint8 [n, 96, 96, 3], indexed by a slice or by rows."""
 
     def __init__(self, path: Path, rows: int, scale: Scale = BYTES) -> None:
         self.path, self.rows, self.scale = path, rows, scale
@@ -43,7 +43,7 @@ class DirectPatches:
         wanted = np.arange(self.rows)[key] if isinstance(key, slice) else np.asarray(key)
         if not len(wanted):
             return np.empty((0, *PATCH_SHAPE), np.uint8)
-        # Ascending, and neighbors at once, so that a compressed chunk is decoded once a batch.
+        # Ascending and in runs, so that a compressed chunk is decoded once for each batch.
         rows, place = np.unique(wanted, return_inverse=True)
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         dataset = self._opened()
@@ -51,9 +51,9 @@ class DirectPatches:
         return to_uint8(np.concatenate(parts), self.scale)[0][place]
 
     def _opened(self) -> h5py.Dataset:
-        # HDF5's state does not survive a fork: a loader's worker opens the file for itself.
+        # HDF5's state does not survive a fork, so a loader's worker opens the file again.
         if self._dataset is None or self._process != os.getpid():
-            self._context = open_dataset(self.path, "x")  # kept, since its end closes the file
+            self._context = open_dataset(self.path, "x")  # kept, since its exit closes the file
             self._dataset = self._context.__enter__()
             self._process = os.getpid()
         return self._dataset

@@ -1,4 +1,4 @@
-"""Identity of a data set: digests of what its files hold, wherever and however they store it."""
+"""Identity of a data set: digests of its contents, whatever the layout of its files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def content_digest(path: Path) -> str:
     """Return the XXH3 digest (hex, 32 digits) of an official H5 file's rows as h5py reads them.
 
     It is the same for every layout, compression, link and virtual dataset; dtype and shape count.
-    The file is read once and then only when it, or a file that it takes rows from, has changed.
+    The file is read once, and again only if it or a file with its rows has changed.
 
     Raises:
         InputError: the file is damaged.
@@ -33,17 +33,17 @@ def file_digests(root: Path) -> dict[str, str]:
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
-    """Return one digest (hex) of all those of `file_digests`."""
+    """Return one digest (hex) of all digests of `file_digests`."""
     return hashlib.blake2b("".join(digests.values()).encode(), digest_size=16).hexdigest()
 
 
 def is_content(path: Path, digest: str) -> bool:
-    """Whether an official H5 file has this digest, by today's rule or by that of older runs."""
+    """Return whether an H5 file has this digest, by the current rule or that of older runs."""
     return digest == content_digest(path) or digest == _bytes_digest(path)
 
 
 def is_fingerprint(root: Path, digest: str) -> bool:
-    """Whether the six files have this fingerprint, by today's rule or by that of older runs."""
+    """Return whether the six files have this fingerprint, by the current or the older rule."""
     digests = file_digests(root)
     if digest == fingerprint(digests):
         return True

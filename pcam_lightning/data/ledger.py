@@ -1,4 +1,4 @@
-"""Facts that take a pass over large files to find out, kept until the files change."""
+"""Ledger of facts that need a pass over large files, kept until the files change."""
 
 import json
 import logging
@@ -18,35 +18,36 @@ from pcam_lightning.errors import InputError
 NAME = ".pcam_lightning.json"
 """The ledger's name in a folder of data."""
 TICKS = (0.02, 2.0)
-"""Seconds in which a file may be written again without another time stamp: on most file systems,
-and on those that keep whole seconds."""
+"""Seconds in which a second write may leave a file's time unchanged: on most file systems, and on
+those that keep whole seconds."""
 
 log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """What is known of the files in a folder, in a small JSON file there or in the user's cache.
+    """Known facts about the files of a folder, in a JSON file there or in the user's cache.
 
-    A fact counts as long as size, inode and both times of the files are those of the pass. The
-    owner of the files writes it beside them, for everybody. Anybody else, and an owner who cannot
-    write there, keeps facts in `$XDG_CACHE_HOME/pcam_lightning`; facts of other users than the
-    owner are not believed.
+    A fact is valid while size, inode and both times of the files are unchanged. The owner of the
+    files stores facts beside them, for all users. Other users, and an owner without write
+    permission, store facts in `$XDG_CACHE_HOME/pcam_lightning`. A user trusts only the owner's
+    facts and their own.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
 
     def recall(self, files: Sequence[Path], fact: str, find_out: Callable[[], Any]) -> Any:
-        """Return a fact about files, found out now if it is not known; plain JSON values.
+        """Return a fact about files; compute it if it is not known.
 
-        Processes that ask together find it out once.
+        Processes that ask at the same time compute it once.
 
         Args:
-            files: all the files that the fact is about; some may be missing.
-            fact: its name, with whatever its value depends on beside the files.
+            files: all files that the fact is about; some may be missing.
+            fact: its name, which includes everything else that its value depends on.
+            find_out: computes its value, of plain JSON types.
 
         Raises:
-            InputError: a file changed in the meantime.
+            InputError: a file changed during the computation.
         """
         owner = files[0].stat().st_uid
         entry = f"{os.path.relpath(files[0], self.folder)}: {fact}"
@@ -56,7 +57,7 @@ class Ledger:
         with ExitStack() as stack:
             places = [place for place in self._places(owner) if _make(place.parent)]
             for place in places:
-                with suppress(OSError):  # then it is found out twice at worst
+                with suppress(OSError):  # without a lock, two processes may compute it
                     lock = place.with_name(f"{place.name}.{os.getuid()}.lock")
                     stack.enter_context(exclusive(lock, f"read {files[0].name}"))
                     break
@@ -66,7 +67,7 @@ class Ledger:
                 return known["value"]
             value = find_out()
             if self._state(files) != state:
-                raise InputError(f"{files[0]}: it changed while it was read; start again")
+                raise InputError(f"{files[0]}: changed while it was read; run the command again")
             known = {"files": state, "value": value}
             self._write(places, entry, known | {"check": _check(known)}, owner)
             return value
@@ -88,7 +89,7 @@ class Ledger:
         _warn(self.folder)
 
     def _places(self, owner: int) -> list[Path]:
-        """Where this user may write, the best place first."""
+        """Return the paths that this user may write, the best first."""
         places = [self.folder / NAME] if owner == os.getuid() else []
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         if os.path.isabs(cache):
@@ -97,12 +98,12 @@ class Ledger:
         return places
 
     def _state(self, files: Sequence[Path]) -> dict[str, Any]:
-        """Of each file, by its place relative to the folder, what changes when it is written."""
+        """Return the time stamps and sizes of the files by relative path."""
         return {os.path.relpath(file, self.folder): _stamp(file) for file in files}
 
 
 def _check(known: Any) -> str:
-    """A digest of an entry, by which damage shows."""
+    """Return a digest of an entry, which reveals damage."""
     return xxhash.xxh3_64_hexdigest(json.dumps(known, sort_keys=True).encode())
 
 
@@ -115,7 +116,7 @@ def _stamp(file: Path) -> list[int] | None:
 
 
 def _let_time_pass(files: Sequence[Path]) -> None:
-    """Wait until the next write to any of the files will show in its times."""
+    """Wait until the next write to any of the files must change its times."""
     latest = max(max(stamp[1:3]) for file in files if (stamp := _stamp(file)))
     tick = TICKS[0] if latest % 10**9 else TICKS[1]
     age = time.time() - latest / 1e9
@@ -125,7 +126,7 @@ def _let_time_pass(files: Sequence[Path]) -> None:
 
 @cache
 def _warn(folder: Path) -> None:
-    log.warning("%s: every start reads the files again, since it can keep no facts", folder)
+    log.warning("%s: cannot store facts here, so every start reads the files again", folder)
 
 
 def _make(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Batches of a data set in a sampler's order, ready before they are asked for."""
+"""Loader of batches in a sampler's order, by threads or worker processes."""
 
 import shutil
 import signal
@@ -15,25 +15,25 @@ from pcam_lightning.data.prefetch import prefetch_map
 from pcam_lightning.errors import InputError
 
 SECONDS_AFTER_SIGTERM = 25
-"""How long a worker goes on; Slurm kills whoever is left after 30 seconds."""
+"""Seconds that a worker continues; Slurm kills remaining processes after 30 seconds."""
 
 PREFETCH = 2
-"""Batches that each worker makes ahead."""
+"""Batches that each worker prepares in advance."""
 LOADERS = 2
-"""Loaders that hold batches at once: training's may be stopped early, then validation's starts."""
+"""Loaders that hold batches at once: validation may start while training's workers wait."""
 SHARED_MEMORY = Path("/dev/shm")
-"""The file system through which workers hand over their batches."""
+"""File system through which workers pass on their batches."""
 
 
 def check_shared_memory(num_workers: int, batch_bytes: int, ranks: int = 1) -> None:
-    """Check that the batches that workers make ahead fit into the machine's shared memory.
+    """Check that the prefetched batches of all workers fit into the machine's shared memory.
 
-    Workers that find it full die or wait forever. Containers often have 64 MB of it.
+    Workers crash or hang when it is full. Containers often have 64 MB of it.
 
     Args:
-        num_workers: of each rank.
+        num_workers: workers of each rank.
         batch_bytes: bytes of a batch.
-        ranks: on this machine.
+        ranks: ranks on this machine.
 
     Raises:
         InputError: they do not fit.
@@ -46,7 +46,7 @@ def check_shared_memory(num_workers: int, batch_bytes: int, ranks: int = 1) -> N
     if usage.total and needed > usage.free:  # a total of 0 means no limit
         fitting = max(0, (usage.free // (ranks * LOADERS * batch_bytes) - 1) // PREFETCH)
         raise InputError(
-            f"data.num_workers={num_workers}: their batches take {needed / 1e6:.0f} MB of shared "
+            f"data.num_workers={num_workers}: their batches need {needed / 1e6:.0f} MB of shared "
             f"memory and {usage.free / 1e6:.0f} MB are free in {SHARED_MEMORY}; expected at most "
             f"data.num_workers={fitting}, a smaller data.batch_size, or a larger {SHARED_MEMORY} "
             "(docker run --shm-size)"
@@ -54,22 +54,21 @@ def check_shared_memory(num_workers: int, batch_bytes: int, ranks: int = 1) -> N
 
 
 class BatchLoader:
-    """Iterating runs through one epoch; Lightning takes it like a DataLoader.
+    """Iterable over the batches of one epoch, used by Lightning like a DataLoader.
 
-    Batches and their order are the same however they are read. A position in mid-epoch can be
-    saved with `state_dict` and taken up by another loader with `load_state_dict`.
+    Batches and their order do not depend on how they are read. `state_dict` saves a position
+    within an epoch; `load_state_dict` of another loader continues from it.
 
     Args:
-        dataset: hands out whole batches.
-        sampler: which rows each batch of the epoch has.
-        num_workers: 0 gathers batches in this process: from mapped files by all of torch's
-            threads at the moment they are needed, since on a CPU any other moment would take the
-            same cores from training; ahead in a thread where a GPU waits or files are decoded.
-            More start processes, which share the decoding.
-        pin_memory: put batches where a GPU can copy them from while it computes.
+        dataset: returns whole batches.
+        sampler: yields the rows of each batch of the epoch.
+        num_workers: number of worker processes. With 0, this process gathers the batches: mapped
+            files on demand with all of torch's threads, since prefetching on a CPU would compete
+            with training; for a GPU, or if files are decoded, in a thread in advance.
+        pin_memory: copy batches to page-locked memory, for asynchronous transfers to a GPU.
     """
 
-    batch_sampler = None  # Lightning looks for it where there is a sampler
+    batch_sampler = None  # Lightning reads it from every loader with a sampler
 
     def __init__(
         self,
@@ -84,13 +83,13 @@ class BatchLoader:
         self._workers: DataLoader[Batch] | None = None
         self._delivered = self._skip = 0
         self.waited = 0.0
-        """Seconds, over all epochs, that whoever asked for a batch has waited for it."""
+        """Seconds spent waiting for batches, over all epochs."""
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
-        # As a generator, so that nothing starts before Lightning has set the epoch.
+        # A generator, so that nothing starts before Lightning has set the epoch.
         skip, self._skip = self._skip, 0
         self._delivered = skip
         batches = iter(self._batches(skip))
@@ -104,19 +103,17 @@ class BatchLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch have been handed out; 0 at its end."""
+        """Return the number of batches of the epoch already yielded; 0 at its end."""
         return {"delivered": self._delivered % max(1, len(self))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration go on behind the batches of `state`."""
+        """Make the next iteration continue after the batches of `state`."""
         self._skip = state["delivered"]
 
     def close(self) -> None:
-        """Stop the worker processes; iterating again starts others.
-
-        The garbage collector ends the queues by which torch (2.14) tells workers to stop before it
-        ends their iterator, which then waits 40 s for two workers.
-        """
+        """Stop the worker processes; the next iteration starts new ones."""
+        # Private in torch 2.14, which has no public way. The garbage collector would close the
+        # queues to the workers before their iterator, which then waits 40 s for two workers.
         iterator = getattr(self._workers, "_iterator", None)
         if iterator is not None:
             iterator._shutdown_workers()
@@ -133,7 +130,7 @@ class BatchLoader:
         if self._workers is None:
             self._workers = DataLoader(
                 self._dataset,
-                batch_size=None,  # the data set hands out whole batches; the sampler says which
+                batch_size=None,  # the sampler yields the rows of whole batches
                 sampler=_Rest(self.sampler),
                 num_workers=self.num_workers,
                 prefetch_factor=PREFETCH,
@@ -150,16 +147,16 @@ class BatchLoader:
 
 
 def _outlive_signals(worker: int) -> None:
-    # They go to the whole group of processes, and the training process answers: it finishes its
-    # step, for which it needs its workers. SIGTERM is also how multiprocessing ends workers that
-    # hang, so it ends them a little later.
+    # Signals reach the whole process group. The training process handles them: it finishes its
+    # step, which needs the workers. multiprocessing ends hanging workers with SIGTERM, so this
+    # signal still ends them, a little later.
     for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
 
 
 class _Rest(Sampler[np.ndarray]):
-    """What a sampler gives after its first `skip` batches."""
+    """The batches of a sampler after its first `skip`."""
 
     def __init__(self, sampler: Sampler[np.ndarray]) -> None:
         self.sampler, self.skip = sampler, 0

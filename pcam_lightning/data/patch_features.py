@@ -1,17 +1,17 @@
-"""What a patch looks like, in a few numbers that errors can be sliced by.
+"""Features of the appearance of a patch, which `slices` cuts predictions by.
 
-All are of the raw bytes of a patch, before any normalization:
+All are computed from the raw bytes of a patch, before any normalization:
 
 brightness   mean of all pixels and channels, 0 (black) to 1 (white)
-blank        share of pixels that show no tissue: nearly white (every channel at least 220 of 255)
-             or nearly black (none above 10), 0 to 1
+blank        share of pixels without tissue, 0 to 1: nearly white (every channel at least 220 of
+             255) or nearly black (no channel above 10)
 hue          angle of the mean color on the color circle, in degrees from 120 to 480 (Hanbury
-             2008): 240 is blue, 300 magenta, 360 red, 420 yellow. The circle is cut open at green,
-             which lies opposite of what hematoxylin and eosin stain. 300 where there is no color
+             2008): 240 is blue, 300 magenta, 360 red, 420 yellow. The range starts at green,
+             which is opposite to the colors of hematoxylin and eosin. Gray patches have 300
 saturation   colorfulness, 0 (gray) to 1: the mean of HSV's saturation (largest minus smallest
-             channel, over the largest), where brighter pixels weigh more
+             channel, divided by the largest) over pixels, weighted by their largest channel
 sharpness    standard deviation of the Laplacian (4 neighbors) of the mean channel, in gray levels
-             0 to 255; low where a patch is blurred (Pech-Pacheco et al. 2000)
+             0 to 255; low for blurred patches (Pech-Pacheco et al. 2000)
 """
 
 from collections.abc import Mapping
@@ -30,21 +30,21 @@ FEATURES: Mapping[str, str] = MappingProxyType(
         "sharpness": "deviation of the Laplacian, gray levels",
     }
 )
-"""The columns of `compute` and, in short, what they are."""
+"""Columns that `compute` returns, each with a short description."""
 
-CHUNK = 64  # patches at a time: what a processor's cache holds
+CHUNK = 64  # patches computed at a time, so that they fit the processor's cache
 WHITE, BLACK = 220, 10
 
 
 class Patches(Protocol):
-    """An array of uint8 patches [N, 96, 96, 3], or what is sliced like one."""
+    """An array of uint8 patches [N, 96, 96, 3], or an object that is indexed like one."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
 def compute(patches: Patches) -> dict[str, NDArray[np.float32]]:
-    """Every one of `FEATURES` for each of N patches, float32 [N]."""
+    """Return each of `FEATURES` for N patches, float32 [N]."""
     parts = [
         _compute(patches[start : start + CHUNK]) for start in range(0, len(patches), CHUNK)
     ] or [dict.fromkeys(FEATURES, np.empty(0))]
@@ -66,7 +66,7 @@ def _compute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     r, g, b = (np.sum(channel, (1, 2), dtype=np.int64) / count for channel in (red, green, blue))
     top = np.sum(highest, (1, 2), dtype=np.int64)
     chroma = top - np.sum(lowest, (1, 2), dtype=np.int64)
-    # With every pixel's hue weighted by its chroma, the circular mean is the hue of the mean.
+    # This is the circular mean of the pixels' hues, weighted by their chroma.
     hue = np.degrees(np.arctan2(np.sqrt(3) * (g - b), 2 * r - g - b))
     hue = np.where(chroma == 0, 300.0, (hue - 120) % 360 + 120)
     return {

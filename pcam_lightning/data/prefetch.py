@@ -1,4 +1,4 @@
-"""Work done in threads ahead of whoever consumes its results."""
+"""Map whose results are computed in advance by threads."""
 
 import os
 from collections import deque
@@ -11,15 +11,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CORES = min(4, os.cpu_count() or 1)
-"""Threads that read, clean or hash pixels together; more would only wait for the disk."""
+"""Number of threads that read, clean or hash pixels; more would only wait for the disk."""
 
 
 def prefetch_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = CORES
 ) -> Iterator[Result]:
-    """`map(function, items)` in order, with at most two results for each thread waiting.
+    """Yield the results of `map(function, items)` in order, computed in advance.
 
-    So memory stays bounded however slow the consumer is. What `function` raises reaches it.
+    At most two results per thread wait, so memory stays bounded for a slow consumer, which also
+    receives the exceptions of `function`.
     """
     items = iter(items)
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""In which order training rows are drawn: a pure function of the seed and the epoch."""
+"""Order of the training rows: a pure function of the seed and the epoch."""
 
 from collections.abc import Iterator
 
@@ -9,16 +9,16 @@ from pcam_lightning.seeds import derive_seed
 
 
 def shuffled_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Every row once, in random order. int64 [N]."""
+    """Return every row once, in random order. int64 [N]."""
     return _generator(seed, epoch).permutation(len(labels))
 
 
 def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """As many draws as there are rows, the same number from each class. int64 [N].
+    """Return N draws of N rows, equally many from each class. int64 [N].
 
-    The expectation is that of drawing with replacement by inverse class frequency. But each class
-    is dealt out like a deck of cards: no row comes up twice before every row of its class has
-    come up once, so that where the classes are equally large each row is seen exactly once.
+    The expected counts equal those of draws with replacement by inverse class frequency. But no
+    row is drawn twice before every row of its class was drawn once, so with equally large classes
+    each row is drawn exactly once.
     """
     generator = _generator(seed, epoch)
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -32,7 +32,7 @@ def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def fixed_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The shuffled order of epoch 0, in every epoch. int64 [N]."""
+    """Return the shuffled order of epoch 0, for every epoch. int64 [N]."""
     return shuffled_order(labels, seed, 0)
 
 
@@ -40,12 +40,12 @@ ORDERS = {"balanced": balanced_order, "shuffle": shuffled_order, "fixed": fixed_
 
 
 class EpochBatches(Sampler[np.ndarray]):
-    """Batches of training rows, one rank's share of each global batch.
+    """Batches of training rows for one rank.
 
-    Global batch b of an epoch is the slice [b * B * W, (b + 1) * B * W) of the epoch's order, for B
-    rows on each of W ranks; rank r takes its r-th run of B rows. Ranks need not communicate, since
-    each computes the same order. Rows that do not fill a last global batch are left out of that
-    epoch; which ones differs from epoch to epoch.
+    With B rows on each of W ranks, global batch b of an epoch is the slice
+    [b * B * W, (b + 1) * B * W) of the epoch's order, and rank r takes its r-th run of B rows.
+    Each rank computes the same order, without communication. The rows of an incomplete last global
+    batch are left out of that epoch; they differ from epoch to epoch.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class EpochBatches(Sampler[np.ndarray]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of every epoch."""
+        """Set the epoch; Lightning calls this at the start of every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -75,10 +75,10 @@ class EpochBatches(Sampler[np.ndarray]):
 
 
 class SequentialBatches(Sampler[np.ndarray]):
-    """Every row of `rows` in order, in batches; rank r of W takes every W-th row, beginning at r.
+    """Batches of all rows 0..length-1 in order; rank r of W takes every W-th row from row r on.
 
-    All ranks get equally many rows, so the last ones may begin again at the first row: whoever
-    gathers the ranks' results has to drop what it has already seen.
+    All ranks get equally many rows, so the last rows may repeat the first ones; code that
+    gathers the ranks' results must drop repeated rows.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

@@ -1,7 +1,7 @@
-"""The scale of pixel values: which one the values of a split seem to have, and which is declared.
+"""Scale of pixel values: detection from a sample, and declaration by `data.scale`.
 
-Networks are given 0..255. Files that went through another tool hold 0..1, -1..1 or 0..65535, or
-values without a mean, and a network trains on such values as on black patches.
+Networks expect 0..255. Files written by other tools may hold 0..1, -1..1, 0..65535 or standardized
+values, which a network would see as black patches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,37 +15,37 @@ from pcam_lightning.data.files import SPLITS, SplitFiles, check_images, open_dat
 from pcam_lightning.errors import InputError
 
 PLACES, ROWS_AT_PLACE = 32, 8
-"""A sample is up to 8 successive patches at each of up to 32 places spread over a split."""
+"""Size of a sample: up to 8 successive patches at each of up to 32 places in a split."""
 SAMPLE_BYTES = 256 * 2**20
-"""Bytes to decode for a sample at most, as far as 4 places allow; chunks may be large."""
+"""Limit of the bytes decoded for a sample, except that it has at least 4 places."""
 STRIDE = 3
 """Distance between sampled lines, and between sampled columns, of a patch."""
 MARGIN = 25.5
-"""How far the 1st and the 99th percentile of a patch may lie outside 0..255: filters overshoot."""
+"""Tolerance of a patch's 1st and 99th percentile outside 0..255: filters overshoot."""
 DARK = 2
-"""A patch whose 99th percentile is at most this is black, or on another scale."""
+"""Highest 99th percentile of a patch that is black, or on another scale."""
 NARROW = 12
-"""Fractions up to this are normalized values, or very dark patches."""
+"""Largest fractional value of standardized patches; very dark patches have such values, too."""
 ODD_PATCHES, ODD_SHARE = 2, 0.1
-"""Sampled patches that may be damaged as a whole: this many or this share, whichever is more."""
+"""Number and share of sampled patches that may be damaged as a whole; the larger one counts."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear scale of pixel values, from black to white."""
+    """A linear scale of pixel values, from black (`low`) to white (`high`)."""
 
     low: float = 0.0
     high: float = 255.0
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it is 0..255, the scale of the official files."""
+        """Whether this is 0..255, the scale of the official files."""
         return (self.low, self.high) == (0, 255)
 
     def to_255(self, pixels: np.ndarray) -> np.ndarray:
-        """Map low to 0 and high to 255, and round; floats of any range, NaN stays NaN.
+        """Map low to 0 and high to 255, and round; returns floats of any range, NaN stays NaN.
 
-        On the scale 0..255 the values are returned as they are, in their own dtype.
+        On the scale 0..255, return the values unchanged, in their own dtype.
         """
         if self.is_bytes:
             return pixels
@@ -56,7 +56,7 @@ class Scale:
         return np.rint(values, out=values)
 
     def __str__(self) -> str:
-        """The value of `data.scale` that declares it."""
+        """Return the value of `data.scale` that declares this scale."""
         names = {scale: name for name, scale in SCALES.items()}
         return names.get(self) or f"[{self.low:g},{self.high:g}]"
 
@@ -67,18 +67,18 @@ SCALES = {
     "-1-1": Scale(-1, 1),
     "0-65535": Scale(0, 65535),
 }
-"""The scales that have a name."""
+"""Named scales."""
 VALUES = f"auto, {', '.join(SCALES)}, or [low,high] with low < high"
-"""The valid values of `data.scale`, for a reader."""
+"""Valid values of `data.scale`, as text for messages."""
 BYTES = SCALES["0-255"]
 MINUS_128 = Scale(-128, 127)
 
 
 def declared_scale(value: str | Sequence[float]) -> Scale | None:
-    """The scale that `data.scale` declares; None for "auto", which accepts 0..255 alone.
+    """Return the scale that `data.scale` declares; None for "auto", which accepts 0..255 only.
 
     Raises:
-        InputError: it is neither a known name nor two finite numbers, the lower one first.
+        InputError: the value is neither a known name nor two finite numbers in ascending order.
     """
     if isinstance(value, str) and (value == "auto" or value in SCALES):
         return SCALES.get(value)
@@ -91,20 +91,20 @@ def declared_scale(value: str | Sequence[float]) -> Scale | None:
 
 @dataclass(frozen=True)
 class Appearance:
-    """The scale that sampled patches seem to have."""
+    """Apparent scale of sampled patches."""
 
     name: str
-    """A name of `SCALES`, "minus 128", "normalized", "black", "several", "unknown" or "none"."""
+    """Name in `SCALES`, "minus 128", "normalized", "black", "several", "unknown" or "none"."""
     low: float
-    """The 1st percentile of the darker patches, as on disk; NaN where nothing is finite."""
+    """1st percentile of the darker patches, as stored; NaN without finite values."""
     high: float
-    """The 99th percentile of the brighter patches."""
+    """99th percentile of the brighter patches."""
     integral: bool
     """Whether the values are integers."""
 
     @property
     def scale(self) -> Scale | None:
-        """The scale to declare, where there is an exact one."""
+        """Scale to declare; None if it cannot be known exactly."""
         return MINUS_128 if self.name == "minus 128" else SCALES.get(self.name)
 
     @property
@@ -113,7 +113,7 @@ class Appearance:
         return self.name in ("black", "0-1")
 
     def __str__(self) -> str:
-        """A description for a reader."""
+        """Return a description for messages."""
         return _DESCRIPTIONS.get(self.name, f"scaled to {self.name}")
 
 
@@ -128,11 +128,11 @@ _DESCRIPTIONS = {
 
 
 def appearance(patches: np.ndarray) -> Appearance:
-    """The scale that patches of any numeric dtype [N, ...], N > 0, seem to have.
+    """Estimate the scale of patches of any numeric dtype [N, ...], N > 0.
 
-    Each patch is judged by its 1st and 99th percentile, so that single outliers and NaN do not
-    count, and the sample by its patches, so that a few patches that are damaged as a whole do not
-    count either. Patches of one color and patches of zeros and ones say nothing while others do.
+    The 1st and 99th percentile of each patch count, so single outliers and NaN have no influence.
+    Most patches decide, so a few patches that are damaged as a whole have none, either. Patches of
+    one color, or of zeros and ones, count only if there are no others.
     """
     values = patches.reshape(len(patches), -1).astype(np.float64)
     values = values[np.isfinite(values).any(axis=1)]
@@ -143,45 +143,43 @@ def appearance(patches: np.ndarray) -> Appearance:
     finite = np.isfinite(values)
     integral = (values == np.rint(values)).sum(axis=1) >= 0.99 * finite.sum(axis=1)
     dark = integral & (low >= 0) & (high <= DARK)
-    silent = dark | (integral & (low == high))
-    silent |= ~integral & (low >= 0) & (high > DARK) & (high <= NARROW)
-    if not silent.all() and dark.mean() < 0.95:
-        telling = ~silent
+    ambiguous = dark | (integral & (low == high))
+    ambiguous |= ~integral & (low >= 0) & (high > DARK) & (high <= NARROW)
+    if not ambiguous.all() and dark.mean() < 0.95:
+        informative = ~ambiguous
     elif np.count_nonzero(~dark) > _allowed(len(dark)):
-        telling = ~dark
+        informative = ~dark
     else:
-        telling = np.ones_like(dark)
-    low, high, integral = low[telling], high[telling], integral[telling]
+        informative = np.ones_like(dark)
+    low, high, integral = low[informative], high[informative], integral[informative]
     fits = (low >= -MARGIN) & (high <= 255 + MARGIN) & (high > DARK)
     fits &= (low >= -0.05) | (high > NARROW)
     allowed, fitting = _allowed(len(fits)), int(np.count_nonzero(fits))
-    judged = np.ones_like(fits)
+    selected = np.ones_like(fits)
     if len(fits) - fitting <= allowed:
-        judged = fits
+        selected = fits
     elif fitting <= allowed:
-        judged = ~fits
-    lowest = float(np.quantile(low[judged], 0.1, method="nearest"))
-    highest = float(np.quantile(high[judged], 0.9, method="nearest"))
-    whole = bool(integral[judged].all())
-    name = "0-255" if judged is fits else _name(lowest, highest, whole)
-    # The bright patches of these may lie in 0..255 as well.
+        selected = ~fits
+    lowest = float(np.quantile(low[selected], 0.1, method="nearest"))
+    highest = float(np.quantile(high[selected], 0.9, method="nearest"))
+    whole = bool(integral[selected].all())
+    name = "0-255" if selected is fits else _name(lowest, highest, whole)
+    # On these three scales, bright patches may fit 0..255, too.
     if fitting > allowed and name not in ("0-255", "minus 128", "normalized"):
         name = "several"
     return Appearance(name, lowest, highest, whole)
 
 
 def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
-    """The scale that the pixels of all splits are to be read on.
-
-    Reads a sample of each split, of a size that does not grow with the split.
+    """Return the scale of the pixels of all splits, checked on a sample of bounded size of each.
 
     Args:
         root: the folder of the H5 files.
         declared: the value of `data.scale`.
 
     Raises:
-        InputError: a split seems to be on another scale than 0..255 and none is declared, does not
-            fit the scale that is, or is on another scale than training; or a file is damaged.
+        InputError: a split does not fit the declared scale (0..255 if none is declared) or is on
+            another scale than training; or a file is damaged.
     """
     scale = declared_scale(declared)
     samples = {split: sample(SplitFiles(root, split)) for split in SPLITS}
@@ -198,20 +196,8 @@ def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
     return scale or BYTES
 
 
-def check_scale(files: SplitFiles) -> Scale:
-    """The scale 0..255, after a check that a split seems to be on it.
-
-    Raises:
-        InputError: it does not, or the file is damaged.
-    """
-    seen = appearance(sample(files))
-    if seen.name != "0-255":
-        raise InputError(_refusal(files.root, files.split, {files.split: seen}, None))
-    return BYTES
-
-
 def sample(files: SplitFiles) -> np.ndarray:
-    """Every ninth pixel of up to 256 patches spread over a split, as on disk, [n, 32, 32, 3].
+    """Return every ninth pixel of up to 256 patches spread over a split, as stored, [n, 32, 32, 3].
 
     Raises:
         InputError: the file is damaged.
@@ -227,7 +213,7 @@ def sample(files: SplitFiles) -> np.ndarray:
 
 
 def _runs(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
-    """First row and length of each run of rows to sample; whole chunks are decoded but once."""
+    """Yield first row and length of each run of rows to sample; each chunk is decoded once."""
     rows, unit = dataset.shape[0], dataset.chunks[0] if dataset.chunks else ROWS_AT_PLACE
     count = min(unit, ROWS_AT_PLACE)
     decoded = unit * dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
@@ -240,12 +226,12 @@ def _runs(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
 
 
 def _allowed(patches: int) -> float:
-    """How many of so many patches may be damaged as a whole; always less than half."""
+    """Return how many patches may be damaged as a whole; always less than half."""
     return min(max(ODD_PATCHES, ODD_SHARE * patches), (patches - 1) // 2)
 
 
 def _name(low: float, high: float, integral: bool) -> str:
-    """The scale of patches that do not fit 0..255, by their percentiles."""
+    """Name the scale of patches that do not fit 0..255, by their percentiles."""
     if integral and low >= 0 and high <= DARK:
         return "0-1" if high == 1 else "black"
     if low >= -0.05 and high <= 1.1:
@@ -262,6 +248,7 @@ def _name(low: float, high: float, integral: bool) -> str:
 
 
 def _refusal(root: Path, split: str, seen: dict[str, Appearance], declared: Scale | None) -> str:
+    """Return the error message for a split on a wrong scale."""
     own = seen[split]
     text = f"{SplitFiles(root, split).images}: x seems {own}"
     if own.name != "none":
@@ -271,13 +258,13 @@ def _refusal(root: Path, split: str, seen: dict[str, Appearance], declared: Scal
     names = {each: look.name for each, look in seen.items()}
     if len(set(names.values())) > 1:
         others = ", ".join(f"{each} {look}" for each, look in seen.items() if each != split)
-        return f"{text}, and the other splits: {others}; expected one scale, export the file again"
+        return f"{text}, other splits: {others}; expected one scale for all, export the file again"
     if own.scale is not None and not (own.integral and own.is_dark):
         return f"{text}; expected pixels in 0..255, or their scale declared: data.scale={own.scale}"
     if own.is_dark:
         return (
-            f"{text}, as after a division and a conversion to integers; expected pixels in 0..255, "
-            "export the file again (data.scale=0-255 reads it as it is)"
+            f"{text}, as if divided and then converted to integers; expected pixels in 0..255, "
+            "export the file again (data.scale=0-255 reads it unchanged)"
         )
     if own.name in ("normalized", "unknown"):
         about = f"data.scale=[{own.low:.4g},{own.high:.4g}]"

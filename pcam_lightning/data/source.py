@@ -18,29 +18,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A folder with the six files, and the name every output is marked with."""
+    """A folder with the six files, and the data set name recorded in every output."""
 
     name: str
     root: Path
 
 
 def find_source(data: Mapping[str, Any]) -> Source:
-    """Find the data set of a run; download or make it where the config says so.
+    """Find the data set of a run; download or generate it if the config asks for that.
 
     Args:
         data: the `data` section of a config, of which `SOURCE_KEYS` are read. `root` is a folder
-            that was named on purpose: nothing may stand in for it. Where it is None,
-            `default_root` is read; where that is None too, the demo set. `on_missing` decides what
-            happens when the folder lacks files: "demo" takes the demo set in place of
-            `default_root`, "download" fetches the official files, "error" is an error. `demo`
-            holds `parent`, the folder for the demo set, and the fields of `DemoOptions`.
+            named on purpose, which is never replaced. If it is None, `default_root` is read; if
+            that is None too, the demo set. `on_missing` applies to a folder that lacks files:
+            "demo" replaces `default_root` by the demo set, "download" downloads the official
+            files, "error" raises. `demo` holds `parent`, the folder for the demo set, and the
+            fields of `DemoOptions`.
 
     Raises:
-        InputError: the files are not there and nothing may stand in for them.
+        InputError: files are missing and must not be replaced.
     """
     folder = _folder(data)
     if folder is not None and data["on_missing"] == "download" and missing_files(folder):
-        # Imported here, because nobody else needs the network.
+        # Imported here, since only this case needs the network.
         from pcam_lightning.data.download import download, official_files
 
         download(folder, official_files())
@@ -54,9 +54,9 @@ def find_source(data: Mapping[str, Any]) -> Source:
 
 
 def find_root(data: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the six files, None where the demo set is to be used.
+    """Return the folder of the six files, or None to use the demo set.
 
-    Args and errors as in `find_source`; nothing is downloaded or made.
+    Arguments and errors as in `find_source`; nothing is downloaded or generated.
     """
     root = _folder(data)
     if root is None or not (missing := missing_files(root)):
@@ -73,16 +73,16 @@ def find_root(data: Mapping[str, Any]) -> Path | None:
 def warn_of_demo(default_root: str) -> None:
     """Warn that runs use the demo set, since the default folder lacks the official files."""
     log.warning(
-        "No PatchCamelyon files in %s: using the DEMO set, made-up patches. Results on it say "
-        "nothing about real tissue. Name the real files with data.root=FOLDER or PCAM_ROOT.",
+        "No PatchCamelyon files in %s: using the DEMO set of synthetic patches. Its results do not "
+        "apply to real tissue. Set the folder of the real files by data.root=FOLDER or PCAM_ROOT.",
         default_root,
     )
 
 
 def recorded_root(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a `data` section that name the data set of a finished run again.
+    """Return the keys of a `data` section that select the data set of a finished run again.
 
-    It is read where it is, and never downloaded.
+    The data set is read from its recorded folder and never downloaded.
 
     Args:
         dataset: `name` and `root` of the run's manifest.
@@ -97,6 +97,6 @@ def recorded_root(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _folder(data: Mapping[str, Any]) -> Path | None:
-    """Return the folder to read, named or default; None asks for the demo set."""
+    """Return the named or the default folder, None for the demo set."""
     named = data["root"] if data["root"] is not None else data["default_root"]
     return None if named is None else Path(named)

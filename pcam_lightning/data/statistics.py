@@ -1,4 +1,4 @@
-"""Sums over pixels: how bright patches are, mean and standard deviation of each channel."""
+"""Exact pixel statistics: brightness of patches, mean and standard deviation of channels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,27 +8,27 @@ import numpy as np
 from pcam_lightning.data.files import PATCH_SHAPE
 
 BLACK, WHITE = 1, 254
-"""A patch is black at a mean of at most the one, white at a mean of at least the other."""
+"""Means at most and at least which a patch is black or white."""
 LINE = PATCH_SHAPE[1] * 3  # values in a line of pixels
 
 
 def channel_sums(patches: np.ndarray) -> np.ndarray:
-    """The sum of each channel of each patch. uint8 [N, 96, 96, 3] to int64 [N, 3], 0..2,350,080."""
-    # Lines are added up first: 96 bytes fit 16 bits, and the loop has no short inner dimension.
+    """Sum each channel of each patch. uint8 [N, 96, 96, 3] to int64 [N, 3], 0..2,350,080."""
+    # Lines are summed first: sums of 96 bytes fit 16 bits, and the inner loop stays long.
     lines = patches.reshape(-1, PATCH_SHAPE[0], LINE).sum(axis=1, dtype=np.uint16)
     return lines.reshape(-1, PATCH_SHAPE[1], 3).sum(axis=1, dtype=np.int64)
 
 
 @dataclass
 class ChannelStatistics:
-    """Exact sums over patches, added up chunk by chunk."""
+    """Exact sums over patches, accumulated chunk by chunk."""
 
     patches: int = 0
     sums: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))
     squares: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))
 
     def add(self, patches: np.ndarray, sums: np.ndarray | None = None) -> None:
-        """Count uint8 [N, 96, 96, 3] in; `sums` are their `channel_sums`, if known already."""
+        """Add patches, uint8 [N, 96, 96, 3]; `sums` are their `channel_sums`, if known."""
         self.patches += len(patches)
         self.sums += (channel_sums(patches) if sums is None else sums).sum(axis=0)
         wide = patches.reshape(-1, PATCH_SHAPE[0], LINE).astype(np.uint16)
@@ -42,7 +42,7 @@ class ChannelStatistics:
         )
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of each channel on the 0..1 scale, over every pixel (population standard deviation)."""
+        """Return mean and population standard deviation of each channel, on the 0..1 scale."""
         count = self.patches * PATCH_SHAPE[0] * PATCH_SHAPE[1]
         mean = self.sums / count
         variance = self.squares / count - mean**2
@@ -50,7 +50,7 @@ class ChannelStatistics:
 
 
 def statistics_of(chunks: Iterable[np.ndarray]) -> ChannelStatistics:
-    """Of all patches in the chunks, uint8 [n, 96, 96, 3] each."""
+    """Return the statistics of all patches in chunks of uint8 [n, 96, 96, 3]."""
     total = ChannelStatistics()
     for chunk in chunks:
         total.add(chunk)

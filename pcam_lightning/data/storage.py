@@ -1,8 +1,8 @@
-"""Storage of HDF5 datasets: the files that hold the values, and the rows that hold none.
+"""Storage of HDF5 datasets: the files that hold the values, and the rows without values.
 
-HDF5 lets a file name any other file as the place of its values, and reads a fill value where no
-value was stored. Here a dataset may only lie in HDF5 files of its own folder, and rows without
-values are found.
+In HDF5, a file may take its values from any other file, and values that were never written are
+read as a fill value. Here, values may only come from HDF5 files of the dataset's folder, and rows
+without values are detected.
 """
 
 import re
@@ -16,31 +16,31 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5s  # type: ignore[attr-defined]
 
-from pcam_lightning.errors import InputError
+from pcam_lightning.errors import InputError, one_line
 
 CHUNK_CACHE = 16 * 2**20
-"""Bytes of decoded HDF5 chunks to keep; the default, 1 MiB, holds no chunk of 38 patches."""
+"""Bytes of decoded HDF5 chunks to keep; the default of 1 MiB is less than 38 patches."""
 MAX_ROWS = 2**26
-"""Rows of the largest dataset that is read: 1.9 TB of patches in uint8."""
+"""Rows of the largest readable dataset: 1.9 TB of patches in uint8."""
 MAX_LINKS = 32
-"""Links to follow to a dataset; links that lead in a circle have no end."""
+"""Maximum number of links to follow; a circle of links has no end."""
 MAX_DEPTH = 8
-"""Virtual datasets on the way to a value."""
+"""Maximum nesting of virtual datasets."""
 
 
 class _NoDataset(InputError):
-    """A sound HDF5 file without the dataset."""
+    """A missing dataset in a valid HDF5 file."""
 
 
 @contextmanager
 def located(path: Path, name: str) -> Iterator[h5py.Dataset]:
-    """Open the dataset `name` of an H5 file, wherever links lead.
+    """Open the dataset `name` of an H5 file; follow links within its folder.
 
-    `dataset.file.filename` is the absolute path of the file that really holds it.
+    `dataset.file.filename` is the absolute path of the file that holds the dataset.
 
     Raises:
-        InputError: the file is no sound HDF5 file or has no such dataset, or the values lie outside
-            of the file's own folder, or outside of HDF5.
+        InputError: the file is no valid HDF5 file or lacks the dataset, or values lie outside of
+            the file's folder, or in a file that is not HDF5.
     """
     dataset = _find(path.resolve(), name, path.resolve().parent)
     with closing(dataset.file):
@@ -49,13 +49,14 @@ def located(path: Path, name: str) -> Iterator[h5py.Dataset]:
 
 
 def source_files(dataset: h5py.Dataset, path: Path) -> list[Path]:
-    """Return every file that an open dataset takes values from, some of which may be missing.
+    """Return all files with values of an open dataset; some may be missing.
 
     Args:
-        path: of the file that was asked for; links and sources may lead to files of its folder.
+        dataset: the open dataset.
+        path: the requested H5 file; links and sources may lead to other files of its folder.
 
     Raises:
-        InputError: a source lies elsewhere, is no HDF5 file, or is the dataset itself.
+        InputError: a source lies outside the folder, is no HDF5 file, or is the dataset itself.
     """
     files = dict.fromkeys([path.resolve()])
     _collect(dataset, path.resolve().parent, files, ())
@@ -65,8 +66,8 @@ def source_files(dataset: h5py.Dataset, path: Path) -> list[Path]:
 def stored_rows(dataset: h5py.Dataset, path: Path) -> np.ndarray:
     """Return which rows of an open dataset hold values rather than fill values. bool [N].
 
-    A fill value that was written is a value, and a chunk that was written in part counts as
-    written: HDF5 keeps no record of either. Arguments and errors are those of `source_files`.
+    HDF5 does not record partial writes: a chunk counts as a whole, and so does a fill value that
+    was written. Arguments and errors as in `source_files`.
     """
     return _stored(dataset, path.resolve().parent)
 
@@ -81,9 +82,8 @@ def _stored(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
 
 
 def _count_chunks(dataset: h5py.Dataset) -> np.ndarray:
-    """Return how many values of each row lie in chunks on disk. int64 [N]."""
+    """Return the number of values of each row in stored chunks. int64 [N]."""
     counts = np.zeros(dataset.shape[0], np.int64)
-
     shape, size = dataset.shape, dataset.chunks or dataset.shape
 
     def add(chunk: Any) -> None:
@@ -96,7 +96,7 @@ def _count_chunks(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _count_virtual(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
-    """Return how many values of each row the sources hold. int64 [N]."""
+    """Return the number of values of each row in the sources. int64 [N]."""
     counts = np.zeros(dataset.shape[0], np.int64)
     known: dict[tuple[Path, str], tuple[np.ndarray, tuple[int, ...]]] = {}
     for mapping in dataset.virtual_sources():
@@ -107,7 +107,7 @@ def _count_virtual(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
                 if source is not None:
                     known[key] = _stored(source, folder), source.shape
         rows, values = _selected(mapping.vspace, len(counts), dataset.shape)
-        inside = rows < len(counts)  # what lies behind the end is never read
+        inside = rows < len(counts)  # rows behind the end are never read
         stored = _source_rows(mapping.src_space, len(rows), dataset.ndim, *known[key])
         counts[rows[inside]] += (values * stored)[inside]
     return counts
@@ -116,14 +116,14 @@ def _count_virtual(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
 def _source_rows(
     selection: h5s.SpaceID, length: int, rank: int, stored: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return which of the virtual rows of a mapping the source holds. bool [length].
+    """Return which virtual rows of a mapping the source holds. bool [length].
 
     Args:
-        selection: of the source.
+        selection: selected elements of the source.
         length: number of virtual rows.
         rank: number of dimensions of the virtual dataset.
-        stored: which rows of the source hold values.
-        shape: of the source, empty where there is none.
+        stored: rows of the source that hold values, bool.
+        shape: shape of the source, () if it is missing.
     """
     if not len(stored):
         return np.zeros(length, bool)
@@ -135,18 +135,19 @@ def _source_rows(
             return np.zeros(length, bool)
         rows, _ = _selected(selection, length, shape)
     held = (rows < len(stored)) & stored[np.minimum(rows, len(stored) - 1)]
-    # Rows that are cut or joined on the way have no one source row each.
+    # Rows that are split or joined have no single source row each.
     return held if len(held) == length else np.full(length, held.all())
 
 
 def _selected(
     selection: h5s.SpaceID, length: int, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that a selection touches, and how many values of each. int64 [n] both.
+    """Return the rows of a selection, and the number of values in each. int64 [n] both.
 
     Args:
-        length: rows to take from a selection without an end.
-        shape: of the dataset, for a selection of all of it.
+        selection: selected elements of a dataset.
+        length: rows to take from an unlimited selection.
+        shape: shape of the dataset, for a selection of all elements.
     """
     kind = selection.get_select_type()
     if kind == h5s.SEL_ALL:
@@ -168,7 +169,7 @@ def _selected(
 
 
 def _ends(selection: h5s.SpaceID) -> list[int]:
-    """Return where a hyperslab ends in each dimension."""
+    """Return the end of a hyperslab in each dimension."""
     if selection.is_regular_hyperslab():
         parts = zip(*selection.get_regular_hyperslab(), strict=True)
         return [start + stride * (count - 1) + block for start, stride, count, block in parts]
@@ -182,7 +183,7 @@ def _collect(
     parents: tuple[tuple[str, str], ...],
     done: set[tuple[Path, str]] | None = None,
 ) -> None:
-    """Add the files of a dataset's values to `files`."""
+    """Add the files with values of a dataset to `files`."""
     done = set() if done is None else done
     path, name = key = dataset.file.filename, dataset.name or ""
     files[Path(path)] = None
@@ -195,7 +196,7 @@ def _collect(
         return
     if key in parents or len(parents) == MAX_DEPTH:
         raise InputError(
-            f"{path}: {name} is a virtual dataset of itself, or of more than {MAX_DEPTH} others"
+            f"{path}: {name} is a virtual dataset of itself or nested more than {MAX_DEPTH} deep"
         )
     for file_name, source_name in dict.fromkeys(
         (mapping.file_name, mapping.dset_name) for mapping in dataset.virtual_sources()
@@ -210,7 +211,7 @@ def _collect(
 
 @contextmanager
 def _opened_source(path: Path, name: str, folder: Path) -> Iterator[h5py.Dataset | None]:
-    """Open a source of a virtual dataset; None where it is missing, so that HDF5 would fill in."""
+    """Open a source of a virtual dataset; yield None if it is missing."""
     try:
         source = _find(path, name, folder) if path.exists() else None
     except _NoDataset:
@@ -223,10 +224,10 @@ def _opened_source(path: Path, name: str, folder: Path) -> Iterator[h5py.Dataset
 
 
 def _linked(file: h5py.File, name: str, folder: Path) -> Path:
-    """Return the absolute path of a file that an open H5 file names.
+    """Return the absolute path of a file named in an open H5 file.
 
     Raises:
-        InputError: it lies outside of `folder`.
+        InputError: the path lies outside of `folder`.
     """
     here = Path(file.filename)
     if name == ".":  # HDF5's name of the file itself
@@ -235,19 +236,19 @@ def _linked(file: h5py.File, name: str, folder: Path) -> Path:
     try:
         path = (here.parent / name).resolve()
         inside = path.is_relative_to(folder) and (path.is_file() or not path.exists())
-    except (OSError, RuntimeError, ValueError):  # no name of a file
+    except (OSError, RuntimeError, ValueError):  # not a valid file name
         inside = False
-    if not inside or re.search(r"%\d*b", name):  # HDF5 would put numbers there
+    if not inside or re.search(r"%\d*b", name):  # HDF5 would insert numbers
         raise InputError(
-            f"{here}: its values lie in the file {name!r}, expected a file of the folder {folder}"
+            f"{here}: its values lie in the file {name!r}, expected a file in the folder {folder}"
         )
     return path
 
 
 def _find(path: Path, name: str, folder: Path) -> h5py.Dataset:
-    """Open a dataset, whose file the caller closes; what it is made of has not been checked.
+    """Open a dataset, whose file the caller closes; its sources are not checked yet.
 
-    HDF5 would follow links by itself, to any file; here each is checked before it is followed.
+    HDF5 would follow links to any file; here each link is checked first.
     """
     origin = path
     for _ in range(MAX_LINKS):
@@ -265,14 +266,14 @@ def _find(path: Path, name: str, folder: Path) -> h5py.Dataset:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{path}: {name!r} cannot be read ({reason(error)}), expected a sound HDF5 file"
+                f"{path}: {name!r} cannot be read ({one_line(error)}), expected a valid HDF5 file"
             ) from None
         file.close()
     raise InputError(f"{origin}: more than {MAX_LINKS} links, expected a dataset at their end")
 
 
 def _follow(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str] | None:
-    """Return a dataset of a file, or the file and dataset that a link leads to, or None."""
+    """Return a dataset of a file, or the file and dataset of a link, or None."""
     group: h5py.Group = file
     parts = deque(part for part in name.split("/") if part not in ("", "."))
     for _ in range(MAX_LINKS):
@@ -311,11 +312,6 @@ def _open_file(path: Path, name: str) -> h5py.File:
         return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
     except OSError as error:
         raise InputError(
-            f"{path}: not a sound HDF5 file ({reason(error)}), expected one with {name!r}; "
+            f"{path}: not a valid HDF5 file ({one_line(error)}), expected one with {name!r}; "
             "is it truncated?"
         ) from None
-
-
-def reason(error: Exception) -> str:
-    """Return what an error of HDF5 says, as one line."""
-    return " ".join(str(error).split())

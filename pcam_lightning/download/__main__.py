@@ -1,4 +1,4 @@
-"""Fetch the official files, or check those that are there.
+"""Download of the official files, or check of existing ones.
 
 python -m pcam_lightning.download root=/scratch/pcam
 python -m pcam_lightning.download root=/scratch/pcam check=true
@@ -35,7 +35,7 @@ def main(config: Config) -> Path:
 
 
 def fetch_or_check(config: Config) -> dict[str, str]:
-    """The state of each file by name, which is also printed."""
+    """Return the state of each file by name, and print it."""
     from pcam_lightning.data.download import check_files, download, official_files
 
     root, files = Path(config["root"]), official_files(config["splits"])

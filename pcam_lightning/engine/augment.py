@@ -1,4 +1,4 @@
-"""Random changes of training patches, a whole batch at a time, on whatever device it is on."""
+"""Random augmentation of training batches on any device."""
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +8,15 @@ class Identity(nn.Module):
     """No augmentation."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Any image, to itself."""
+        """Return the image unchanged."""
         return image
 
 
 class RandomD4(nn.Module):
-    """Each patch in one of its eight orientations: tissue has no up and no left."""
+    """Random orientation of each patch: one of eight flips and quarter turns."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 [B, H, W, 3] with H = W, to the same."""
+        """Map uint8 [B, H, W, 3] with H = W to the same shape and dtype."""
         choice = torch.randint(8, (len(image), 1, 1, 1), generator=generator, device=image.device)
         image = torch.where((choice & 1).bool(), image.flip(1), image)
         image = torch.where((choice & 2).bool(), image.flip(2), image)
@@ -24,12 +24,12 @@ class RandomD4(nn.Module):
 
 
 class StainJitter(nn.Module):
-    """Each patch in one of its eight orientations, stained a little differently.
+    """Random orientation and stain variation of each patch.
 
-    Laboratories and scanners differ in how strongly they stain and how they record color. In
-    optical density, -log(transmitted light), where stain amounts add up (Beer-Lambert), each
-    channel is scaled by a factor in 1 +- strength and moved by up to strength / 4; cf. Tellez et
-    al. 2019, who found stain augmentation to be what carries over to unseen laboratories.
+    Laboratories and scanners differ in stain and color. In optical density, -log(transmitted
+    light), amounts of stain add up (Beer-Lambert). There each channel is scaled by a factor in
+    1 +- strength and shifted by up to strength / 4. Tellez et al. 2019 found that stain
+    augmentation improves generalization to unseen laboratories.
 
     Args:
         strength: half the range of the scaling factor, >= 0.
@@ -41,7 +41,7 @@ class StainJitter(nn.Module):
         self.dihedral = RandomD4()
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 [B, H, W, 3] with H = W, to the same."""
+        """Map uint8 [B, H, W, 3] with H = W to the same shape and dtype."""
         image = self.dihedral(image, generator)
         shape = (2, len(image), 1, 3)
         noise = torch.rand(shape, generator=generator, device=image.device) * 2 - 1
@@ -49,7 +49,7 @@ class StainJitter(nn.Module):
         levels = torch.arange(256, device=image.device).view(1, 256, 1)
         density = -torch.log((levels + 1.0) / 256)
         light = torch.exp(-(scale * density + shift)) * 256 - 1
-        # Once for each of the 256 levels of a patch's channel, and looked up for its pixels.
+        # A table of all 256 levels per channel; pixels look up their value.
         table = light.round_().clamp_(0, 255).to(torch.uint8)
         levels = image.reshape(len(image), -1, 3).long()
         return table.gather(1, levels).view(image.shape)

@@ -1,8 +1,9 @@
-"""A checkpoint file, examined before torch loads it.
+"""Check of a checkpoint file before torch loads it.
 
-torch.load(weights_only=True) runs no code from a file, but it believes the sizes in it: a few bytes
-can be unpacked, viewed or allocated as many gigabytes. Here the file's records are measured, and
-its pickle is read with three names, whose stand-ins allocate nothing.
+torch.load(weights_only=True) runs no code from a file, but it trusts the sizes in it: a few bytes
+can unpack, view or allocate many gigabytes. This module compares the sizes with the file's records
+and reads the pickle with substitutes that allocate nothing. The names that it accepts are private
+(`torch._utils`), but part of torch's file format.
 """
 
 import io
@@ -20,7 +21,7 @@ import torch
 from pcam_lightning.errors import InputError
 
 PICKLE_BYTES = 32 << 20
-"""The structure of a checkpoint, without its numbers; densenet121's is 200 kB."""
+"""Largest size of a checkpoint's structure, without its numbers; densenet121 has 200 kB."""
 
 STORAGES = {
     "BFloat16Storage": torch.bfloat16,
@@ -37,12 +38,12 @@ STORAGES = {
 
 
 def read_structure(path: Path) -> Any:
-    """Return what a checkpoint of torch.save holds, its tensors on the device "meta".
+    """Return the content of a torch.save file, with its tensors on the device "meta".
 
     Raises:
-        InputError: its records are compressed, overlap or do not match their tensors, or it holds
+        InputError: records are compressed, overlap or do not match their tensors, or the file holds
             more than tensors and plain containers.
-        Exception: it is no zip file, is cut short, or its pickle is damaged.
+        Exception: the file is no zip file or truncated, or its pickle is damaged.
     """
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
@@ -57,14 +58,14 @@ def read_structure(path: Path) -> Any:
                 f"{path}: its records unpack to {total:,} bytes of a file of {size:,}; expected "
                 "records that are stored as they are, as torch.save writes them"
             )
-        if damaged := archive.testzip():  # torch (2.14) does not look at the checksums
+        if damaged := archive.testzip():  # torch (2.14) ignores the checksums
             raise InputError(f"{path}: damaged, the checksum of {damaged} in it does not match")
         prefix = next(iter(records)).partition("/")[0]
         if records[f"{prefix}/data.pkl"].file_size > PICKLE_BYTES:
             raise InputError(f"{path}: data.pkl is larger than {PICKLE_BYTES:,} bytes")
         content = archive.read(f"{prefix}/data.pkl")
     for code, argument, _ in pickletools.genops(content):
-        # Python would allocate room for as many objects as such an index says.
+        # Python allocates a memo as large as the index.
         if code.name.endswith("PUT") and int(argument or 0) > len(content):
             raise InputError(f"{path}: damaged, an index of {argument} in data.pkl")
     sizes = {name.removeprefix(f"{prefix}/data/"): each.file_size for name, each in records.items()}
@@ -82,18 +83,18 @@ class _Storage:
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles plain containers and tensors without values.
+    """Unpickler of plain containers and tensors without values.
 
     Args:
         content: data.pkl.
-        path: of the checkpoint, for messages.
-        sizes: bytes of each record of numbers, by its name.
+        path: path of the checkpoint, for messages.
+        sizes: bytes of each record of numbers, by name.
     """
 
     def __init__(self, content: bytes, path: Path, sizes: dict[str, int]) -> None:
         super().__init__(io.BytesIO(content))
         self.path, self.sizes, self.bytes = path, sizes, 0
-        """`bytes` counts what all tensors take when each has a copy of its numbers."""
+        """`bytes` is the total size of all tensors if each has its own memory."""
 
     def find_class(self, module: str, name: str, /) -> Any:
         if module == "torch" and name in STORAGES:

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, and looked at before they are gone on from."""
+"""Checkpoint files: atomic writes, and checks before a run continues from one."""
 
 import hashlib
 import io
@@ -17,16 +17,16 @@ from pcam_lightning.files import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint and renames, so that a kill or a full disk costs nothing.
+    """Checkpoint writer that keeps the previous checkpoint after a kill or on a full disk.
 
-    Lightning's own (2.6) writes to the system's temporary folder and moves from there. Where that
-    is another disk, as on most clusters, the move is a copy, and a kill leaves half a file.
+    Lightning's own (2.6) writes to the system's temporary folder and moves the file. If that folder
+    is on another disk, as on most clusters, the move is a copy, and a kill leaves a partial file.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Raises InputError where the disk has no room or the folder cannot be written."""
+        """Write the checkpoint; raise InputError if the disk is full or the folder read-only."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
@@ -34,20 +34,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise InputError(
                 f"{path}: a checkpoint of {buffer.tell() / 1e6:.1f} MB cannot be written "
-                f"({error.strerror or error}); the one before is whole, expected room on the disk"
+                f"({error.strerror or error}); the previous one survives, expected free disk space"
             ) from None
 
 
 def check_checkpoint(path: str | None, module: PCamClassifier, max_steps: int = -1) -> None:
     """Check that a run of this module, with this limit of steps, can continue from a checkpoint.
 
-    Reads the whole file, runs no code that is in it and loads nothing into the module. Accepts
-    None, for a run that begins without a checkpoint.
+    Reads the whole file, runs no code from it and loads nothing into the module. Accepts None, for
+    a run that starts without a checkpoint.
 
     Raises:
-        InputError: there is no file, it is damaged, holds more than tensors and plain containers,
-            has no optimizer states, is of another network, optimizer or scheduler, or was saved
-            after an epoch that a limit had ended before its last batch.
+        InputError: the file is missing or damaged, holds more than tensors and plain containers,
+            has no optimizer states, belongs to another network, optimizer or scheduler, or was
+            saved after a limit had ended an epoch before its last batch.
     """
     if path is None:
         return
@@ -56,11 +56,11 @@ def check_checkpoint(path: str | None, module: PCamClassifier, max_steps: int = 
     checkpoint = _read_of(path, module)
     if not checkpoint.get("optimizer_states"):
         raise InputError(
-            f"{path}: holds weights and no optimizer states, so that nothing can go on from it; "
+            f"{path}: holds weights but no optimizer states, so that no run can continue from it; "
             "expected a checkpoint such as last.ckpt"
         )
     if not _is_optimizer_state(checkpoint["optimizer_states"]):
-        raise InputError(f"{path}: damaged, its optimizer_states are those of no optimizer")
+        raise InputError(f"{path}: damaged, its optimizer_states belong to no optimizer")
     if fault := _other_optimizer(checkpoint["optimizer_states"][0], module):
         raise InputError(f"{path}: of another optimizer: {fault}")
     if fault := _other_scheduler(checkpoint.get("lr_schedulers") or [], module):
@@ -86,13 +86,13 @@ def _ends_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def load_weights(path: Path, module: PCamClassifier) -> None:
-    """Put a checkpoint's weights, the normalization among them, into a module.
+    """Load a checkpoint's weights, including the normalization, into a module.
 
-    Reads the whole file and runs no code that is in it.
+    Reads the whole file and runs no code from it.
 
     Raises:
-        InputError: there is no file, it is damaged, holds more than tensors and plain containers,
-            or is of another network.
+        InputError: the file is missing or damaged, holds more than tensors and plain containers, or
+            belongs to another network.
     """
     if not path.is_file():
         raise InputError(f"checkpoint={path}: no such file, expected one such as best.ckpt")
@@ -105,7 +105,7 @@ def load_weights(path: Path, module: PCamClassifier) -> None:
 
 
 def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
-    """What is in a checkpoint of this module, its tensors without their values, else InputError."""
+    """Return the content of a checkpoint of this module, with tensors without values."""
     checkpoint = _read_sound(path)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
@@ -121,7 +121,7 @@ def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
 
 
 def _read_sound(path: str) -> Any:
-    """What is in a checkpoint, its tensors without their values."""
+    """Return the content of an undamaged checkpoint, with tensors without values."""
     try:
         return read_structure(Path(path))
     except InputError:
@@ -136,7 +136,7 @@ def _damaged(path: object, error: Exception) -> InputError:
 
 
 def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
-    """The first way in which the names and shapes in a state dict are not the module's, or None."""
+    """Return the first difference in names and shapes of a state dict to the module, or None."""
     expected, name = module.state_dict(), type(module.model).__name__
     for key, tensor in expected.items():
         if key not in state:
@@ -150,7 +150,7 @@ def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | No
 
 
 def _is_optimizer_state(states: Any) -> bool:
-    """Whether every item is what an optimizer's `state_dict` returns."""
+    """Return whether every item has the structure of an optimizer's `state_dict`."""
     return isinstance(states, list) and all(
         isinstance(each, dict)
         and isinstance(kept := each.get("state"), dict)
@@ -163,10 +163,10 @@ def _is_optimizer_state(states: Any) -> bool:
 
 
 def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
-    """How an optimizer's state differs in kind from that of the module's optimizer, or None."""
+    """Return how an optimizer's state differs in kind from the module's optimizer, or None."""
     if module.optimizer is None:
         return None
-    # A step tells what an optimizer keeps for each parameter.
+    # A step shows the state that an optimizer keeps for each parameter.
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     optimizer = module.optimizer([parameter])
@@ -176,7 +176,7 @@ def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | 
     if set(found) != set(kept):
         listed = [", ".join(map(str, each)) or "nothing" for each in (found, kept)]
         return f"it kept {listed[0]} for each parameter, expected {listed[1]} as {name} does"
-    # The one difference between Adam and AdamW.
+    # The only difference between the states of Adam and AdamW.
     key = "decoupled_weight_decay"
     theirs, ours = (each["param_groups"][0].get(key) for each in (state, optimizer.state_dict()))
     if None not in (theirs, ours) and theirs != ours:
@@ -185,7 +185,7 @@ def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | 
 
 
 def _other_scheduler(states: Sequence[Mapping[str, Any]], module: PCamClassifier) -> str | None:
-    """How the first scheduler's state differs in kind from that of the module's, or None."""
+    """Return how the first scheduler's state differs in kind from the module's, or None."""
     if module.optimizer is None or module.scheduler is None or not states:
         return None
     optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
@@ -200,11 +200,11 @@ def _other_scheduler(states: Sequence[Mapping[str, Any]], module: PCamClassifier
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
+    """Return the SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu()
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        # NumPy has no bfloat16, and a scalar tensor has no axis along which to view its bytes.
+        # NumPy has no bfloat16, and a scalar tensor has no axis to view as bytes.
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -19,7 +19,7 @@ class _Step(NamedTuple):
 
 
 class DivergenceCheck:
-    """The losses of recent training steps, kept on their device until they are looked at.
+    """Losses of recent training steps, kept on their device until the next check.
 
     With several ranks, `check` is a collective operation: all ranks call it at the same steps, and
     all of them raise or none does.
@@ -34,7 +34,7 @@ class DivergenceCheck:
         self._steps.append(_Step(trainer.global_step, lr, loss.detach()))
 
     def check(self, trainer: Trainer, weights: Iterable[Tensor] | None = None) -> None:
-        """Raise `Diverged` where a loss since the last check, or a weight, is not finite.
+        """Raise `Diverged` if a loss since the last check, or a weight, is not finite.
 
         The host waits for the device.
         """
@@ -46,7 +46,7 @@ class DivergenceCheck:
             return
         found = torch.stack([value.float() for value in values])
         if trainer.world_size > 1:
-            # Where the value of one rank is not finite, neither is the mean.
+            # The mean is not finite if the value of any rank is not.
             found = trainer.strategy.all_gather(found).mean(0)
         for step, loss in zip(self._steps, losses := found.tolist(), strict=False):
             if not math.isfinite(loss):
@@ -56,6 +56,6 @@ class DivergenceCheck:
         del self._steps[:-1]
 
     def failure(self, reason: str) -> Diverged:
-        """Return the exception for what is not finite after the last step, whose loss is finite."""
+        """Return the exception for a fault after the last step, whose loss is finite."""
         step = self._steps[-1] if self._steps else _Step(0, math.nan, torch.tensor(torch.nan))
         return Diverged(step.number, step.loss.item(), step.lr, reason)

@@ -1,78 +1,94 @@
-"""Lightning's CSV logger, writing into a run folder and continuing what is there."""
+"""CSV logger that writes into a run folder and continues an existing file."""
 
 import csv
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import csv_logs
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from pcam_lightning.files import atomic_write
 
 
-class CSVLogger(csv_logs.CSVLogger):
-    """Writes `metrics.csv` straight into `folder`; one that is there is continued.
+class CSVLogger(Logger):
+    """Logger that writes `metrics.csv` into `folder`; an existing file is continued.
 
-    Lightning's own (2.6) takes a folder with anything in it for the leavings of another run and
-    deletes its metrics.csv, which would lose the history of a run that is resumed.
+    Lightning's own CSV logger (2.6) deletes the existing file, and with it the history of a
+    resumed run.
     """
 
-    def __init__(self, folder: str, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(
-            folder, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps
-        )
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._path = Path(folder) / "metrics.csv"
+        self._rows: list[dict[str, Any]] = []
+        self._latest: tuple[Mapping[str, Any], int | None] | None = None
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> "_Writer":
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir)
-        return self._experiment  # type: ignore[return-value]
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep a row for `save`; the same values at the same step are kept once.
+
+        `PreemptionCheckpoint` has the metrics of a step logged before Lightning logs them.
+        """
+        if (metrics, step) == self._latest:
+            return
+        self._latest = (dict(metrics), step)
+        row = {name: v.item() if isinstance(v, Tensor) else v for name, v in metrics.items()}
+        self._rows.append(row | {"step": step})
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: the run folder holds the config already."""
+        """Do nothing: the run folder already holds the config."""
 
-
-class _Writer(csv_logs.ExperimentWriter):
-    _latest: tuple[dict[str, float], int | None] | None = None
-
-    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        """Write the same values at the same step once, though a checkpoint has them logged early.
-
-        (See `engine.callbacks.preemption_checkpoint`.)
-        """
-        if (metrics_dict, step) != self._latest:
-            self._latest = (dict(metrics_dict), step)
-            super().log_metrics(metrics_dict, step)
-
+    @rank_zero_only
     def save(self) -> None:
-        """Append what was logged; on a full disk no half row is left."""
-        path = Path(self.metrics_file_path)
-        size = path.stat().st_size if path.is_file() else 0
+        """Append the new rows to the file; a metric that is new to the file becomes a column.
+
+        A full disk leaves no partial row.
+        """
+        if not self._rows:
+            return
+        header, size = [], 0
+        if self._path.is_file():
+            size = self._path.stat().st_size
+            with self._path.open(newline="") as file:
+                header = next(csv.reader(file), [])
+        columns = sorted(set(header).union(*self._rows))
+        if columns != header:
+            self._rewrite(columns)
+            return
         try:
-            super().save()
+            with self._path.open("a", newline="") as file:
+                csv.DictWriter(file, columns).writerows(self._rows)
         except OSError as error:
-            if path.is_file():
-                os.truncate(path, size)
-            error.filename = str(path)
+            os.truncate(self._path, size)
+            error.filename = str(self._path)
             raise
+        self._rows.clear()
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Called when a metric is new. Lightning's own empties the file before it fills it."""
-        path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    def _rewrite(self, columns: list[str]) -> None:
+        """Write the file again, with these columns and the new rows."""
+        rows = []
+        if self._path.is_file():
+            with self._path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames)
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
-        writer.writerows(rows)
-        atomic_write(path, text.getvalue().encode())
-
-    def _check_log_dir_exists(self) -> None:
-        """Called when made. Takes up the columns of an earlier start instead of deleting it."""
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+        writer.writerows([*rows, *self._rows])
+        atomic_write(self._path, text.getvalue())
+        self._rows.clear()

@@ -1,4 +1,4 @@
-"""A PatchCamelyon network with its loss, optimizer, schedule and metrics."""
+"""Lightning module of a PatchCamelyon network: loss, optimizer, schedule, metrics."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.data.dataset import Batch
 from pcam_lightning.engine.divergence import DivergenceCheck
+from pcam_lightning.engine.lightning_private import load_loader_state
 from pcam_lightning.engine.schedulers import check_length
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.metrics import compute_metrics
@@ -22,15 +23,17 @@ from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.seeds import derive_seed
 
 SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
-"""Metrics of `metrics.metrics` that are logged of validation and test, beside the loss."""
-
+"""Metrics of `metrics.metrics` that validation and test log besides the loss."""
 
 VAL_METRICS = tuple(f"val/{name}" for name in ("loss", *SPLIT_METRICS))
-"""Names under which validation logs."""
+"""Names of the logged validation metrics."""
+
+EAGER_STEPS = 20
+"""Optimizer steps of a run before `torch.compile`: errors in the network show before it starts."""
 
 
 class Predictions(NamedTuple):
-    """What a network said of the N rows of a split; sorted by row, each row once, on the CPU."""
+    """Output of a network for the N rows of a split: sorted by row, each row once, on the CPU."""
 
     row: Tensor
     """int64 [N]."""
@@ -43,16 +46,16 @@ class Predictions(NamedTuple):
 class PCamClassifier(LightningModule):
     """Binary classification of patches with cross-entropy on one logit.
 
-    A fit ends with a validation, whatever ends it: epochs, steps or time. `Diverged` ends it where
-    a loss, a weight or a logit is not finite.
+    Every fit ends with a validation, whether epochs, steps or time end it. It raises `Diverged`
+    when a loss, a weight or a validation logit is not finite.
 
     Args:
-        model: uint8 [B, 96, 96, 3] to logits [B].
-        optimizer: makes an optimizer of parameters; None for a module that is only evaluated.
-        scheduler: one of `pcam_lightning.engine.schedulers` with its settings bound; None keeps the
-            learning rate as it is.
+        model: maps uint8 [B, 96, 96, 3] to logits [B].
+        optimizer: creates an optimizer from parameters; None for a module that is only evaluated.
+        scheduler: function of `pcam_lightning.engine.schedulers` with its settings bound; None
+            keeps the learning rate constant.
         augment: changes a training batch, called with the image and a generator; None for nothing.
-        seed: the run's seed, of which the augmentation draws a stream of its own.
+        seed: seed of the run; augmentation and dropout draw from their own streams of it.
     """
 
     def __init__(
@@ -68,40 +71,47 @@ class PCamClassifier(LightningModule):
         self.augment = augment
         self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
         self.predictions: dict[str, Predictions] = {}
-        """The latest ones of each split, "val" and "test"; on every rank the whole split."""
+        """Latest predictions of each split, "val" and "test"; the whole split on every rank."""
+        self.compiled = False
+        """True runs the network through `torch.compile` from step `EAGER_STEPS` of the run on."""
+        self._is_compiled = False
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self._divergence = DivergenceCheck()
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, 96, 96, 3] to logits [B]."""
+        """Map uint8 [B, 96, 96, 3] to logits [B]."""
         return self.model(image)
 
     def on_train_start(self) -> None:
-        # Lightning (2.6) makes the loader where `configure_optimizers` asks for the number of
-        # steps, which is before it loads a checkpoint, and then leaves out the loader's position.
-        self.trainer.fit_loop._load_combined_loader_states()
+        load_loader_state(self.trainer)
         self._divergence = DivergenceCheck()  # an earlier fit may have ended inside an epoch
         steps = int(self.trainer.estimated_stepping_batches)
         for entry in self.trainer.lr_scheduler_configs:
             check_length(entry.scheduler, steps)
         self._end_with_validation()  # a resumed epoch may have no batch left
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # The number of the step alone decides, so that a resumed run computes the same.
+        if self.compiled and not self._is_compiled and self.trainer.global_step >= EAGER_STEPS:
+            self.model.compile()  # in place: names in checkpoints stay the same
+            self._is_compiled = True
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """`loss`, and `patch_loss` float32 [B] without a gradient."""
+        """Return `loss`, and `patch_loss` float32 [B] without a gradient."""
         image = batch.image
         if self.augment is not None:
             image = self.augment(image, self._generator("augmentation", batch_idx))
-        # What is left to torch's own generator is dropout.
+        # Only dropout draws from torch's default generator.
         self._default_generator().manual_seed(self._stream("dropout", batch_idx))
         logit, label = self(image).float(), batch.label.float()
         loss = binary_cross_entropy_with_logits(logit, label)
         self._divergence.record(self.trainer, loss)
-        # On a GPU or with several ranks only where the loss is fetched anyway.
+        # With a GPU or several ranks a check waits: only at steps that fetch the loss anyway.
         if is_logged_step(self.trainer) or (loss.is_cpu and self.trainer.world_size == 1):
             self._divergence.check(self.trainer)
         if is_logged_step(self.trainer):
             self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        # Not the other way round, the mean of these as the loss: its gradient is rounded otherwise.
+        # The mean of these is not used as the loss, because its gradient rounds differently.
         patch_loss = binary_cross_entropy_with_logits(logit.detach(), label, reduction="none")
         return {"loss": loss, "patch_loss": patch_loss}
 
@@ -109,7 +119,7 @@ class PCamClassifier(LightningModule):
         self._end_with_validation()
 
     def _end_with_validation(self) -> None:
-        """Let every fit end with a validation, also inside an epoch."""
+        """Make Lightning validate at the end of the fit, also inside an epoch."""
         trainer = self.trainer
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True  # Lightning (2.6) validates there only if this is set
@@ -130,7 +140,7 @@ class PCamClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = self._score("val")
         if self._is_fitting():
-            # Before any callback sees the metrics: to a checkpoint NaN may look like a best value.
+            # Before callbacks read the metrics: ModelCheckpoint may take NaN for a best score.
             if bad := int((~self.predictions["val"].logit.isfinite()).sum()):
                 raise self._divergence.failure(f"{bad} validation logits are not finite")
             for entry in self.trainer.lr_scheduler_configs:
@@ -138,8 +148,8 @@ class PCamClassifier(LightningModule):
                     entry.scheduler.step(scores[entry.monitor])  # type: ignore[index]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        # Lightning (2.6) steps a plateau after the checkpoint at an epoch's end, which would not
-        # know of it. Validation does instead.
+        # Lightning (2.6) steps a plateau after it saves the epoch's last checkpoint, which lacks
+        # the step. `on_validation_epoch_end` steps it instead.
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 
@@ -159,7 +169,7 @@ class PCamClassifier(LightningModule):
         if self.scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        if math.isinf(self.trainer.num_training_batches):  # Lightning (2.6) did not need to know
+        if math.isinf(self.trainer.num_training_batches):  # without max_epochs: no loader yet
             self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
@@ -178,8 +188,8 @@ class PCamClassifier(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning 2.6 refuses to clip for a fused optimizer in mixed precision, because a scaler
-        # would make it see scaled gradients. In bfloat16 there is no scaler.
+        # Lightning (2.6) rejects clipping for a fused optimizer in mixed precision, because a
+        # scaler would pass scaled gradients to it. bfloat16 has no scaler.
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if gradient_clip_val and not scaled and gradient_clip_algorithm in (None, "norm"):
             parameters = [p for p in self.parameters() if p.grad is not None]
@@ -193,30 +203,30 @@ class PCamClassifier(LightningModule):
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _default_generator(self) -> torch.Generator:
-        # torch.manual_seed seeds those of every kind of device and, for each kind that is not in
-        # use, keeps a formatted stack trace: 1 to 2 ms a step.
+        # torch.manual_seed seeds the generators of all device types and formats a stack trace for
+        # each unused one: 1 to 2 ms per step.
         if self.device.type == "cuda":
             return torch.cuda.default_generators[self.device.index or 0]
         if self.device.type == "mps":
-            return torch.mps._get_default_mps_generator()
+            return torch.mps._get_default_mps_generator()  # torch 2.14 has no public name for it
         return torch.default_generator
 
     def _generator(self, stream: str, batch_idx: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self._stream(stream, batch_idx))
 
     def _stream(self, name: str, batch_idx: int) -> int:
-        # Seeded anew at each step: a run that goes on from here draws what it would have drawn.
+        # Seeded at each step: a resumed run draws the same numbers as an uninterrupted one.
         place = (self.current_epoch, batch_idx, self.global_rank)
         return derive_seed(self.seed, name, *place)
 
     def _score(self, split: str) -> dict[str, Tensor]:
-        """Metrics over the whole split at once, so they are exact for any batch size and ranks."""
+        """Log and return metrics of the whole split, exact for any batch size and ranks."""
         columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
         self._collected.clear()
         if self.trainer.world_size > 1:
             columns = [self.all_gather(column).flatten() for column in columns]  # type: ignore[union-attr]
         row, label, logit = (column.cpu() for column in columns)
-        # Ranks are padded with rows that other ranks hold too: each row counts once.
+        # Padding repeats rows on several ranks; each row counts once.
         order = torch.argsort(row, stable=True)
         first = torch.ones(len(row), dtype=torch.bool)
         first[1:] = row[order][1:] != row[order][:-1]
@@ -226,33 +236,37 @@ class PCamClassifier(LightningModule):
         scores = {f"{split}/{name}": v for name, v in split_metrics(predictions).items()}
         for name, value in scores.items():
             shown = name.endswith(("/loss", "/auroc"))
-            # Equal on all ranks, and the greatest of equal numbers is each of them to the last bit.
+            # All ranks have equal values; their maximum, unlike a mean, has the same bits.
             self.log(name, value, prog_bar=shown, sync_dist=True, reduce_fx="max")
         return scores
 
 
 def is_logged_step(trainer: Trainer) -> bool:
-    """Whether what this training step logs reaches anybody: loggers, or the end of the epoch.
+    """Return whether loggers or the end of the epoch use the values that this step logs.
 
-    At other steps Lightning (2.6) takes half a millisecond to keep a number, and drops it.
+    At other steps Lightning (2.6) spends half a millisecond per value and then drops it. To be
+    called during a training step, before `trainer.global_step` counts it.
     """
-    return trainer.is_last_batch or trainer._logger_connector.should_update_logs
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    is_due = every > 0 and (trainer.should_stop or (trainer.global_step + 1) % every == 0)
+    return trainer.is_last_batch or is_due
 
 
 def is_clipped(norm: Tensor, limit: float) -> bool:
-    """Whether clipping gradients of this 2-norm can change them, as far as that costs nothing.
+    """Return whether clipping may change gradients with this 2-norm.
 
-    On a CPU exactly where they are multiplied by less than 1 (see torch's `clip_grads_with_norm_`),
-    which spares the others a pass through memory. On a GPU always: the host would have to wait.
+    On a CPU the answer is exact: True if torch's `clip_grads_with_norm_` scales by less than 1.
+    False then saves a pass through memory. On a GPU it is always True, because the host would have
+    to wait for the norm.
     """
     return norm.device.type != "cpu" or not bool(norm + 1e-6 <= limit)
 
 
 def split_metrics(predictions: Predictions) -> dict[str, Tensor]:
-    """Return loss, AUROC, average precision, accuracy and F2 at probability 0.5, over a split.
+    """Return loss, AUROC, average precision, accuracy and F2 of a split, at threshold 0.5.
 
-    Each is a float32 scalar, and NaN where it is undefined (see `metrics.metrics`). All of them
-    are NaN where any logit is not finite.
+    Each is a float32 scalar, NaN where it is undefined (see `metrics.metrics`). All are NaN if any
+    logit is not finite.
     """
     _, label, logit = predictions
     if not logit.isfinite().all():

@@ -1,4 +1,4 @@
-"""The environment of a trainer's ranks: who starts them, and whether as many as it needs."""
+"""Environment of a trainer's ranks: who starts them, and checks of their number."""
 
 import os
 
@@ -11,11 +11,10 @@ from pcam_lightning.runs.process import is_first_rank, is_interactive_job, is_sr
 
 
 class SrunEnvironment(SLURMEnvironment):
-    """Ranks that `srun` started; `check_ranks` checks them.
+    """Environment of ranks that `srun` started; `check_ranks` checks them.
 
-    Lightning's own (2.6) rejects `srun --ntasks=2` and looks at the variables of the job, where
-    those of the step differ. Its requeueing would compete with
-    `engine.callbacks.preemption_checkpoint`.
+    Lightning's own class (2.6) rejects `srun --ntasks=2` and reads the variables of the job instead
+    of the step. Its requeue would compete with `engine.callbacks.preemption_checkpoint`.
     """
 
     def __init__(self) -> None:
@@ -30,10 +29,10 @@ class SrunEnvironment(SLURMEnvironment):
 
 
 def rank_environment() -> LightningEnvironment | SrunEnvironment | None:
-    """Return Lightning's plugin for the ranks of this process; None where its own choice is right.
+    """Return Lightning's plugin for the ranks of this process; None if its own choice is right.
 
-    Lightning (2.6) takes every process of a Slurm job for a rank that Slurm started, job scripts
-    and interactive shells with one task included.
+    Lightning (2.6) treats every process of a Slurm job as a rank that Slurm started, including job
+    scripts and interactive shells.
     """
     if "RANK" in os.environ:
         return None
@@ -43,11 +42,11 @@ def rank_environment() -> LightningEnvironment | SrunEnvironment | None:
 
 
 def check_ranks(trainer: Trainer) -> None:
-    """Check that the ranks that were started are those of a trainer.
+    """Check that the started ranks match a trainer.
 
     Raises:
-        InputError: there are more or fewer, this process is none of them, or nobody has started
-            them, so that the first would wait forever.
+        InputError: the number differs, this process is no rank of the trainer, or nothing starts
+            the other ranks, so that the first would wait forever.
     """
     devices, nodes = trainer.num_devices, trainer.num_nodes
     ranks = devices * nodes
@@ -69,7 +68,7 @@ def check_ranks(trainer: Trainer) -> None:
 
 
 def _check_local(needed: str, ranks: int, nodes: int) -> None:
-    """Check ranks that Lightning is to start."""
+    """Check that Lightning can start all ranks itself."""
     tasks = os.environ.get("SLURM_NTASKS", "1")
     outside = not {"SLURM_STEP_ID", "LOCAL_RANK"} & os.environ.keys()
     if ranks > 1 and tasks != "1" and outside and not is_interactive_job():

@@ -1,9 +1,8 @@
 """Learning-rate schedules.
 
 Each function takes the optimizer, the number of optimizer steps in the run and in an epoch, and its
-own settings; it returns what `LightningModule.configure_optimizers` returns as `lr_scheduler`
-entries. Where it can be, a schedule is a pure function of the step: the learning rate is the
-optimizer's own times warm-up times decay.
+own settings; it returns `lr_scheduler` entries for `LightningModule.configure_optimizers`. Except
+for `plateau`, a schedule is a pure function of the step.
 """
 
 import math
@@ -31,7 +30,7 @@ class CosineLR(LambdaLR):
 def constant(
     optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup_epochs: float = 0.0
 ) -> Entries:
-    """The optimizer's learning rate throughout, after a linear warm-up of `warmup_epochs`."""
+    """Keep the optimizer's learning rate after a linear warm-up of `warmup_epochs`."""
     return _by_step(optimizer, lambda step: 1.0, warmup_epochs * steps_per_epoch)
 
 
@@ -43,7 +42,7 @@ def step(
     every_epochs: int = 3,
     gamma: float = 0.1,
 ) -> Entries:
-    """Times `gamma` after every `every_epochs` epochs."""
+    """Multiply the learning rate by `gamma` after every `every_epochs` epochs."""
 
     def decay(step: int) -> float:
         return gamma ** (step // (every_epochs * steps_per_epoch))
@@ -58,9 +57,9 @@ def cosine(
     warmup_epochs: float = 0.0,
     final: float = 0.0,
 ) -> Entries:
-    """Half a cosine wave down to `final` times the learning rate (Loshchilov & Hutter 2017).
+    """Follow half a cosine down to `final` times the learning rate (Loshchilov & Hutter 2017).
 
-    Its course depends on the number of steps: like `onecycle` it cannot be prolonged.
+    It depends on the number of steps: like `onecycle`, it cannot be extended.
     """
     warmup = warmup_epochs * steps_per_epoch
 
@@ -75,9 +74,9 @@ def cosine(
 def onecycle(
     optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup_epochs: float = 1.0
 ) -> Entries:
-    """Up from a twenty-fifth of the learning rate and down to nearly nothing (Smith & Topin 2018).
+    """Rise from 1/25 of the learning rate to all of it, then fall to almost 0 (Smith & Topin 2018).
 
-    Momentum (or Adam's first beta) moves the other way, as torch's `OneCycleLR` does it.
+    Momentum (or Adam's first beta) moves in the opposite direction, as in torch's `OneCycleLR`.
     """
     share = min(0.9, max(1.0, warmup_epochs * steps_per_epoch) / steps)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -96,7 +95,7 @@ def plateau(
     factor: float = 0.3,
     patience: int = 1,
 ) -> Entries:
-    """Times `factor` when `val/loss` has not fallen for more than `patience` validations."""
+    """Multiply by `factor` if `val/loss` has not fallen for more than `patience` validations."""
     schedule = ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
     entry = {"scheduler": schedule, "interval": "epoch", "monitor": "val/loss", "name": "lr"}
     warmup = round(warmup_epochs * steps_per_epoch)
@@ -122,19 +121,19 @@ def _warmed_up(decay: Callable[[int], float], warmup: float) -> Callable[[int], 
 
 
 def check_length(scheduler: Any, steps: int) -> None:
-    """Check that a schedule, as its checkpoint left it, ends with this run.
+    """Check that a schedule, as restored from a checkpoint, ends with this run.
 
     Args:
-        scheduler: of this run, with the checkpoint's state.
-        steps: of the optimizer in this run.
+        scheduler: scheduler of this run, with the checkpoint's state.
+        steps: number of optimizer steps in this run.
 
     Raises:
-        InputError: its course depends on the number of steps, and that has changed.
+        InputError: the schedule depends on the number of steps, and the number has changed.
     """
     if isinstance(scheduler, CosineLR | OneCycleLR) and scheduler.total_steps - 1 != steps:
         name = "cosine" if isinstance(scheduler, CosineLR) else "onecycle"
         raise InputError(
             f"scheduler: the checkpoint's {name} schedule ends after {scheduler.total_steps - 1} "
             f"steps, expected {steps} as in this run; keep trainer.max_epochs and the data as they "
-            "were, or use scheduler=none, step or plateau from the start, which can be prolonged"
+            "were, or use scheduler=none, step or plateau from the start, which can be extended"
         )

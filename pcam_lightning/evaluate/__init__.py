@@ -1,1 +1,1 @@
-"""Evaluate a model: threshold, calibration, slices, galleries, attribution, report."""
+"""Evaluation of a model: threshold, calibration, slices, galleries, attribution, report."""

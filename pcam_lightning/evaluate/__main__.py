@@ -1,4 +1,4 @@
-"""How good is a model, where is it weak, and how sure is that?
+"""Evaluation of a model: threshold, metrics with intervals, calibration, slices, galleries.
 
 python -m pcam_lightning.evaluate run=FOLDER evaluate.threshold="'recall>=0.95'"
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANALYSIS_OPTIONS = ("threshold", "beta", "cost_ratio", "slices", "gallery", "resamples")
-"""What of `evaluate` the analysis takes."""
+"""Keys of the section `evaluate` that are arguments of `analyze`."""
 
 
 @command("evaluate")
@@ -42,7 +42,13 @@ def main(config: Config) -> Path:
 
 
 def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -> None:
-    """Write everything that is said of a subject into a run folder."""
+    """Write all results of an evaluation into its run folder.
+
+    Args:
+        target: the model or predictions to evaluate.
+        folder: the evaluation's run folder.
+        manifest: of the evaluation; the data set is added to it.
+    """
     from pcam_lightning.evaluate.analysis import analyze, write_analysis
     from pcam_lightning.evaluate.galleries import draw_galleries
     from pcam_lightning.evaluate.page import write_page
@@ -56,26 +62,24 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
     if target.checkpoint is None:
         dataset, paths = target.saved_dataset(), target.predictions
     else:
-        from pcam_lightning.evaluate.predict import (
-            infer,  # torch, which saved predictions do without
-        )
+        from pcam_lightning.evaluate.predict import infer  # imports torch
 
         inference = infer(target, folder)
         dataset, paths = inference.dataset, inference.tables
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     tables = {split: read_predictions(path) for split, path in paths.items()}
     patch_source = PatchSource(dataset["root"], config["data"], tables)
-    # The inference has read the meta files, and reported those that cannot be used.
+    # `infer` has already read the slides, and warned of meta files that cannot be used.
     tables = patch_source.with_features(options["hospitals"], with_slides=inference is None)
     for split, table in tables.items():
         save_table(folder / "predictions" / f"{split}.parquet", table)
     prevalence, source = patch_source.prevalence(target.recorded_prevalence())
-    chosen = {name: options[name] for name in ANALYSIS_OPTIONS}
-    analysis = analyze(tables, config["split"], prevalence, seed=config["seed"], **chosen)
+    arguments = {name: options[name] for name in ANALYSIS_OPTIONS}
+    analysis = analyze(tables, config["split"], prevalence, seed=config["seed"], **arguments)
     title = f"dataset: {dataset['name']}"
     plots = write_analysis(folder, analysis, tables, title)
     model, method = inference and inference.model, options["attribution"]
-    galleries, shown = draw_galleries(folder, analysis, patch_source, model, method, title)
+    galleries, facts = draw_galleries(folder, analysis, patch_source, model, method, title)
     summary: dict[str, Any] = {
         "dataset": dataset["name"],
         "subject": target.description,
@@ -84,25 +88,25 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         "predictions": {split: str(path) for split, path in paths.items()},
         "train_prevalence": {"value": prevalence, "source": source},
         **analysis.summary,
-        **shown,
+        **facts,
         "inference": inference and inference.facts,
         "seconds": time.monotonic() - start,
     }
-    keep_threshold(target, folder, analysis, dataset, inference)
+    save_threshold(target, folder, analysis, dataset, inference)
     write_page(folder / "page.html", summary, analysis, plots, galleries)
     write_json(folder / "summary.json", summary)
     print_report(summary, analysis)
     print(f"page: {os.path.relpath(folder)}/page.html")
 
 
-def keep_threshold(
+def save_threshold(
     target: EvaluationTarget,
     folder: Path,
     analysis: "Analysis",
     dataset: dict[str, Any],
     inference: "Inference | None",
 ) -> None:
-    """Store the threshold here, and with the run of the model."""
+    """Write `threshold.json` into the evaluation's folder and into the run folder of the model."""
     from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
 
     facts, val = analysis.summary["threshold"], analysis.summary.get("val")
@@ -128,9 +132,9 @@ def keep_threshold(
         try:
             path = write_threshold(target.run.path, threshold)
             log.info("threshold: %s", os.path.relpath(path))
-        except OSError as error:  # a run of somebody else's, say
+        except OSError as error:  # for example the run of another user
             reason = error.strerror or error
-            log.warning("the threshold is kept here alone: %s (%s)", target.run.path, reason)
+            log.warning("threshold.json is not written to the run %s: %s", target.run.path, reason)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From predictions of validation and test to everything that is said of them."""
+"""Analysis of predictions: threshold, metrics, calibration, slices, examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,22 +31,23 @@ from pcam_lightning.plots import scores as plots
 from pcam_lightning.runs.tables import csv_bytes
 
 PLAIN_LOGIT = "logit_without_tta"
-"""The column of a table that was made with test-time augmentation, for what it was without."""
+"""The column with the logit before test-time augmentation; only augmented tables have it."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of one split."""
+    """Results of the analysis of one split."""
 
     split: str
     table: pd.DataFrame
     summary: dict[str, Any]
     slices: pd.DataFrame
-    """As from `score_slices`."""
+    """The table that `score_slices` returns."""
     selections: list[Selection]
 
     @property
     def threshold(self) -> float:
+        """The probability from which a patch is classified as tumour."""
         return self.summary["threshold"]["value"]
 
 
@@ -63,36 +64,42 @@ def analyze(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Analysis:
-    """Choose on validation, report on `split`; a pure function of the tables.
+    """Choose threshold and temperature on validation, and analyze `split`.
+
+    The result depends on the arguments only.
 
     Args:
-        tables: "val" and "test" to tables as from `read_predictions`; the one of `split` has to be
-            there, "val" too unless the threshold is a number.
+        tables: "val" and "test" to tables from `read_predictions`. The table of `split` is
+            required, and "val" too unless the threshold is a number.
         split: "val" or "test".
         train_prevalence: as in `constant_baselines`.
         threshold, beta, cost_ratio: as in `thresholds`.
         slices: as in `slices.cut`.
-        gallery: patches of each exhibit.
+        gallery: maximum number of patches in each selection.
         resamples, seed: as in `bootstrap_intervals`.
 
     Returns:
-        Its `summary` is ready for JSON but for NaN: `threshold`, `temperature`, the split's name to
-        what `summarize` says, `not_beyond_constant`, `calibration`, `slices`, `tta`.
+        An analysis whose `summary` has the keys `split`, `threshold`, `temperature`, `val` and
+        `test` (results of `summarize`, for each table given), `not_beyond_constant`,
+        `calibration`, `slices`, `tta`. It holds JSON types, and NaN for undefined numbers.
 
     Raises:
-        InputError: the rule cannot choose, a slice cannot be cut, or a column that describes
-            patches holds anything but finite numbers.
+        InputError: the rule finds no threshold, a slice cannot be cut, or a column of patch
+            features or logits has values other than finite numbers.
     """
     rule, val, table = parse_rule(threshold), tables.get("val"), tables[split]
     for name, each in tables.items():
         _check_numbers(name, each)
     if val is None and rule.kind != "fixed":
         raise InputError(
-            f"evaluate.threshold={threshold}: is chosen on validation, of which there are no "
-            "predictions; expected val.parquet beside the others, or a number, such as "
-            "evaluate.threshold=0.5"
+            f"evaluate.threshold={threshold}: no validation predictions to choose on; expected "
+            "val.parquet beside test.parquet, or a number such as evaluate.threshold=0.5"
         )
-    chosen, temperature, note = float(rule.target), None, "no temperature: no validation"
+    chosen, temperature, note = (
+        float(rule.target),
+        None,
+        "no temperature: no validation predictions",
+    )
     if val is not None:
         chosen = choose_threshold(val["label"], val["probability"], rule, beta, cost_ratio)
         temperature = fit_temperature(val["label"], val["logit"])
@@ -140,12 +147,13 @@ def analyze(
 
 def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.DataFrame],
                    title: str) -> dict[str, Path]:  # fmt: skip
-    """Write `plots/` and the slices, `slices.csv` and `slices.parquet`; return the plots by name.
+    """Write `plots/`, `slices.csv` and `slices.parquet`, and return the plots by name.
 
     Args:
         folder: the run folder.
-        tables: those that were analyzed.
-        title: what every picture is marked with, beside its split.
+        analysis: the results to write.
+        tables: the tables that were analyzed.
+        title: text in the title of every plot, after the split.
     """
     split, threshold = analysis.split, analysis.threshold
     label, probability = analysis.table["label"], analysis.table["probability"]
@@ -166,11 +174,12 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
     plots.plot_roc(roc, label, probability, heading, threshold)
     plots.plot_precision_recall(pr, label, probability, heading, threshold)
     plots.plot_confusion(confusion, label, probability, threshold, heading)
-    said = {"as the model says it": probability.to_numpy()}
+    probabilities = {"uncalibrated": probability.to_numpy()}
     temperature = analysis.summary["temperature"]
     if temperature is not None:
-        said[f"temperature {temperature:.3g}"] = calibrated(analysis.table["logit"], temperature)
-    plots.plot_reliability(reliability, label, said, heading)
+        after = calibrated(analysis.table["logit"], temperature)
+        probabilities[f"temperature {temperature:.3g}"] = after
+    plots.plot_reliability(reliability, label, probabilities, heading)
     plots.plot_slices(slices, analysis.slices, heading)
     atomic_write(folder / "slices.csv", csv_bytes(analysis.slices))
     save_table(folder / "slices.parquet", analysis.slices)
@@ -202,7 +211,7 @@ def _calibration(
     if temperature is not None:
         after = calibrated(table["logit"], temperature)
         found["after"] = describe(after)
-        # Of proper scores, which are means over patches.
+        # Both scores are means over patches, so the differences can be resampled directly.
         costs = [row_costs(label, probability) for probability in (before, after)]
         intervals = bootstrap_means(costs[1] - costs[0], slide, resamples, seed=seed)
         found["change"] = {
@@ -227,28 +236,17 @@ def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | 
 def _gain(
     table: pd.DataFrame, threshold: float, resamples: int, seed: int
 ) -> dict[str, Any] | None:
-    """What test-time augmentation changed in each metric; None where there was none."""
+    """Return the change of each metric by test-time augmentation, None for plain predictions."""
     if PLAIN_LOGIT not in table:
         return None
-    plain = calibrated(table[PLAIN_LOGIT], 1.0)
-    probability = table["probability"].to_numpy()
-    return {"gain": _differences(table, plain, probability, threshold, resamples, seed)}
-
-
-def _differences(
-    table: pd.DataFrame,
-    before: np.ndarray,
-    after: np.ndarray,
-    threshold: float,
-    resamples: int,
-    seed: int,
-) -> dict[str, dict[str, float]]:
-    label, _, slide = _columns(table)
+    label, after, slide = _columns(table)
+    before = calibrated(table[PLAIN_LOGIT], 1.0)
     first, second = (compute_metrics(label, each, threshold) for each in (before, after))
     intervals = bootstrap_differences(
         label, (before, after), (threshold, threshold), slide, resamples, seed=seed
     )
-    return {
+    gain = {
         name: {"value": second[name] - first[name], "low": low, "high": high}
         for name, (low, high) in intervals.items()
     }
+    return {"gain": gain}

@@ -1,4 +1,4 @@
-"""Which pixels made the model say what it said: Grad-CAM or occlusion, by captum."""
+"""Attribution of a decision to pixels: Grad-CAM or occlusion, computed by captum."""
 
 import warnings
 
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.metrics import is_tumour
 
-WINDOW, STRIDE = 16, 8  # pixels, of occlusion
+WINDOW, STRIDE = 16, 8  # of occlusion, in pixels
 BATCH = 32
 
 
 def attribute(
     model: nn.Module, patches: NDArray[np.uint8], threshold: float, method: str
 ) -> NDArray[np.float32]:
-    """How much each pixel spoke for the class that the model decided on.
+    """Return how much each pixel contributes to the predicted class of its patch.
 
-    `grad_cam` weighs the channels of the network's last feature map by their mean gradient
-    (Selvaraju et al. 2017) and enlarges the result smoothly from that map's few pixels. `occlusion`
-    covers squares of 16 x 16 pixels, 8 pixels apart, with the patch's mean color and takes by how
-    much that lowers the logit (Zeiler & Fergus 2014). What spoke against the decision counts as 0.
+    `grad_cam` weights the channels of the network's last feature map by their mean gradient
+    (Selvaraju et al. 2017) and interpolates the sum to the size of the patch. `occlusion` covers
+    squares of 16 x 16 pixels, 8 pixels apart, with the patch's mean color and measures how much
+    this lowers the logit (Zeiler & Fergus 2014). Negative contributions are set to 0.
 
     Args:
         model: uint8 [B, 96, 96, 3] to logits [B], in evaluation mode.
         patches: uint8 [N, 96, 96, 3].
-        threshold: probability from which on a patch is called tumour.
+        threshold: probability from which a patch is classified as tumour.
         method: "grad_cam" or "occlusion".
 
     Returns:
-        float32 [N, 96, 96], >= 0, on a scale of its own for each patch.
+        float32 [N, 96, 96], >= 0. Values of different patches are not comparable.
 
     Raises:
-        InputError: Grad-CAM of a network that has no feature map.
+        InputError: `grad_cam` for a network without a feature map.
     """
     layer = _last_map(model, patches[:1]) if method == "grad_cam" else None
     parts = [
@@ -45,7 +45,11 @@ def attribute(
 
 
 def check_attribution(model: nn.Module, method: str) -> None:
-    """Raise what `attribute` would raise for this model, before there is anything to look at."""
+    """Check that `attribute` supports a model, before there are patches to explain.
+
+    Raises:
+        InputError: as `attribute`.
+    """
     if method == "grad_cam":
         _last_map(model, np.zeros((1, 96, 96, 3), np.uint8))
 
@@ -54,27 +58,28 @@ def _attribute(
     model: nn.Module, layer: nn.Module | None, image: Tensor, threshold: float
 ) -> NDArray[np.float32]:
     with torch.no_grad():
-        said = is_tumour(model(image).double().sigmoid(), threshold)
-    sign = torch.where(said, 1.0, -1.0)
+        predicted = is_tumour(model(image).double().sigmoid(), threshold)
+    sign = torch.where(predicted, 1.0, -1.0)
 
-    def decided(pixels: Tensor) -> Tensor:
-        """The logit of the class that was decided on, of one or more copies of the batch."""
+    def class_logit(pixels: Tensor) -> Tensor:
+        """Return the logit of each patch's predicted class, for copies of the batch in a row."""
         logit = model(pixels.round().to(torch.uint8)).float()
         return logit * sign.repeat(len(logit) // len(sign))
 
-    # Here, since captum takes seconds to import and few ask for it.
+    # Imported here, because it takes seconds and attribution is off by default.
     from captum.attr import LayerAttribution, LayerGradCam, Occlusion
 
     if layer is not None:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.filterwarnings("ignore", message=".*[Gg]radient.*")
-            found = LayerGradCam(decided, layer).attribute(image.float(), relu_attributions=True)
+            method = LayerGradCam(class_logit, layer)
+            found = method.attribute(image.float(), relu_attributions=True)
         assert isinstance(found, Tensor)
         found = LayerAttribution.interpolate(found.detach(), (96, 96), "bilinear")
         return found[:, 0].clamp(min=0).float().numpy()
     mean = image.float().mean((1, 2), keepdim=True).expand(image.shape)
     with torch.no_grad():
-        found = Occlusion(decided).attribute(
+        found = Occlusion(class_logit).attribute(
             image.float(),
             sliding_window_shapes=(WINDOW, WINDOW, 3),
             strides=(STRIDE, STRIDE, 3),
@@ -84,15 +89,15 @@ def _attribute(
 
 
 def _last_map(model: nn.Module, patch: NDArray[np.uint8]) -> nn.Module:
-    """The part of a network that is the last to return a map [B, C, H, W] of several pixels."""
+    """Return the last module that outputs a feature map [B, C, H, W] of several pixels."""
     last: list[nn.Module] = []
 
-    def look(part: nn.Module, _: object, output: object) -> None:
-        # The normalized patch is a map too, of a network that never convolves it.
+    def record(module: nn.Module, _: object, output: object) -> None:
+        # A map as large as the patch is the normalized patch itself.
         if isinstance(output, Tensor) and output.dim() == 4 and 1 < output.shape[-1] < 96:
-            last[:] = [part]
+            last[:] = [module]
 
-    hooks = [part.register_forward_hook(look) for part in model.modules()]
+    hooks = [module.register_forward_hook(record) for module in model.modules()]
     try:
         with torch.no_grad():
             model(torch.from_numpy(patch))
@@ -101,7 +106,7 @@ def _last_map(model: nn.Module, patch: NDArray[np.uint8]) -> nn.Module:
             hook.remove()
     if not last:
         raise InputError(
-            f"evaluate.attribution=grad_cam: {type(model).__name__} has no feature map to weigh; "
+            f"evaluate.attribution=grad_cam: {type(model).__name__} has no feature map; "
             "expected evaluate.attribution=occlusion"
         )
     return last[0]

@@ -1,4 +1,4 @@
-"""Exhibits with their pixels: pictures of patches, and of what the model looked at in them."""
+"""Galleries of selected patches, with and without attribution maps."""
 
 import logging
 from pathlib import Path
@@ -24,23 +24,24 @@ def draw_galleries(
     method: str,
     title: str,
 ) -> tuple[list[Gallery], dict[str, Any]]:
-    """Draw every exhibit of an analysis into `plots/` of a run folder.
+    """Draw every selection of an analysis into `plots/` of a run folder.
 
     Args:
         folder: the run folder.
-        analysis: of the predictions.
-        specimens: its patches; without any nothing is drawn, and that is said.
-        model: for the attribution; may be None where there is none.
-        method: of attribution, or "none".
-        title: what every picture is marked with.
+        analysis: the selections to draw.
+        patch_source: the pixels; without them nothing is drawn, and a warning is logged.
+        model: the network to explain; None is allowed if `method` is "none".
+        method: attribution method, or "none".
+        title: text in the title of every picture.
 
     Returns:
-        The exhibits with pixels, and for the summary `galleries` (name to the number of patches, or
-        `left_out` and why) and `attribution` (`in_center`: by exhibit, the mean share of what spoke
-        for the decision that lies in the center, of which `area_of_center` is the area's).
+        The galleries, and two entries for the summary. `galleries` maps names to numbers of
+        patches, or `left_out` to the reason. `attribution` is None or holds the `method`,
+        `in_center` (gallery to the mean share of the attribution in the center 32 x 32 pixels)
+        and `area_of_center` (the center's share of the area).
     """
     if patch_source.missing:
-        log.warning("galleries are left out: %s", patch_source.missing)
+        log.warning("no galleries: %s", patch_source.missing)
         return [], {"galleries": {"left_out": f"left out: {patch_source.missing}"}}
     facts: dict[str, Any] = {"galleries": {}, "attribution": None}
     if method != "none":
@@ -59,10 +60,10 @@ def draw_galleries(
 
             assert model is not None
             maps = attribute(model, patches, analysis.threshold, method)
-            hot = heat(patches, maps)
-            gallery = Gallery(each, patches, hot, center_share(maps))
+            overlays = heat(patches, maps)
+            gallery = Gallery(each, patches, overlays, center_share(maps))
             facts["attribution"]["in_center"][each.name] = gallery.center_mean
             path = folder / "plots" / f"{each.name}_attribution.png"
-            plot_gallery(path, hot, texts, f"{method}: {heading}")
+            plot_gallery(path, overlays, texts, f"{method}: {heading}")
         galleries.append(gallery)
     return galleries, facts

@@ -1,4 +1,4 @@
-"""The whole evaluation as one HTML file, which opens from a USB stick: nothing is fetched."""
+"""Report page of an evaluation: one HTML file with all pictures inside, which needs no network."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pcam_lightning.evaluate.analysis import Analysis
-from pcam_lightning.evaluate.selection import Selection, shown
+from pcam_lightning.evaluate.selection import Selection, format_probability
 from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.metrics import METRICS
 
@@ -24,19 +24,19 @@ TEMPLATES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Gallery:
-    """An exhibit with its pixels."""
+    """A selection of patches with its pixels."""
 
     selection: Selection
     patches: NDArray[np.uint8]
-    """[n, 96, 96, 3], in the exhibit's order."""
+    """[n, 96, 96, 3], in the order of the selection."""
     heat: NDArray[np.uint8] | None = None
-    """[n, 96, 96, 3], what the model looked at, if that is known."""
+    """[n, 96, 96, 3], the patches with their attribution drawn over them, if computed."""
     center: NDArray[np.float64] | None = None
-    """[n], the share of it in the center 32 x 32."""
+    """[n], the share of each attribution in the center 32 x 32 pixels; NaN if it is 0."""
 
     @property
     def center_mean(self) -> float | None:
-        """Over the patches that have one, NaN if none has; None where it is not known."""
+        """The mean of `center` without NaN; NaN if all are NaN, None without attribution."""
         if self.center is None:
             return None
         known = self.center[np.isfinite(self.center)]
@@ -52,15 +52,15 @@ def write_page(
 ) -> None:
     """Write the page, atomically.
 
-    Whatever comes from a file (names of slides, data and folders) is escaped, and a content
-    security policy lets the browser load nothing and run nothing.
+    All text from files (names of slides, data sets and folders) is escaped, and a content
+    security policy forbids the browser to load or run anything.
 
     Args:
         path: HTML file to write.
         summary: as in `summary.json`.
-        analysis: what to show.
-        plots: PNG files by name, to be taken into the page.
-        hangings: exhibits with pixels; without any, the page says why, from the summary.
+        analysis: the results to show.
+        plots: PNG files by name, embedded into the page.
+        galleries: patches to show; if there are none, the page gives the summary's reason.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -83,7 +83,7 @@ def write_page(
 
 
 def number(value: float | None) -> str:
-    """Three digits; a dash for what is undefined."""
+    """Return a number with three decimals, a dash if it is undefined."""
     return "-" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
@@ -104,7 +104,7 @@ def _gallery(table: pd.DataFrame, gallery: Gallery) -> dict[str, Any]:
                 "center": None if gallery.center is None else gallery.center[i],
                 "row": record["row"],
                 "tumour": bool(record["label"]),
-                "probability": shown(record["probability"]),
+                "probability": format_probability(record["probability"]),
                 "slide": record.get("slide"),
             }
         )

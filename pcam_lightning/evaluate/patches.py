@@ -1,4 +1,4 @@
-"""The patches behind predictions tables, where their data is at hand."""
+"""Patches and patch metadata of the rows in predictions tables."""
 
 import logging
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ from pcam_lightning.errors import InputError
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 32  # patches that are looked at to know their data again
+SAMPLE = 32  # patches compared to check that the data is the same
 
 
 class PatchSource:
-    """The files of the tables' splits in one folder.
+    """The H5 files that predictions tables were made from, if they are available.
 
     Args:
-        root: the folder of the H5 files; None where it is not known.
-        data: the config's section, for `scale`, `cache` and `cache_dir`.
-        tables: "val" and "test" to predictions tables, as far as there are any.
+        root: the folder of the H5 files; None if unknown.
+        data: the config's section `data`; its `scale`, `cache` and `cache_dir` are used.
+        tables: "val", "test" or both to predictions tables.
 
     Attributes:
-        missing: why there are no patches, in one line; None where there are.
+        missing: the reason in one line if no patches are available, else None.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class PatchSource:
 
     def _fault(self) -> str | None:
         if self.root is None:
-            return "no data folder is known; name it with data.root=FOLDER"
+            return "the data folder is unknown; expected data.root=FOLDER"
         if missing_files(self.root):
-            return f"the data is no longer in {self.root}; name it with data.root=FOLDER"
+            return f"{self.root}: the data is no longer there; expected data.root=FOLDER"
         try:
             self._scale = check_scales(self.root, self._data.get("scale", "auto"))
         except InputError as error:
@@ -56,35 +56,39 @@ class PatchSource:
         for split, table in self._tables.items():
             row, labels = table["row"].to_numpy(), read_labels(self._files(split))
             other = row.max() >= len(labels) or (labels[row] != table["label"].to_numpy()).any()
-            if other or not self._look_alike(split, table.head(SAMPLE)):
-                return f"{self.root}: other data than the {split} predictions are of"
+            if other or not self._same_brightness(split, table.head(SAMPLE)):
+                return f"{self.root}: not the data that the {split} predictions were made from"
         return None
 
-    def _look_alike(self, split: str, table: pd.DataFrame) -> bool:
-        """Whether patches are as bright as their table says, if it does."""
+    def _same_brightness(self, split: str, table: pd.DataFrame) -> bool:
+        """Compare the patches' brightness with the table's; True if the table has none."""
         if "brightness" not in table:
             return True
         found = compute(self.patches(split)[table["row"].to_numpy()])["brightness"]
         return bool(np.allclose(found, table["brightness"].to_numpy(np.float64), atol=1e-5))
 
     def prevalence(self, recorded: float | None) -> tuple[float, str]:
-        """Share of tumour among the training labels, as far as it can be known, and from where.
+        """Return the share of tumour among the training labels, and the source of this number.
 
         Args:
-            recorded: what a run noted of it, for where the labels are not at hand.
+            recorded: the share recorded by a run, used if the labels are not available.
+
+        Returns:
+            The share of the training labels, else `recorded`, else the share of the validation
+            or test labels with a warning.
         """
         if not self.missing:
             assert self.root is not None
             labels = read_labels(SplitFiles(self.root, "train"))
             return float(np.mean(labels)), "training labels"
         if recorded is not None:
-            return recorded, "training labels, as the run noted them"
+            return recorded, "training labels, recorded by the run"
         split = "val" if "val" in self._tables else "test"
-        log.warning("training labels are not at hand: constants know the prevalence of %s", split)
+        log.warning("no training labels: the constant predictors use the prevalence of %s", split)
         return float(np.mean(self._tables[split]["label"].to_numpy())), f"labels of {split}"
 
     def patches(self, split: str) -> Patches:
-        """All patches of a split, indexed by row or sliced; there must be no `missing`."""
+        """Return all patches of a split, indexed by row; `missing` must be None."""
         cache_dir = self._data["cache_dir"]
         files = self._files(split)
         cache_dir = cache_dir and Path(cache_dir)
@@ -93,15 +97,15 @@ class PatchSource:
     def with_features(
         self, hospitals: str | None, with_slides: bool = True
     ) -> dict[str, pd.DataFrame]:
-        """The tables with slides, hospitals and appearance, where these are known or can be.
+        """Return the tables with slides, hospitals and patch features, where available.
 
         Args:
             hospitals: path of a CSV with the hospital of each slide.
-            with_slides: look for slides in the meta files where a table has none.
+            with_slides: read the slides from the meta files if a table has none.
 
         Raises:
-            InputError: `hospitals` is no CSV with the columns slide and hospital, or slides are not
-                known.
+            InputError: `hospitals` is not a CSV with the columns slide and hospital, or the slides
+                are unknown.
         """
         tables = {}
         for split, table in self._tables.items():
@@ -123,7 +127,10 @@ class PatchSource:
 
 def _with_hospitals(table: pd.DataFrame, path: str) -> pd.DataFrame:
     if "slide" not in table:
-        raise InputError(f"evaluate.hospitals={path}: no slides are known, expected meta files")
+        raise InputError(
+            f"evaluate.hospitals={path}: the slides are unknown; expected *_meta.csv beside the H5 "
+            "files, or predictions with a column slide"
+        )
     try:
         known = pd.read_csv(path, usecols=["slide", "hospital"], dtype=str).dropna()
     except (OSError, ValueError) as error:
@@ -131,9 +138,9 @@ def _with_hospitals(table: pd.DataFrame, path: str) -> pd.DataFrame:
         raise InputError(
             f"evaluate.hospitals={path}: {reason}; expected a CSV with the columns slide, hospital"
         ) from None
-    twice = known["slide"].duplicated()
-    if twice.any():
-        slide = known.loc[twice, "slide"].min()
-        raise InputError(f"evaluate.hospitals={path}: slide {slide} is there twice")
+    repeated = known["slide"].duplicated()
+    if repeated.any():
+        slide = known.loc[repeated, "slide"].min()
+        raise InputError(f"evaluate.hospitals={path}: slide {slide} has two rows, expected one")
     hospital = dict(zip(known["slide"], known["hospital"], strict=True))
     return table.assign(hospital=[hospital.get(slide, "unknown") for slide in table["slide"]])

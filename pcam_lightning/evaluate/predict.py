@@ -1,4 +1,4 @@
-"""From a checkpoint and data to the predictions of validation and test."""
+"""Predictions of a checkpoint on the validation and test patches."""
 
 import logging
 import time
@@ -30,30 +30,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inference:
-    """What a checkpoint said of validation and test patches."""
+    """Result of predicting the validation and test patches."""
 
     model: nn.Module
-    """With the checkpoint's weights, in evaluation mode, on the CPU; without augmentation."""
+    """The network without augmentation, in evaluation mode, on the CPU."""
     dataset: dict[str, Any]
     """`name`, `root`, `fingerprint` and `files` of the data."""
     tables: dict[str, Path]
-    """Split to its predictions table."""
+    """Split to the file of its predictions table."""
     facts: dict[str, Any]
     """`weights_digest`, `precision`, `batch_size`, `threads`, `patches`, `seconds`,
-    `patches_per_second` and, with augmentation, `tta_seconds` and `tta_cost`, how many times as
-    long it took."""
+    `patches_per_second`; with augmentation also `tta_seconds` and `tta_cost` (`tta_seconds`
+    divided by `seconds`)."""
 
 
 def infer(target: EvaluationTarget, folder: Path) -> Inference:
-    """Write `predictions/` of a subject's checkpoint to a folder, with the patches' appearance.
+    """Predict with a target's checkpoint and write `predictions/` into a folder.
 
-    With `evaluate.tta=d4` the logits are those of `D4TTA`, and the column
-    `logit_without_tta` holds the others. Whether the network can have the attribution that is asked
-    for is checked first.
+    With `evaluate.tta=d4` the column `logit` is the output of `D4TTA`, and the column
+    `logit_without_tta` the output of the network itself. The attribution method is checked before
+    any patch is predicted.
 
     Raises:
-        InputError: the checkpoint is damaged or of another network, the data, the device or the
-            attribution cannot be had, or a logit is not finite.
+        InputError: the checkpoint is damaged or belongs to another network; the data or the device
+            is not available; the network does not support the attribution; a logit is not finite.
     """
     config, options, checkpoint = target.config, target.config["evaluate"], target.checkpoint
     assert checkpoint is not None
@@ -63,7 +63,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
     check_attribution(module.model.eval(), options["attribution"])
     digest = weights_digest(module.model.state_dict())
     name, datamodule = _data(target)
-    _ = datamodule.slides  # a bad meta file is reported before the work
+    _ = datamodule.slides  # reports a damaged meta file before the predictions
     dataset = {
         "name": name,
         "root": str(datamodule.root),
@@ -72,7 +72,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
     }
     recorded = target.dataset.get("fingerprint")
     if recorded is not None and not is_fingerprint(datamodule.root, recorded):
-        log.warning("other data than the run was made with: %s", datamodule.root)
+        log.warning("%s: not the data that the run was trained with", datamodule.root)
 
     precision = choose_precision(config["trainer"])
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "precision": precision}
@@ -103,7 +103,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
 
 
 def _data(target: EvaluationTarget) -> tuple[str, PCamDataModule]:
-    """The name of the data set, and its data module, set up."""
+    """Return the name of the data set, and its data module after `setup`."""
     source = find_source(target.config["data"])
     log.info("dataset: %s, in %s", source.name, source.root)
     datamodule = build.build_datamodule(target.config, source.root)
@@ -115,12 +115,10 @@ def _data(target: EvaluationTarget) -> tuple[str, PCamDataModule]:
 def _score(
     parts: dict[str, Any], module: PCamClassifier, datamodule: PCamDataModule, splits: Sequence[str]
 ) -> tuple[dict[str, Predictions], float]:
-    """Predictions, and the seconds they took: loading, network and gathering, without start-up."""
+    """Return predictions by split, and the seconds of loading and computing them."""
     trainer = build.build_trainer(parts)
     if trainer.world_size > 1:
-        raise InputError(
-            f"trainer.devices: {trainer.world_size} ranks, expected trainer.devices=1 to evaluate"
-        )
+        raise InputError(f"trainer.devices: {trainer.world_size} ranks, expected trainer.devices=1")
     seconds = 0.0
     for split in splits:
         run = trainer.validate if split == "val" else trainer.test

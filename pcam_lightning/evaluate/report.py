@@ -1,4 +1,4 @@
-"""What an evaluation says on the terminal."""
+"""Terminal output of an evaluation."""
 
 import math
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specifi
 
 
 def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8) -> None:
-    """Metrics beside constants, threshold, calibration, and the slices that are worse or undefined.
+    """Print metrics beside constant predictors, threshold, calibration, and slices with a note.
 
     Args:
         summary: as in `summary.json`.
-        analysis: what it was made from.
-        notes: slices at most, those that are worse first.
+        analysis: the analysis behind the summary.
+        notes: maximum number of slices; worse slices come first.
     """
     split, console = analysis.split, Terminal(soft_wrap=True)
     scores, chosen, unproven = summary[split], summary["threshold"], _unproven(summary)
@@ -41,20 +41,22 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         )
     console.print(table)
     if scores["beaten_by_constant"]:
-        console.print(f"! a constant does as well: {', '.join(scores['beaten_by_constant'])}")
-    how = f"{chosen['rule']}, chosen on val" if chosen["chosen_on"] else "as given"
-    if chosen["chosen_on"] == split:
-        how += ", the split reported here: what it decides looks better than it will be"
+        names = ", ".join(scores["beaten_by_constant"])
+        console.print(f"! a constant predictor is at least as good: {names}")
     if unproven:
-        console.print(f"~ better than a constant by no more than chance: {', '.join(unproven)}")
-    console.print(f"threshold: {chosen['value']:.4g} ({how})")
+        names = ", ".join(unproven)
+        console.print(f"~ not significantly better than a constant predictor: {names}")
+    source = f"{chosen['rule']}, chosen on val" if chosen["chosen_on"] else "given"
+    if chosen["chosen_on"] == split:
+        source += f"; metrics that depend on it are too optimistic on {split}"
+    console.print(f"threshold: {chosen['value']:.4g} ({source})")
     calibration = summary["calibration"]
     error = calibration["before"]["ece"]
     text = f"calibration error: {_number(error['value'])}"
     if calibration["after"]:
         after = calibration["after"]["ece"]["value"]
         text += f", {_number(after)} with temperature {summary['temperature']:.3g}"
-    console.print(f"{text}; {_number(error['if_perfect'])} if perfect")
+    console.print(f"{text}; {_number(error['if_perfect'])} expected if perfectly calibrated")
     if calibration["note"]:
         console.print(calibration["note"])
     if summary["tta"]:
@@ -65,16 +67,16 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
             + (f", {cost:.1f} times the time" if cost else ""),
         )
     worse = len(summary["slices"]["worse"])
-    console.print(f"slices: {worse} of {summary['slices']['scored']} worse beyond chance")
+    console.print(f"slices: {worse} of {summary['slices']['scored']} significantly worse")
     noted = [each for each in analysis.slices.to_dict("records") if each["note"]]
     for each in noted[:notes]:
-        told = f"{each['property']} {each['slice']}: {each['note']}"
-        console.print(f"  {told}")
+        console.print(f"  {each['property']} {each['slice']}: {each['note']}")
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
 
 
 def _unproven(summary: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that are better than each constant's, but not significantly."""
     beaten = summary[summary["split"]]["beaten_by_constant"]
     return [name for name in summary["not_beyond_constant"] if name not in beaten]
 

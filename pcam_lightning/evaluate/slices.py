@@ -1,28 +1,31 @@
-"""Where is the model weak? Metrics of parts of a split, and which are worse beyond chance.
+"""Metrics of slices of a split, and tests of which slices are worse than the whole split.
 
-Every property of `appearance` cuts the split in four: at the 10th, 50th and 90th percentile of the
-*validation* patches. Percentiles, since a fixed cut leaves one data set's slice empty and puts all
-of another's into it; of validation, so that nothing about the split that is reported on is chosen
-by looking at it, and two models are sliced alike. Equal cuts are made once, and slices may be
-empty. Slides and hospitals are slices where they are known, and so is what a config defines.
+Slices. Every feature of `patch_features` cuts the split into four slices, at the 10th, 50th and
+90th percentile of the *validation* patches. Percentiles suit every data set; fixed cut points would
+leave some slices empty. Cut points from validation do not depend on the split that is reported, and
+all models have the same ones. Equal cut points are merged, and a slice may be empty. Each slide and
+each hospital is a slice if they are known. A config can define more slices.
 
-Slices are judged by AUROC, sensitivity and specificity alone: accuracy, F2 or precision of a slice
-with few tumours differ from the whole's even for a model that is equally good on it. Each of the
-three is held against the whole split's by a one-sided test:
+Tests. AUROC, sensitivity and specificity are tested. Accuracy, F2 and precision are not: they
+depend on the share of tumours, so that they differ between slices even if the model is equally good
+on all of them. Each metric of a slice is compared with its value on the whole split by a one-sided
+test:
 
-- sensitivity and specificity, where patches are independent: the exact binomial probability of no
-  more hits than the slice has, at the whole's rate
-- AUROC, and all three where slides are known: t = (whole - slice) / deviation with as many degrees
-  of freedom as the slice has units, less one. The deviation is the larger of that of the difference
-  over resamples of the whole, and of what chance alone would give the slice at the whole's value
-  (binomial; for AUROC, Hanley & McNeil 1982): the first is 0 where a slice has nothing but errors,
-  the second knows nothing of slides
+- sensitivity and specificity, if patches are independent: the binomial probability of at most as
+  many correct patches as in the slice, at the rate of the whole split
+- AUROC, and all three metrics if slides are known: t = (whole - slice) / deviation, with one degree
+  of freedom less than the slice has units (slides or patches). The deviation is the larger one of
+  two estimates: the deviation of the difference over resamples of the whole split, and the
+  deviation of the metric in independent patches, as many as in the slice, whose true value is the
+  whole split's (binomial; for AUROC, Hanley & McNeil 1982). The first estimate is 0 if all patches
+  of a class are errors; the second one ignores slides
 
-Over all looks the p-values are corrected by Holm (1979), and a slice is flagged below 0.05.
+The p-values are corrected for the number of tests (Holm 1979). A slice is flagged below 0.05.
 
-Resamples draw slides where the slice has patches of at least `MIN_SLIDES`; else they draw patches,
-which speaks of these slides and no others. A slice of fewer slides is not tested, unless it is a
-slide: that its two slides are hard says nothing of what it was cut by.
+Resamples. Slides are drawn if a slice has patches of at least `MIN_SLIDES` slides. Otherwise
+patches are drawn, and the intervals are valid for these slides only. Such a slice is not tested,
+unless it is a single slide by definition: a few difficult slides are no evidence about the feature
+that defines the slice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,42 +45,47 @@ from pcam_lightning.metrics.metrics import METRICS, Ranking
 
 CUTS = 0.1, 0.5, 0.9
 GROUPS = "slide", "hospital"
-"""Columns whose every value is a slice."""
+"""Columns of which each value is a slice."""
 
 MIN_CLASS, MIN_EXACT = 20, 5
-"""Patches of each class that a metric depends on, without which it is not tested; the latter where
-the test is exact."""
+"""Minimum number of patches of each class that a tested metric depends on; `MIN_EXACT` applies to
+binomial tests."""
 MIN_SLIDES = 5
 SIGNIFICANCE = 0.05
 TESTED: dict[str, tuple[int, ...]] = {"auroc": (0, 1), "sensitivity": (1,), "specificity": (0,)}
-"""The metrics that slices are judged by, and the classes that each depends on."""
+"""The tested metrics, and the classes that each depends on."""
 
 WHOLE = "everything"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows of a table."""
+    """A subset of the rows of a predictions table."""
 
     property: str
-    """What it was cut by: a column, or "config"."""
+    """The column that defines the slice, or "config"."""
     name: str
     rows: NDArray[np.int64]
-    """Their positions in the table."""
+    """Positions in the table."""
 
 
 def cut(table: pd.DataFrame, reference: pd.DataFrame, custom: Mapping[str, Any]) -> list[Slice]:
-    """Every slice of a predictions table, those that a config defines first.
+    """Return every slice of a predictions table, slices from the config first.
 
     Args:
-        table: as from `read_predictions`, with whichever of `FEATURES` and `GROUPS` are known.
+        table: predictions, from `read_predictions`, with those of `FEATURES` and `GROUPS` that are
+            known.
         reference: the table whose percentiles are the cut points.
-        custom: name to `column` with some of `from` (>=), `below` (<) and `among` (a list).
+        custom: slice name to a rule: `column`, and some of `from` (>=), `below` (<) and `among`
+            (a list).
 
     Raises:
-        InputError: a custom slice names a column that is not there, or bounds what has no order.
+        InputError: a rule names a column that does not exist, or gives bounds for a column without
+            numbers.
     """
-    slices = [Slice("config", name, _where(table, name, rule)) for name, rule in custom.items()]
+    slices = [
+        Slice("config", name, _matching_rows(table, name, rule)) for name, rule in custom.items()
+    ]
     for name in FEATURES:
         if name in table and name in reference:
             slices += _quantile_slices(table, name, reference[name].to_numpy(np.float64))
@@ -97,18 +105,19 @@ def score_slices(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every slice's metrics with intervals and verdict, the flagged ones first.
+    """Compute and test every slice's metrics with their intervals.
 
     Args:
         table: as in `cut`.
+        slices: from `cut`.
         threshold, resamples, level, seed: as in `bootstrap_intervals`.
 
     Returns:
-        One row a slice, behind a first one of the whole table: `property`, `slice`, `rows`,
-        `tumours`, `unit` (what was resampled), for each of `METRICS` its value, `_low` and `_high`
-        (NaN where undefined), `p` (the smallest of its corrected p-values, NaN where nothing could
-        be tested), `worse` (the metrics at which it is worse beyond chance, joined by spaces) and
-        `note`, in words.
+        One row for the whole table, then one for each slice, flagged slices first. Columns:
+        `property`, `slice`, `rows`, `tumours`, `unit` (of the resamples), for each of `METRICS` its
+        value, `_low` and `_high` (NaN if undefined), `p` (the slice's smallest corrected p-value,
+        NaN if untested), `worse` (metrics that are significantly worse, joined by spaces) and
+        `note` (text for a reader).
     """
     everything = Slice("", WHOLE, np.arange(len(table)))
     slide = table["slide"].to_numpy() if "slide" in table else None
@@ -117,11 +126,11 @@ def score_slices(
         len(pd.unique(slide[each.rows])) if unit == "slide" else len(each.rows)  # type: ignore[index]
         for each in (everything, *slices)
     ]
-    by_unit: dict[str, list[int]] = {unit: [0], "patch": [0]}  # places in `counts`
+    by_unit: dict[str, list[int]] = {unit: [0], "patch": [0]}  # positions in `counts`
     for place, count in enumerate(counts[1:], start=1):
         by_unit["patch" if count < MIN_SLIDES else unit].append(place)
     found: dict[int, dict[str, Any]] = {}
-    looks: list[tuple[int, str, float]] = []
+    tests: list[tuple[int, str, float]] = []
     for drawn_unit, places in by_unit.items():
         if len(places) == 1 and drawn_unit != unit:
             continue
@@ -139,23 +148,23 @@ def score_slices(
             elif place:
                 units = counts[place] if drawn_unit == unit else len(each.rows)
                 p_values = _p_values(record, scored[0], values[:, 0], values[:, i], units)
-                looks += [(place, name, p) for name, p in p_values.items()]
-    corrected = holm([p for _, _, p in looks])
-    for (key, name, _), p in zip(looks, corrected, strict=True):
+                tests += [(place, name, p) for name, p in p_values.items()]
+    corrected = holm([p for _, _, p in tests])
+    for (key, name, _), p in zip(tests, corrected, strict=True):
         record = found[key]
         record["p"] = np.fmin(record["p"], p)
         if p < SIGNIFICANCE:
             record["worse"] = f"{record['worse']} {name}".strip()
     whole, *records = (found[place] for place in range(len(counts)))
     for record in records:
-        record["note"] = _note(record, whole, len(looks))
-    # Stable, so that what is not flagged keeps its order.
+        record["note"] = _note(record, whole, len(tests))
+    # The sort is stable: slices without a flag keep their order.
     records.sort(key=lambda record: record["p"] if record["worse"] else np.inf)
     return pd.DataFrame([whole, *records])
 
 
 def holm(p: Sequence[float]) -> NDArray[np.float64]:
-    """p-values corrected for being so many, in their order (Holm 1979)."""
+    """Return p-values corrected for their number, in the same order (Holm 1979)."""
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
     stepped = values[order] * np.arange(len(values), 0, -1)
@@ -169,30 +178,32 @@ def _quantile_slices(
 ) -> Iterable[Slice]:
     values = table[name].to_numpy(np.float64)
     edges = np.unique(np.quantile(reference, CUTS))
-    # A slice that nothing can be below, as where half of the patches have no blank pixel.
+    # No slice below the minimum, which can be a percentile: many patches have no blank pixel.
     edges = edges[edges > min(values.min(), reference.min())]
     place = np.searchsorted(edges, values, side="right")
     texts = [f"{edge:.3g}" for edge in edges]
     for i in range(len(edges) + 1) if len(edges) else ():
         if i == 0:
-            words = f"below {texts[0]}"
+            bounds = f"below {texts[0]}"
         elif i == len(edges):
-            words = f"from {texts[-1]}"
+            bounds = f"from {texts[-1]}"
         else:
-            words = f"{texts[i - 1]} to {texts[i]}"
-        yield Slice(name, words, np.flatnonzero(place == i))
+            bounds = f"{texts[i - 1]} to {texts[i]}"
+        yield Slice(name, bounds, np.flatnonzero(place == i))
 
 
-def _where(table: pd.DataFrame, name: str, rule: Mapping[str, Any]) -> NDArray[np.int64]:
+def _matching_rows(table: pd.DataFrame, name: str, rule: Mapping[str, Any]) -> NDArray[np.int64]:
     column, key = rule["column"], f"evaluate.slices.{name}"
     if column not in table:
-        found = ", ".join(map(str, table.columns))
-        raise InputError(f"{key}.column={column}: no such column, expected one of {found}")
+        columns = ", ".join(map(str, table.columns))
+        raise InputError(f"{key}.column={column}: no such column, expected one of {columns}")
     values = table[column]
     keep = np.ones(len(table), bool)
     if rule.get("from") is not None or rule.get("below") is not None:
         if values.dtype.kind not in "iufb":
-            raise InputError(f"{key}: {column} holds no numbers; expected among: [VALUE, ...]")
+            raise InputError(
+                f"{key}: column {column} has no numbers to bound; expected among: [VALUE, ...]"
+            )
         low, high = rule.get("from"), rule.get("below")
         keep &= (values >= (-np.inf if low is None else low)).to_numpy()
         keep &= (values < (np.inf if high is None else high)).to_numpy()
@@ -204,17 +215,17 @@ def _where(table: pd.DataFrame, name: str, rule: Mapping[str, Any]) -> NDArray[n
 def _resampled(
     table: pd.DataFrame, slices: Sequence[Slice], threshold: float, drawn: Iterable[NDArray]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Metrics [slices, metrics], and in each resample [resamples, slices, metrics]."""
+    """Return the metrics [slices, metrics], and those of all resamples with one more first axis."""
     label, probability = table["label"].to_numpy(), table["probability"].to_numpy()
     rankings = [
         Ranking(label[each.rows], probability[each.rows], threshold) if len(each.rows) else None
         for each in slices
     ]
-    nothing = [np.nan] * len(METRICS)
+    undefined = [np.nan] * len(METRICS)
 
     def scores(weight: NDArray | None) -> list[list[float]]:
         return [
-            nothing
+            undefined
             if ranking is None
             else list(ranking.metrics(None if weight is None else weight[each.rows]).values())
             for each, ranking in zip(slices, rankings, strict=True)
@@ -255,34 +266,37 @@ def _p_values(
     values: NDArray[np.float64],
     units: int,
 ) -> dict[str, float]:
-    """Of each metric that the slice has enough patches for.
+    """Return the p-value of each tested metric that the slice has enough patches for.
 
-    `whole` [metrics] is what the whole scores, `whole_values` and `values` [resamples, metrics] are
-    the whole and the slice in the resamples, `units` how many slides or patches the slice has.
+    Args:
+        record: the slice's metrics.
+        whole: metrics of the whole split, [metrics].
+        whole_values, values: metrics of whole split and slice, [resamples, metrics].
+        units: number of slides or patches in the slice.
     """
     counts = record["rows"] - record["tumours"], record["tumours"]
-    found = {}
+    p_values = {}
     for i, name in enumerate(METRICS):
         if name not in TESTED:
             continue
         smallest = min(counts[c] for c in TESTED[name])
         if name != "auroc" and record["unit"] == "patch":
             if smallest >= MIN_EXACT:
-                hits = round(record[name] * smallest)
-                found[name] = float(binom.cdf(hits, smallest, whole[i]))
+                correct = round(record[name] * smallest)
+                p_values[name] = float(binom.cdf(correct, smallest, whole[i]))
             continue
         difference = whole_values[:, i] - values[:, i]
         if smallest < MIN_CLASS or np.isnan(difference).all():
             continue
-        chance = _chance(name, float(whole[i]), *counts)
-        deviation = max(float(np.nanstd(difference)), chance)
-        worse_by = float(whole[i]) - record[name]
-        found[name] = 1.0 if worse_by <= 0 else float(student.sf(worse_by / deviation, units - 1))
-    return found
+        expected = _expected_deviation(name, float(whole[i]), *counts)
+        deviation = max(float(np.nanstd(difference)), expected)
+        gap = float(whole[i]) - record[name]
+        p_values[name] = 1.0 if gap <= 0 else float(student.sf(gap / deviation, units - 1))
+    return p_values
 
 
-def _chance(name: str, value: float, normals: int, tumours: int) -> float:
-    """Standard deviation of a metric whose true value this is, among independent patches."""
+def _expected_deviation(name: str, value: float, normals: int, tumours: int) -> float:
+    """Return the standard deviation of a metric with true value `value` in independent patches."""
     if name != "auroc":
         rows = tumours if name == "sensitivity" else normals
         return float(np.sqrt(value * (1 - value) / rows))
@@ -295,24 +309,24 @@ def _chance(name: str, value: float, normals: int, tumours: int) -> float:
     return float(np.sqrt(max(variance, 0.0)))
 
 
-def _note(record: Mapping[str, Any], whole: Mapping[str, Any], looks: int) -> str:
-    """What a reader has to know about a slice, in words; empty for an ordinary one."""
+def _note(record: Mapping[str, Any], whole: Mapping[str, Any], tests: int) -> str:
+    """Return a slice's lack of patches, and its significantly worse metrics, as text."""
     rows, tumours = record["rows"], record["tumours"]
     if rows == 0:
         return "no patch in this slice"
+    parts = []
     if tumours == 0:
-        text = f"no tumour in this slice: {rows:,} patches, specificity {record['specificity']:.3f}"
+        parts.append(f"no tumour: {rows:,} patches, specificity {record['specificity']:.3f}")
     elif tumours == rows:
-        text = f"only tumour in this slice: {rows:,} patches, sensitivity "
-        text += f"{record['sensitivity']:.3f}"
+        parts.append(f"only tumour: {rows:,} patches, sensitivity {record['sensitivity']:.3f}")
     elif min(tumours, rows - tumours) < MIN_CLASS:
-        text = f"few of a class: {tumours:,} tumours, {rows - tumours:,} normal"
-    else:
-        text = record["note"]
+        parts.append(f"few patches of a class: {tumours:,} tumour, {rows - tumours:,} normal")
+    elif record["note"]:
+        parts.append(record["note"])
     for name in record["worse"].split():
         low, high = record[f"{name}_low"], record[f"{name}_high"]
-        told = f"{name} {record[name]:.3f} [{low:.3f}, {high:.3f}], whole {whole[name]:.3f}"
-        text += ("; " if text else "") + told
+        values = f"{record[name]:.3f} [{low:.3f}, {high:.3f}], whole split {whole[name]:.3f}"
+        parts.append(f"{name} {values}")
     if record["worse"]:
-        text += f": worse beyond chance, p = {record['p']:.2g} after {looks} looks"
-    return text
+        parts.append(f"significantly worse (p = {record['p']:.2g}, corrected for {tests} tests)")
+    return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""What is evaluated: a run's best checkpoint, any checkpoint, or saved predictions."""
+"""The target of an evaluation: a run's best checkpoint, any checkpoint, or saved predictions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,56 +18,56 @@ from pcam_lightning.runs.run import is_run_folder
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """What to evaluate, on which data, and where it came from."""
+    """The model or predictions to evaluate, and their run and data set."""
 
     config: Config
-    """Of the command, with model and data of the run where the command line names no other."""
+    """The command's config, with the run's model and data unless the command line sets them."""
     checkpoint: Path | None
-    """None where there are saved predictions."""
+    """None for saved predictions."""
     predictions: dict[str, Path] = field(default_factory=dict)
-    """Split, "val" or "test", to the table saved."""
+    """Split, "val" or "test", to the file of its saved predictions."""
     run: Run | None = None
-    """The run that the checkpoint or the predictions lie in."""
+    """The run whose folder contains the checkpoint or the predictions."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
-    """What that run says of its data: `name`, `root`, `fingerprint`; may be empty."""
+    """`name`, `root` and `fingerprint` of the run's data set; may be empty."""
 
     @property
     def splits(self) -> list[str]:
-        """Those to predict: validation too where test is reported on."""
+        """The splits to predict; validation is always one, since thresholds are chosen on it."""
         return ["val", "test"] if self.config["split"] == "test" else ["val"]
 
     @property
     def description(self) -> str:
-        """For a reader."""
+        """A sentence for the report."""
         if self.checkpoint is not None:
             return f"Checkpoint {self.checkpoint}."
-        return f"From the predictions in {next(iter(self.predictions.values())).parent}."
+        return f"Predictions from {next(iter(self.predictions.values())).parent}."
 
     def recorded_prevalence(self) -> float | None:
-        """The share of tumour among the training labels that the run noted, if it did."""
-        noted = self._noted(self.config["split"], "train_prevalence")
-        return noted if isinstance(noted, float) and 0 <= noted <= 1 else None
+        """Return the run's share of tumour among the training labels, None if not recorded."""
+        value = self._recorded(self.config["split"], "train_prevalence")
+        return value if isinstance(value, float) and 0 <= value <= 1 else None
 
     def recorded_digest(self) -> str | None:
-        """The digest of the weights that the run's own predictions are of, if it noted one."""
-        noted = self._noted("weights_digest")
-        return noted if isinstance(noted, str) else None
+        """Return the digest of the weights behind the run's predictions, None if not recorded."""
+        value = self._recorded("weights_digest")
+        return value if isinstance(value, str) else None
 
-    def _noted(self, *keys: str) -> Any:
-        """What stands at these keys of the run's summary, None where nothing does."""
+    def _recorded(self, *keys: str) -> Any:
+        """Return the value at these nested keys of the run's summary, None if there is none."""
         try:
-            found: Any = None if self.run is None else self.run.summary
+            value: Any = None if self.run is None else self.run.summary
             for key in keys:
-                found = found[key]
+                value = value[key]
         except (InputError, KeyError, TypeError):
             return None
-        return found
+        return value
 
     def saved_dataset(self) -> dict[str, Any]:
-        """What the run of saved predictions says of its data, whose folder may be named anew.
+        """Return the recorded data set of saved predictions; `data.root` replaces its folder.
 
         Raises:
-            InputError: the folder named lacks files.
+            InputError: `data.root` lacks files.
         """
         known = {"name": "unknown", "root": None, "fingerprint": None} | dict(self.dataset)
         if self.config["data"]["root"] is None:
@@ -75,27 +75,27 @@ class EvaluationTarget:
         root = Path(self.config["data"]["root"]).resolve()
         if missing := missing_files(root):
             raise InputError(
-                f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are not there, the "
-                f"first is {missing[0].name}; without data.root=, the predictions are enough"
+                f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are missing, the "
+                f"first is {missing[0].name}; data.root is optional for saved predictions"
             )
         return known | {"root": str(root)}
 
 
 def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget:
-    """Find what the command was asked to evaluate.
+    """Resolve `run=`, `checkpoint=` or `predictions=` of the command to an evaluation target.
 
     Args:
-        config: of the command, checked against its schema.
-        overrides: of the command line; what they name of data and model is not taken from a run.
+        config: the command's config, checked against its schema.
+        overrides: the command line; model and data that it sets take precedence over the run's.
 
     Raises:
-        InputError: it is not there, its run's manifest is damaged, or its run was made with a model
-            of other code than this package's, which the command does not name.
+        InputError: the target does not exist, its run's manifest is damaged, or the run's model is
+            code from outside this package and the command line sets no model.
     """
     named = [override.lstrip("+~") for override in overrides]
     if config["predictions"] is not None:
         tables = _tables(Path(config["predictions"]), config["split"])
-        run = _run_around(next(iter(tables.values())).absolute().parent.parent)
+        run = _enclosing_run(next(iter(tables.values())).absolute().parent.parent)
         dataset = {} if run is None else run.manifest.get("dataset", {})
         return EvaluationTarget(config, None, tables, run, dataset)
     if config["run"] is not None:
@@ -104,20 +104,22 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
     else:
         checkpoint = Path(config["checkpoint"])
         if not checkpoint.is_file():
-            raise InputError(f"checkpoint={checkpoint}: no such file, expected one like best.ckpt")
-        run = _run_around(checkpoint.absolute().parent.parent)
+            raise InputError(
+                f"checkpoint={checkpoint}: no such file, expected a checkpoint such as best.ckpt"
+            )
+        run = _enclosing_run(checkpoint.absolute().parent.parent)
     if run is None:
         return EvaluationTarget(config, checkpoint)
     manifest = run.manifest
-    of_run, dataset = manifest.get("config", {}), manifest.get("dataset", {})
+    run_config, dataset = manifest.get("config", {}), manifest.get("dataset", {})
     for section in ("model", "data"):
-        if section not in of_run:
+        if section not in run_config:
             raise InputError(
                 f"{run.path}/manifest.json: no config.{section}, expected a run of train"
             )
     config = config | {
-        "model": _model(run, config, of_run, named),
-        "data": _data(config["data"], of_run["data"], dataset, named),
+        "model": _model(run, config, run_config, named),
+        "data": _data(config["data"], run_config["data"], dataset, named),
     }
     try:
         schema.check("evaluate", config)
@@ -126,32 +128,34 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
     return EvaluationTarget(config, checkpoint, {}, run, dataset)
 
 
-def _model(run: Run, config: Config, of_run: Config, named: list[str]) -> Config:
+def _model(run: Run, config: Config, run_config: Config, named: list[str]) -> Config:
     if any(override.startswith(("model=", "model.")) for override in named):
         return config["model"]
-    check_foreign(of_run, ["model"], f"{run.path}/manifest.json")
-    return of_run["model"]
+    check_foreign(run_config, ["model"], f"{run.path}/manifest.json")
+    return run_config["model"]
 
 
-def _data(ours: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:
-    """The run's data, but for what is named now, for what only concerns training, and for folders
-    that would be written to.
+def _data(own: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:
+    """Return the run's section `data` for an evaluation.
+
+    The command's own section `own` provides the keys on the command line and the folders to write
+    to; options that concern training only are reset.
     """
     if any(override.startswith("data=") for override in named):
-        return ours
+        return own
     keys = {re.split(r"[.=]", override)[1] for override in named if override.startswith("data.")}
-    data = of_run | {"_target_": ours["_target_"], "filter": "none", "exclude": None}
+    data = of_run | {"_target_": own["_target_"], "filter": "none", "exclude": None}
     demo = of_run.get("demo")
-    data["demo"] = (demo if isinstance(demo, dict) else {}) | {"parent": ours["demo"]["parent"]}
-    data |= {key: ours[key] for key in ("cache_dir", "on_missing")}
-    data |= {key: ours[key] for key in keys}
-    if ours["root"] is not None:
-        return data | {"root": ours["root"]}
+    data["demo"] = (demo if isinstance(demo, dict) else {}) | {"parent": own["demo"]["parent"]}
+    data |= {key: own[key] for key in ("cache_dir", "on_missing")}
+    data |= {key: own[key] for key in keys}
+    if own["root"] is not None:
+        return data | {"root": own["root"]}
     return data | recorded_root(dataset)
 
 
 def _tables(path: Path, split: str) -> dict[str, Path]:
-    """The tables in a folder, in a run folder's `predictions/`, or beside a table of `split`."""
+    """Find the tables in a folder, in a run folder's `predictions/`, or beside a given table."""
     if path.suffix == ".parquet":
         folder, tables = path.parent, {split: path}
     else:
@@ -159,12 +163,12 @@ def _tables(path: Path, split: str) -> dict[str, Path]:
         tables = {split: folder / f"{split}.parquet"}
     if not tables[split].is_file():
         raise InputError(
-            f"predictions={path}: no {tables[split].name} there, expected a folder with it"
+            f"predictions={path}: no {tables[split].name}, expected a folder with this file"
         )
     if (folder / "val.parquet").is_file():
         tables.setdefault("val", folder / "val.parquet")
     return tables
 
 
-def _run_around(folder: Path) -> Run | None:
+def _enclosing_run(folder: Path) -> Run | None:
     return Run(folder) if is_run_folder(folder) else None

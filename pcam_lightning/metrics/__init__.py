@@ -1,1 +1,49 @@
-"""Pure functions of a predictions table: metrics, intervals, baselines, thresholds."""
+"""Pure functions of a predictions table: metrics, intervals, baselines, calibration, thresholds."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcam_lightning.metrics.baselines import beaten_by_constant, constant_baselines
+    from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_intervals
+    from pcam_lightning.metrics.calibration import calibrated, calibration_error, fit_temperature
+    from pcam_lightning.metrics.metrics import METRICS, compute_metrics, is_tumour
+    from pcam_lightning.metrics.predictions import read_predictions, write_predictions
+    from pcam_lightning.metrics.summary import summarize
+    from pcam_lightning.metrics.thresholds import choose_threshold, parse_rule
+
+__all__ = [
+    "METRICS",
+    "beaten_by_constant",
+    "bootstrap_differences",
+    "bootstrap_intervals",
+    "calibrated",
+    "calibration_error",
+    "choose_threshold",
+    "compute_metrics",
+    "constant_baselines",
+    "fit_temperature",
+    "is_tumour",
+    "parse_rule",
+    "read_predictions",
+    "summarize",
+    "write_predictions",
+]
+
+_MODULES = {
+    "baselines": ("beaten_by_constant", "constant_baselines"),
+    "bootstrap": ("bootstrap_differences", "bootstrap_intervals"),
+    "calibration": ("calibrated", "calibration_error", "fit_temperature"),
+    "metrics": ("METRICS", "compute_metrics", "is_tumour"),
+    "predictions": ("read_predictions", "write_predictions"),
+    "summary": ("summarize",),
+    "thresholds": ("choose_threshold", "parse_rule"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: calibration needs SciPy, and the commands have to start fast.
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""What a predictor that never looks at a patch would score.
+"""Scores of constant predictors, which ignore the patch.
 
-F2 is the warning example: at balanced classes, calling every patch tumour scores 0.833.
+At balanced classes, the constant "tumour" already reaches an F2 of 0.833.
 """
 
 import numpy as np
@@ -9,35 +9,33 @@ from numpy.typing import ArrayLike
 from pcam_lightning.metrics.bootstrap import draws, percentile_interval
 from pcam_lightning.metrics.metrics import METRICS, Ranking, compute_metrics
 
-# One constant scores 1 at either of these and 0 at the other whatever the data, so that a constant
-# wins one of them says nothing about the model; `balanced_accuracy` compares the two together.
+# On any data, a constant scores 1 at one of these and 0 at the other, so neither compares models.
+# `balanced_accuracy` combines both.
 ONE_SIDED = frozenset({"sensitivity", "specificity"})
 
 
 def constant_baselines(
     label: ArrayLike, train_prevalence: float, threshold: float = 0.5
 ) -> dict[str, dict[str, float]]:
-    """Metrics of three constant predictors on the given labels.
+    """Return the metrics of three constant predictors on the given labels.
 
-    `majority` predicts the commoner class of the training labels (normal if they are equally
-    common, as in scikit-learn's DummyClassifier); `all_tumour` predicts tumour; `prevalence` is
-    put through the model's own threshold: it predicts tumour everywhere if the training prevalence
-    reaches it, and nowhere otherwise. That is what a model that learned nothing but how common
-    tumour is would do in the model's place.
+    - `majority` predicts the more frequent training class (normal in a tie, like scikit-learn's
+      DummyClassifier).
+    - `all_tumour` predicts tumour.
+    - `prevalence` predicts tumour if the training prevalence reaches the model's threshold: the
+      decision of a model that learned only the prevalence.
 
-    All give every patch the same probability, the training prevalence: ranking metrics see one
-    great tie (auroc 0.5, average_precision the prevalence of `label`), and brier and log_loss see
-    the best constant that can be known without looking at `label`. Probability 0 or 1 would make
-    those two far worse than any constant has to be, and every model would seem to beat them. Only
-    the decision differs between the predictors.
+    All predict the training prevalence as probability; only their decisions differ. Ranking metrics
+    see one tie (auroc 0.5, average_precision the prevalence of `label`). For brier and log_loss it
+    is the best constant known without `label`; probability 0 or 1 would be easy to beat.
 
     Args:
         label: [N] of 0 or 1, the labels to score on.
         train_prevalence: share of tumour among the training labels, in [0, 1].
-        threshold: of the model, as in `compute_metrics`.
+        threshold: the model's threshold, as in `compute_metrics`.
 
     Raises:
-        ValueError: labels or prevalence are not as above.
+        ValueError: labels or prevalence are invalid.
     """
     probability = np.full(np.shape(label), train_prevalence, dtype=np.float64)
     always, never = -np.inf, np.inf
@@ -53,13 +51,13 @@ def constant_baselines(
 def beaten_by_constant(
     metrics: dict[str, float], baselines: dict[str, dict[str, float]]
 ) -> list[str]:
-    """Names of the metrics at which some constant predictor ties with the model or wins.
+    """Return the names of metrics at which a constant predictor ties with the model or wins.
 
-    Metrics in `ONE_SIDED`, and comparisons in which either side is NaN, are left out.
+    Metrics in `ONE_SIDED` and comparisons with NaN are excluded.
 
     Args:
-        metrics: the model's, as from `compute_metrics`.
-        baselines: name to metrics, as from `constant_baselines`.
+        metrics: the model's metrics, as from `compute_metrics`.
+        baselines: metrics by predictor, as from `constant_baselines`.
     """
 
     def ties_or_wins(constant: float, model: float, name: str) -> bool:
@@ -83,11 +81,11 @@ def not_beyond_constant(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[str]:
-    """Names of the metrics at which the model beats some constant no more than chance allows.
+    """Return the names of metrics at which the model is not significantly better than a constant.
 
-    The model and the constant are scored on the same resamples, since what is hard for one may be
-    for the other: both have more F2 where there are more tumours. Those that `beaten_by_constant`
-    names are among them; metrics in `ONE_SIDED` are left out, and so is what is undefined.
+    The interval of their difference over the same resamples decides: both have a higher F2 on
+    resamples with more tumours. The result includes the names from `beaten_by_constant`. Metrics in
+    `ONE_SIDED` and undefined ones are excluded.
 
     Args: as in `bootstrap_intervals` and `constant_baselines`.
     """

@@ -1,13 +1,12 @@
 """Confidence intervals by resampling the test set.
 
-Percentile bootstrap: draw as many units with replacement as there are, compute the metric, repeat,
-and take the quantiles (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+Percentile bootstrap: draw N of N units with replacement, compute the metric, repeat, and take the
+quantiles (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
 
-The unit is the patch, or the slide where slides are known. Patches of one slide share stain,
-scanner and tumour, so they say less than as many independent ones; resampling them singly gives
-intervals that are too narrow. Drawing whole slides keeps that dependence (the cluster bootstrap of
-Field & Welsh 2007, J. R. Stat. Soc. B 69:369-390). With fewer than about twenty slides even those
-intervals run somewhat narrow.
+The unit is the slide if slides are known, else the patch. Patches of one slide share stain, scanner
+and tumour; resampling them independently gives intervals that are too narrow. Drawing whole slides
+keeps the dependence (cluster bootstrap, Field & Welsh 2007, J. R. Stat. Soc. B 69:369-390). With
+fewer than about twenty slides, these intervals are still somewhat narrow.
 """
 
 from collections.abc import Iterator
@@ -19,13 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from pcam_lightning.metrics.metrics import METRICS, Ranking
 
-# Below this share of resamples in which a metric is defined there is no interval: it would
-# describe only the lucky draws.
+# Smallest share of resamples with a defined metric for which an interval is reported.
 MINIMUM_DEFINED = 0.5
 
 
 def resampling_unit(slide: ArrayLike | None) -> Literal["slide", "patch"]:
-    """What is drawn: slides where at least two distinct ones are known, patches otherwise."""
+    """Return the unit to draw: "slide" if at least two distinct slides are known, else "patch"."""
     return "slide" if slide is not None and pd.unique(_flat(slide)).size >= 2 else "patch"
 
 
@@ -38,22 +36,22 @@ def bootstrap_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap interval of every metric.
+    """Return the percentile bootstrap interval of every metric.
 
     Args:
         label, probability, threshold: as in `compute_metrics`.
         slide: [N] slide names; whole slides are drawn if there are two or more.
         resamples: number of resamples, >= 1; 1,000 is customary for 95 % intervals.
-        level: coverage aimed at, in (0, 1).
+        level: nominal coverage, in (0, 1).
         seed: the same table and seed give the same intervals.
 
     Returns:
-        Metric name to (low, high), in the order of `METRICS`. Resamples in which a metric is
-        undefined are left out of it; (NaN, NaN) if that is more than half of them.
+        Metric name to (low, high), in the order of `METRICS`. Resamples with an undefined
+        metric are excluded; (NaN, NaN) if they are more than half.
 
     Raises:
-        ValueError: a bad table as in `compute_metrics`, missing or miscounted slide names, or
-            resamples or level out of range.
+        ValueError: the table is invalid (see `compute_metrics`), slide names are missing or not N,
+            or resamples or level is out of range.
     """
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"need resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
@@ -72,10 +70,10 @@ def bootstrap_differences(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap interval of every metric's difference, second minus first predictor.
+    """Return the percentile bootstrap interval of each metric's difference, second minus first.
 
-    Both are scored on the same resamples of the same rows, so what makes a resample easy or hard
-    for both cancels out. Arguments, result and errors as in `bootstrap_intervals`.
+    Both predictors are scored on the same resamples, so that common variation cancels.
+    Arguments, result and errors are as in `bootstrap_intervals`.
     """
     first, second = (
         Ranking(label, probability, threshold)
@@ -97,8 +95,10 @@ def bootstrap_means(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
-    """Percentile bootstrap interval of the mean of each column of `values` [N, K]; the others as in
-    `bootstrap_intervals`."""
+    """Return the percentile bootstrap interval of the mean of each column of `values` [N, K].
+
+    Other arguments are as in `bootstrap_intervals`.
+    """
     drawn = draws(len(values), slide, resamples, seed)
     means = np.array([weight @ values / weight.sum() for weight in drawn])
     return [percentile_interval(means[:, i], level) for i in range(values.shape[1])]
@@ -107,10 +107,10 @@ def bootstrap_means(
 def draws(
     rows: int, slide: ArrayLike | None, resamples: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:
-    """How often each row was drawn, [rows], for each resample; arguments as above.
+    """Yield the number of draws of each row, int64 [rows], for each resample.
 
     Raises:
-        ValueError: missing or miscounted slide names.
+        ValueError: slide names are missing or not one per row.
     """
     if slide is not None and resampling_unit(slide) == "slide":
         unit, names = pd.factorize(_flat(slide))
@@ -121,16 +121,15 @@ def draws(
         unit, units = None, rows
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
-        # How often each unit was drawn is all a metric needs: a resample is a weighting of the
-        # sorted table, never a copy of it.
+        # Counts suffice: a resample is a weighting of the sorted table, never a copy.
         drawn = np.bincount(generator.integers(units, size=units), minlength=units)
         yield drawn if unit is None else drawn[unit]
 
 
 def percentile_interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """The middle `level` of what a metric was in each resample, [resamples], NaN where undefined.
+    """Return the central `level` interval of a metric over resamples, [resamples].
 
-    (NaN, NaN) where it was undefined in more than half of them.
+    NaN marks undefined resamples; the result is (NaN, NaN) if they are more than half.
     """
     tail = (1 - level) / 2
     defined = values[~np.isnan(values)]

@@ -1,10 +1,9 @@
-"""Does a probability of 0.8 mean that eight in ten are tumour? How far off, and what mends it.
+"""Calibration: expected calibration error, reliability bins, temperature scaling.
 
-Expected calibration error: patches are put into 15 equally wide bins of their probability of
-tumour, and the gap between a bin's mean probability and its share of tumours is averaged, each bin
-weighing as many patches as it holds (Naeini et al. 2015; with 15 bins, Guo et al. 2017). Even a
-perfectly calibrated model scores above 0, since the labels of finitely many patches scatter; so
-the error comes with what such a model would show.
+Expected calibration error: mean gap between predicted probability and share of tumours in 15
+equally wide bins, weighted by the number of patches (Naeini et al. 2015; 15 bins: Guo et al. 2017).
+Even a perfectly calibrated model scores above 0 on finitely many patches, so the error is reported
+with the value that such a model would have.
 
 Temperature scaling divides every logit by one number, fitted on validation by maximum likelihood
 (Guo et al. 2017). It changes no ranking.
@@ -23,19 +22,19 @@ from pcam_lightning.metrics.predictions import sigmoid
 
 BINS = 15
 TEMPERATURES = 0.01, 100.0
-"""The fit stays between them: where the logits tell the classes apart without a fault, or the wrong
-way round, the likelihood has no maximum."""
+"""Bounds of the fit. The likelihood has no maximum if the logits separate the classes perfectly, or
+in the reverse order."""
 
 
 def fit_temperature(label: ArrayLike, logit: ArrayLike) -> float | None:
-    """The temperature in `TEMPERATURES` under which the labels are likeliest.
+    """Return the temperature in `TEMPERATURES` with the highest likelihood of the labels.
 
     Args:
-        label: [N] of 0 or 1, of validation.
+        label: [N] of 0 or 1, from validation.
         logit: [N], finite.
 
     Returns:
-        None where there is only one class, which has no such temperature.
+        None if all labels are of one class: no temperature has the highest likelihood.
     """
     y, z = np.asarray(label), np.asarray(logit, dtype=np.float64)
     if y.min() == y.max():
@@ -51,16 +50,16 @@ def fit_temperature(label: ArrayLike, logit: ArrayLike) -> float | None:
 
 
 def calibrated(logit: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """sigmoid(logit / temperature), [N]."""
+    """Return sigmoid(logit / temperature), float64 [N]."""
     return sigmoid(np.asarray(logit, dtype=np.float64) / temperature)
 
 
 def reliability(label: ArrayLike, probability: ArrayLike) -> pd.DataFrame:
-    """For each of the `BINS` that is not empty, what was said and what was true.
+    """Return predicted probability and share of tumours of each bin that is not empty.
 
     Returns:
-        Columns `bin` (its number), `rows`, `probability` (the mean), `tumours` (the share), and
-        `low` and `high`, the share's 95 % interval as if patches were independent (Wilson 1927).
+        Columns `bin` (number), `rows`, `probability` (mean), `tumours` (share), and `low` and
+        `high`, the 95 % interval of the share for independent patches (Wilson 1927).
     """
     y, p = np.asarray(label, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     place = _bins(p)
@@ -84,7 +83,7 @@ def reliability(label: ArrayLike, probability: ArrayLike) -> pd.DataFrame:
 
 
 def calibration_error(label: ArrayLike, probability: ArrayLike) -> float:
-    """The expected calibration error, in [0, 1]. Arguments as in `compute_metrics`."""
+    """Return the expected calibration error, in [0, 1]. Arguments as in `compute_metrics`."""
     y, p = np.asarray(label, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     return float(np.abs(np.bincount(_bins(p), p - y, BINS)).sum() / y.size)
 
@@ -97,19 +96,19 @@ def describe_error(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The expected calibration error with its interval, and what a perfect model would show.
+    """Return the expected calibration error, its interval, and the error of a perfect model.
 
-    Scatter adds to the error of a sample, and of a resample once more, so that quantiles of
-    resamples lie too high. The interval therefore reaches by the resamples' deviation to both
-    sides of the error, and further down by twice what they exceed it on average; it begins at 0
-    where a perfectly calibrated model with these probabilities would often show as much. In
-    simulations it covers the truth in 95 to 99 % of samples for a level of 95 %.
+    Sampling noise raises the error of a sample, and again that of a resample, so that percentile
+    intervals lie too high. The interval is the error plus and minus the normal quantile times the
+    resamples' standard deviation; its lower end is reduced further by twice their mean excess over
+    the error. It starts at 0 if a perfectly calibrated model often has such an error. In
+    simulations it covers the true error in 95 to 99 % of samples at a level of 95 %.
 
     Args: as in `bootstrap_intervals`.
 
     Returns:
-        `value`, `low`, `high`; `if_perfect` and `if_perfect_high`, the mean and the upper end of
-        what labels drawn from these probabilities would give.
+        `value`, `low`, `high`; `if_perfect` and `if_perfect_high`, the mean and the upper `level`
+        quantile of the error if labels were drawn from these probabilities.
     """
     y, p = np.asarray(label, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     place, gap, value = _bins(p), p - y, calibration_error(label, probability)
@@ -141,7 +140,7 @@ def describe_error(
 
 
 def describe_fit(temperature: float | None) -> str | None:
-    """What there is to say of a fitted temperature, if it is no ordinary one."""
+    """Return a remark on a fitted temperature that is missing or at a bound, else None."""
     if temperature is None:
         return "no temperature: the validation labels are of one class"
     if min(temperature / TEMPERATURES[0], TEMPERATURES[1] / temperature) < 1.01:

@@ -1,10 +1,10 @@
-"""Metrics of a binary classifier, for all rows at once or under row weights.
+"""Metrics of a binary classifier, with optional row weights.
 
-scikit-learn has each of them; they are written out here because a bootstrap asks for all of them a
-thousand times on the same table: sorting once and summing many times turns minutes into about a
-second. Where scikit-learn defines a value, this one equals it.
+scikit-learn has all of them, and the values agree wherever scikit-learn defines one. This version
+is for the bootstrap, which needs them a thousand times on one table: sorting once and summing many
+times takes about a second instead of minutes.
 
-A patch is predicted tumour where `is_tumour` says so. With TP, FP, FN, TN the weighted counts:
+`is_tumour` decides the predicted class. With TP, FP, FN, TN the weighted counts:
 
     auroc              area under the ROC curve, trapezoidal over distinct probabilities
                        (Hanley & McNeil 1982: P(a tumour outranks a normal), ties count half)
@@ -19,9 +19,8 @@ A patch is predicted tumour where `is_tumour` says so. With TP, FP, FN, TN the w
     log_loss           mean of -ln(probability given to the true class), in nats; probabilities are
                        clipped to [2.2e-16, 1 - 2.2e-16], so one patch costs 36 at most
 
-A metric whose denominator is zero is NaN: an undefined number is not a bad score. So are f1 and f2
-wherever there is no tumour to be found: there, a single false alarm would make the formula, and
-scikit-learn, say 0.
+A metric with denominator 0 is NaN: an undefined number is not a bad score. f1 and f2 are also NaN
+without tumours, where the formula and scikit-learn give 0 after a single false alarm.
 """
 
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Direction = Literal["higher", "lower"]
 
-# Name of each metric and which way is better.
+# Name of each metric and its better direction.
 METRICS: dict[str, Direction] = {
     "auroc": "higher",
     "average_precision": "higher",
@@ -48,9 +47,9 @@ METRICS: dict[str, Direction] = {
 
 
 def is_tumour(probability: Any, threshold: Any) -> Any:
-    """Return which patches are predicted tumour: those whose probability reaches the threshold.
+    """Return a mask of the patches predicted as tumour: probability at or above the threshold.
 
-    This is the only place of the rule. A probability equal to the threshold counts as tumour.
+    No other code makes this decision. A probability equal to the threshold counts as tumour.
 
     Args:
         probability: [N], a NumPy array or a tensor.
@@ -68,7 +67,7 @@ def compute_metrics(
     threshold: float = 0.5,
     weight: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """All of `METRICS` for one table.
+    """Return all `METRICS` of one table.
 
     Args:
         label: [N] of 0 (normal) or 1 (tumour), N >= 1.
@@ -92,7 +91,7 @@ def compute_metrics(
 
 
 class Ranking:
-    """A table sorted once by probability, so that many row weights can be tried cheaply.
+    """Table sorted once by probability, for fast metrics under many row weights.
 
     Arguments and errors are those of `compute_metrics`.
     """
@@ -115,18 +114,17 @@ class Ranking:
         self._order = np.argsort(-p, kind="stable")
         p = p[self._order]
         self._label = y[self._order].astype(np.float64)
-        # Rows of one probability are predicted alike: the curves have a point after each such
-        # group of ties, and none inside it.
+        # The curves have one point per group of equal probabilities.
         self._group_end = np.flatnonzero(np.append(p[1:] != p[:-1], True))
         self.probabilities = p[self._group_end]
-        """float64 [G]: the distinct ones, from high to low."""
+        """float64 [G]: distinct probabilities in descending order."""
         self._groups_predicted = int(np.sum(is_tumour(self.probabilities, threshold)))
         self._squared_error, self._log_loss = row_costs(self._label, p).T
 
     def counts(
         self, weight: NDArray[np.number] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weighted true and false positives as the threshold sinks through the probabilities.
+        """Return weighted true and false positives for descending thresholds.
 
         Args:
             weight: [N] in the order of the labels given; None is all 1.
@@ -138,7 +136,7 @@ class Ranking:
         return self._counts(self._ranked(weight))
 
     def metrics(self, weight: NDArray[np.number] | None = None) -> dict[str, float]:
-        """All of `METRICS` under row weights [N], in the order of the labels given."""
+        """Return all `METRICS` under row weights [N], in the order of the given labels."""
         w = self._ranked(weight)
         true_positives, false_positives = self._counts(w)
         tumours, normals = float(true_positives[-1]), float(false_positives[-1])
@@ -149,10 +147,9 @@ class Ranking:
 
         new_true = true_positives[1:] - true_positives[:-1]
         new_false = false_positives[1:] - false_positives[:-1]
-        # Sums of products, not `@`: on a busy machine the threads of the linear algebra library
-        # wait for each other many times longer than these short sums take.
+        # Not `@`: on a busy machine, BLAS threads wait for each other longer than these sums take.
         area = np.sum(new_false * (true_positives[1:] + true_positives[:-1])) / 2
-        # A leading group of weight 0 leaves 0 / 0; its recall step is 0, so any number will do.
+        # A leading group of weight 0 has precision 0 / 0; its recall step is 0, so any value works.
         precisions = true_positives[1:] / np.maximum(
             true_positives[1:] + false_positives[1:], np.finfo(np.float64).tiny
         )
@@ -187,7 +184,7 @@ class Ranking:
 
 
 def row_costs(label: ArrayLike, probability: ArrayLike) -> NDArray[np.float64]:
-    """What each row adds to brier and log_loss, which are means of it: float64 [N, 2]."""
+    """Return each row's term of brier and log_loss, whose means they are: float64 [N, 2]."""
     y, p = np.asarray(label), np.asarray(probability, dtype=np.float64)
     given = np.where(y == 1, p, 1 - p)
     log_loss = -np.log(np.clip(given, np.finfo(np.float64).eps, None))

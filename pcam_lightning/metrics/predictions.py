@@ -1,7 +1,7 @@
-"""The predictions table: one row per patch of a split, what was true and what the model said.
+"""Predictions table: label and model output of each patch of a split.
 
 row          int64             index of the patch in the split's H5 file, unique, >= 0
-slide        string            whole-slide image of the patch; the column is there or not
+slide        string            whole-slide image of the patch; optional column
 label        int64             1 = tumour in the center 32 x 32 pixels, 0 = normal
 logit        float32, float64  the model's output, finite
 probability  float64           sigmoid(logit), in [0, 1]
@@ -24,7 +24,7 @@ COLUMNS = ("row", "label", "logit", "probability")
 
 
 def sigmoid(logit: ArrayLike) -> NDArray[np.float64]:
-    """1 / (1 + exp(-logit)) in float64, without overflow and accurate in both tails."""
+    """Return 1 / (1 + exp(-logit)) in float64, without overflow and accurate in both tails."""
     x = np.asarray(logit, dtype=np.float64)
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
@@ -41,16 +41,15 @@ def write_predictions(
     """Write a predictions table as parquet, sorted by row, atomically.
 
     Args:
-        path: file to write; missing folders are made, an older file is replaced.
-        row: [N] integers, each once. A distributed sampler pads its last batch with repeated
-            rows: drop those first.
+        path: file to write; missing folders are created, an older file is replaced.
+        row: [N] distinct integers; remove the rows that a distributed sampler repeats.
         label: [N] of 0 or 1.
         logit: [N] finite floats; stored as float64 if they come so, otherwise as float32.
         slide: [N] strings, or None where slides are not known.
-        others: further columns [N], which follow as they are.
+        others: further columns [N], written unchanged.
 
     Raises:
-        InputError: (a ValueError) the arrays do not make a valid table; nothing is written.
+        InputError: (a ValueError) the table would be invalid; nothing is written.
     """
     logit = np.asarray(logit)
     columns = {"row": np.asarray(row), "label": np.asarray(label), "logit": logit}
@@ -61,14 +60,14 @@ def write_predictions(
         raise InputError(f"{path}: columns must be flat and of one length, but are {shapes}")
     if logit.dtype != np.float64:
         columns["logit"] = logit.astype(np.float32)
-    # From the stored logit, so that the two columns of the file agree to the last digit.
+    # From the stored logit, so that both columns of the file agree exactly.
     columns["probability"] = sigmoid(columns["logit"])
     table = checked_predictions(pd.DataFrame(columns | dict(others or {})), path)
     save_table(path, table)
 
 
 def save_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write a table as parquet as it is, atomically."""
+    """Write a table as parquet, unchanged and atomically."""
     atomic_write(path, parquet_bytes(table))
 
 
@@ -76,17 +75,17 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read and check a predictions table.
 
     Returns:
-        The columns of the module's table, sorted by row; columns beyond those follow as they are.
+        The columns of the module's docstring, sorted by row; other columns follow unchanged.
 
     Raises:
-        InputError: (a ValueError) the file is missing, is no parquet file or holds no valid table;
-            one line names file and fault.
+        InputError: (a ValueError) the file is missing, no parquet file, or an invalid table; one
+            line names file and fault.
     """
     return checked_predictions(read_parquet(Path(path)), path)
 
 
 def checked_predictions(table: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Return a table as `read_predictions` does; `path` is only named where it is no valid one."""
+    """Check a table and return it like `read_predictions`; errors name `path`."""
     fault = _fault(table)
     if fault:
         raise InputError(f"{path}: {fault}")
@@ -97,7 +96,7 @@ def checked_predictions(table: pd.DataFrame, path: str | os.PathLike[str]) -> pd
 
 
 def _fault(table: pd.DataFrame) -> str | None:
-    """What is wrong with the table, in one line, or None."""
+    """Return the table's first fault in one line, or None."""
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         return f"missing columns {missing}, found {list(map(str, table.columns))}"

@@ -1,4 +1,4 @@
-"""One split's result as a plain dictionary, ready for `summary.json`."""
+"""Results of one split as a plain dictionary for `summary.json`."""
 
 import math
 from typing import Any
@@ -19,17 +19,17 @@ def summarize(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Metrics with intervals, beside the constant baselines.
+    """Return metrics with intervals, and constant baselines.
 
     Args:
-        predictions: a table as from `read_predictions`; its `slide` column, if any, decides
-            whether slides or patches are resampled.
-        threshold: probability from which a patch is called tumour; choose it on validation.
+        predictions: a table as from `read_predictions`; slides are resampled if it has a `slide`
+            column, else patches.
+        threshold: threshold of `is_tumour`; choose it on validation.
         train_prevalence: share of tumour among the training labels, in [0, 1].
         resamples, level, seed: as in `bootstrap_intervals`.
 
     Returns:
-        Strings, ints, floats, lists and dicts only; an undefined number is None, since JSON has no
+        Strings, ints, floats, lists and dicts only; None for undefined numbers, since JSON has no
         NaN::
 
             {"rows": 32768, "tumours": 16377, "threshold": 0.5,

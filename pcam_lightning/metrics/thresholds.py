@@ -1,15 +1,14 @@
-"""From which probability on is a patch called tumour? Chosen on validation by a stated rule.
+"""Rules that choose the decision threshold on validation.
 
 max_fbeta     the highest F-beta: (1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP)
-recall>=0.95  the highest threshold whose sensitivity reaches the target, which of all that do has
-              the highest specificity; any target in (0, 1]
+recall>=0.95  the highest threshold whose sensitivity reaches the target, hence with the highest
+              specificity; any target in (0, 1]
 youden        the highest sensitivity + specificity - 1 (Youden 1950)
-cost          the lowest ratio * FN + FP, where a missed tumour costs `ratio` false alarms. Of a
-              perfectly calibrated model that is 1 / (1 + ratio) (Elkan 2001); here it is what was
-              cheapest on the labels
-a number      taken as it is
+cost          the lowest ratio * FN + FP on the labels, where a missed tumour costs `ratio` false
+              alarms; 1 / (1 + ratio) for a perfectly calibrated model (Elkan 2001)
+a number      used unchanged
 
-Where several thresholds do equally well, the lowest is taken: it misses the fewest tumours.
+Of several equally good thresholds, the lowest is chosen: it misses the fewest tumours.
 """
 
 import re
@@ -25,23 +24,23 @@ from pcam_lightning.metrics.metrics import Ranking
 RULES = "max_fbeta, recall>=TARGET such as recall>=0.95, youden, cost, or a probability"
 
 NOTHING = float(np.nextafter(1, 2))
-"""The threshold that no probability reaches."""
+"""Threshold above every probability."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a threshold is chosen."""
+    """Rule that chooses a threshold."""
 
     kind: Literal["max_fbeta", "recall", "youden", "cost", "fixed"]
     target: float = float("nan")
-    """The sensitivity to reach of `recall`, the threshold itself of `fixed`."""
+    """Target sensitivity for `recall`, the threshold itself for `fixed`."""
 
 
 def parse_rule(text: str | float) -> Rule:
-    """The rule that a config's value stands for.
+    """Parse the rule in a config's value.
 
     Raises:
-        InputError: it is none of the module's.
+        InputError: the value is no rule of this module.
     """
     if text in ("max_fbeta", "youden", "cost"):
         return Rule(text)  # type: ignore[arg-type]
@@ -59,19 +58,19 @@ def choose_threshold(
     beta: float = 2.0,
     cost_ratio: float = 10.0,
 ) -> float:
-    """The threshold that a rule chooses on these labels.
+    """Return the threshold that a rule chooses on these labels.
 
-    It lies halfway between two probabilities that occur, or is 0 (everything is tumour) or
-    `NOTHING`: on a probability itself, another machine's rounding could move a patch across it.
+    It is the midpoint of two predicted probabilities, 0 (all tumour) or `NOTHING` (none). Rounding
+    on another machine could move a patch across a threshold equal to its probability.
 
     Args:
         label, probability: as in `compute_metrics`.
         rule: as from `parse_rule`.
-        beta: of `max_fbeta`, > 0.
-        cost_ratio: of `cost`, how many false alarms a missed tumour is worth, > 0.
+        beta: beta of `max_fbeta`, > 0.
+        cost_ratio: number of false alarms that a missed tumour costs for `cost`, > 0.
 
     Raises:
-        InputError: a rule has nothing to choose by, since one of the classes is absent.
+        InputError: one of the classes is absent.
         ValueError: as in `compute_metrics`.
     """
     if rule.kind == "fixed":
@@ -86,7 +85,7 @@ def choose_threshold(
             "on; expected both classes, or a number, such as evaluate.threshold=0.5"
         )
     if rule.kind == "recall":
-        # A whole number of tumours, whatever the rounding of the target.
+        # A whole number of tumours despite rounding of the product.
         needed = np.ceil(rule.target * tumours - 1e-9)
         return _between(ranking.probabilities, int(np.argmax(tp >= needed)))
     if rule.kind == "max_fbeta":
@@ -100,13 +99,13 @@ def choose_threshold(
 
 
 def f_beta(tp: NDArray[np.float64], fp: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
-    """F-beta along the counts of `Ranking.counts`, [G + 1]; there has to be a tumour."""
+    """Return F-beta for the counts of `Ranking.counts`, [G + 1]; needs at least one tumour."""
     square = beta * beta
     return (1 + square) * tp / (tp + fp + square * tp[-1])
 
 
 def _between(probabilities: NDArray[np.float64], groups: int) -> float:
-    """A threshold that the first `groups` of the falling probabilities reach."""
+    """Return a threshold that the first `groups` of the descending probabilities reach."""
     if groups == 0:
         return NOTHING
     if groups == len(probabilities):

@@ -10,14 +10,14 @@ from pcam_lightning.models.normalize import Normalize
 
 
 class CNN(nn.Module):
-    """Stages that each halve the map and then refine it with one residual block.
+    """Network of stages that halve the feature map, each followed by a residual block.
 
-    The first stage is a bare 5 x 5 convolution, since at 48 x 48 every further layer would cost as
-    much as the rest together. The head sees the mean over the whole patch beside the mean over its
-    center third, which is where a tumour decides the label.
+    The first stage is a single 5 x 5 convolution, since a further layer at 48 x 48 would cost as
+    much as all others together. The head receives the mean over the whole patch and the mean over
+    its center third, which decides the label.
 
     Args:
-        channels: of each stage; with four stages the last map is 6 x 6.
+        channels: number of channels of each stage; with four stages the last map is 6 x 6.
         dropout: share of the head's features dropped while training, in [0, 1).
     """
 
@@ -32,7 +32,7 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, 96, 96, 3] to logits [B]."""
+        """Map uint8 [B, 96, 96, 3] to logits [B]."""
         features = self.stages(self.normalize(image))
         third = features.shape[-1] // 3
         center = features[..., third:-third, third:-third]
@@ -41,7 +41,7 @@ class CNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions whose result is added to their input (He et al. 2016)."""
+    """Two 3 x 3 convolutions whose output is added to their input (He et al. 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, H, W] to the same shape."""
+        """Map [B, C, H, W] to the same shape."""
         return torch.relu(features + self.layers(features))
 
 

@@ -1,4 +1,4 @@
-"""A multilayer perceptron on raw pixels: the baseline that every image network has to beat."""
+"""A multilayer perceptron on raw pixels: the baseline for image networks."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(features, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, 96, 96, 3] to logits [B]."""
-        # In the order of memory, which is NHWC: any other would copy every pixel.
+        """Map uint8 [B, 96, 96, 3] to logits [B]."""
+        # NHWC is the order in memory; another order would copy every pixel.
         pixels = self.normalize(image).permute(0, 2, 3, 1).flatten(1)
         return self.layers(pixels).squeeze(1)

@@ -1,4 +1,4 @@
-"""Bytes to normalized floats, as part of every network."""
+"""Normalization of pixels, as part of every network."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """uint8 [B, H, W, 3] in 0..255 to float [B, 3, H, W] in channels-last memory.
+    """Layer that maps uint8 [B, H, W, 3] to float [B, 3, H, W] in channels-last memory.
 
     Computes (x / 255 - mean) / std per channel. Mean and standard deviation (on the 0..1 scale)
-    are buffers, so they travel in the checkpoint and whoever loads it preprocesses alike.
+    are buffers, so that the checkpoint includes them.
     """
 
     mean: Tensor
@@ -30,8 +30,8 @@ class Normalize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         batch, height, width, channels = image.shape
-        # Line by line, since a vector of 3 channels is too short for vector instructions, and in
-        # place on the copy, to spare memory traffic.
+        # By image row, since 3 channels are too few for vector instructions; in place on the copy,
+        # to save memory traffic.
         lines = image.reshape(batch, height, width * channels).to(self.mean.dtype, copy=True)
         scale = 1 / (255 * self.std.view(channels))
         shift = -self.mean.view(channels) / self.std.view(channels)

@@ -1,7 +1,7 @@
 """torchvision's networks, adapted to 96 x 96 patches and one logit.
 
-Made for 224 x 224 pictures, they shrink their input 32 times, which would leave a 3 x 3 map of a
-patch whose label hangs on its center third. Without the max-pooling of the stem it is 6 x 6.
+Made for 224 x 224 images, they reduce their input 32 times: a patch would end as a 3 x 3 map, too
+coarse for a label that depends on the center third. Without the stem's max-pooling it is 6 x 6.
 """
 
 import torch
@@ -12,7 +12,7 @@ from pcam_lightning.models.normalize import Normalize
 
 
 class TorchvisionClassifier(nn.Module):
-    """uint8 [B, 96, 96, 3] to logits [B] through an adapted torchvision network."""
+    """Adapted torchvision network that maps uint8 [B, 96, 96, 3] to logits [B]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -20,22 +20,22 @@ class TorchvisionClassifier(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, 96, 96, 3] to logits [B]."""
+        """Map uint8 [B, 96, 96, 3] to logits [B]."""
         return self.network(self.normalize(image)).squeeze(1)
 
 
 def resnet18() -> TorchvisionClassifier:
-    """ResNet-18 (He et al. 2016)."""
+    """Return ResNet-18 (He et al. 2016)."""
     return _resnet(models.resnet18(num_classes=1))
 
 
 def resnet50() -> TorchvisionClassifier:
-    """ResNet-50 (He et al. 2016)."""
+    """Return ResNet-50 (He et al. 2016)."""
     return _resnet(models.resnet50(num_classes=1))
 
 
 def densenet121(dropout: float = 0.0) -> TorchvisionClassifier:
-    """DenseNet-121 (Huang et al. 2017); `dropout` is the share dropped after each dense layer."""
+    """Return DenseNet-121 (Huang et al. 2017); `dropout` acts after each dense layer."""
     network = models.densenet121(num_classes=1, drop_rate=dropout)
     network.features.pool0 = nn.Identity()
     return TorchvisionClassifier(network)

@@ -4,13 +4,13 @@ from torch import Tensor, nn
 
 
 class D4TTA(nn.Module):
-    """The mean logit of a network over the eight flips and quarter turns of each patch.
+    """Network that averages the logits of a model over the eight orientations of each patch.
 
-    Tissue has no up and no left, so all eight are equally good views of the same thing. Logits are
-    averaged, not probabilities, so that the result is a logit like any other.
+    Tissue has no preferred orientation: all flips and quarter turns are equally valid. Averaging
+    logits, not probabilities, gives a logit again.
 
     Args:
-        model: uint8 [B, 96, 96, 3] to logits [B].
+        model: maps uint8 [B, 96, 96, 3] to logits [B].
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -18,14 +18,14 @@ class D4TTA(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] with H = W to logits [B]; eight times the work of `model`."""
-        # One after another, so that it needs no more memory than the network itself.
+        """Map uint8 [B, H, W, 3] with H = W to logits [B], at eight times the cost of `model`."""
+        # One orientation at a time needs no more memory than the model itself.
         total = sum(self.model(view.contiguous()).float() for view in orientations(image))
         return total / 8  # type: ignore[operator]
 
 
 def orientations(image: Tensor) -> list[Tensor]:
-    """The dihedral group of the square on [B, H, W, C] with H = W; views, the first is `image`."""
+    """Return the eight flips and quarter turns of [B, H, W, C] with H = W; the first is `image`."""
     turned = image.transpose(1, 2)
     return [
         view

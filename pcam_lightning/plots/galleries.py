@@ -1,4 +1,4 @@
-"""Patches in a grid, as a person would want to look at them."""
+"""Grids of patches with captions."""
 
 import os
 import textwrap
@@ -15,8 +15,8 @@ from pcam_lightning.plots.style import save
 PATCH = 96  # pixels
 GAP, LINE, TITLE_LINE = 12, 15, 24  # pixels
 DPI = 100
-LEGEND = "outlined: the center 32 x 32 pixels, which the label speaks of"
-LIMIT = 2**16  # the renderer draws no picture with a longer side
+LEGEND = "outlined: the center 32 x 32 pixels, which decide the label"
+LIMIT = 2**16  # pixels; limit of the renderer for each side
 
 
 def plot_gallery(
@@ -94,9 +94,9 @@ def plot_gallery(
 
 
 def heat(patches: NDArray[np.uint8], maps: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Patches in gray with their maps [N, 96, 96] >= 0 in color over them, uint8 [N, 96, 96, 3].
+    """Return gray patches with their maps [N, 96, 96] >= 0 in color, uint8 [N, 96, 96, 3].
 
-    Each map is scaled to its own largest value, which is shown in yellow; what is 0 stays gray.
+    Each map is scaled by its largest value, which becomes yellow; pixels with 0 stay gray.
     """
     highest = maps.max((1, 2), keepdims=True)
     share = np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)[..., None]
@@ -106,11 +106,11 @@ def heat(patches: NDArray[np.uint8], maps: NDArray[np.floating]) -> NDArray[np.u
 
 
 def _enlarged(patch: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """[96, 96, 3] to [96 scale, 96 scale, 3], with a two-tone outline around the center."""
+    """Enlarge [96, 96, 3] to [96 scale, 96 scale, 3], with a two-tone outline around the center."""
     picture = patch.repeat(scale, axis=0).repeat(scale, axis=1)
     low, high = 32 * scale, 64 * scale
     center = picture[low:high, low:high].copy()
-    # Black inside yellow: one of the two stands out from any stain, and yellow is no color of H&E.
+    # Black inside yellow: one of them contrasts with any stain; H&E has no yellow.
     for thickness, color in ((3, (240, 228, 66)), (1, (0, 0, 0))):
         edge = slice(low - thickness, high + thickness)
         picture[edge, edge] = color
@@ -119,6 +119,6 @@ def _enlarged(patch: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def _wrapped(text: str, characters: float) -> str:
-    """The text in lines of at most so many characters, its own line breaks kept."""
+    """Wrap the text to lines of at most this many characters; keep its own line breaks."""
     lines = [textwrap.wrap(line, max(8, int(characters))) or [""] for line in text.split("\n")]
     return "\n".join(line for wrapped in lines for line in wrapped)

@@ -1,4 +1,4 @@
-"""Pictures of one run's history: loss, validation metrics, learning rate, gradients."""
+"""Plots of a run's history: loss, validation metrics, learning rate, gradients."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class Best:
 
 
 def plot_curves(run: Run, folder: Path | str) -> list[Path]:
-    """Draw a run's history into `folder`, which is made when it is not there.
+    """Plot a run's history into `folder`, which is created if missing.
 
     From `metrics.csv` and `gradients.parquet`: `loss.png`, `metrics.png`, `learning_rate.png`,
-    `gradient_norm.png` and `gradient_layers.png`. A picture whose numbers the run does not have is
-    left out. Returns the paths written. Raises RunFileError when a file of the run is damaged.
+    `gradient_norm.png` and `gradient_layers.png`. Plots without data are
+    skipped. Returns the written paths. Raises RunFileError if a file of the run is damaged.
     """
     folder = Path(folder)
     metrics, gradients = read_history(run)
@@ -95,7 +95,7 @@ def plot_curves(run: Run, folder: Path | str) -> list[Path]:
 
 
 def read_history(run: Run) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Metrics and gradients of a run, each empty where it has none."""
+    """Return metrics and gradients of a run; an empty table if the file is missing."""
     import pandas
 
     try:
@@ -112,7 +112,7 @@ def read_history(run: Run) -> tuple[pandas.DataFrame, pandas.DataFrame]:
 def _curve(
     table: pandas.DataFrame, column: str, by: str = "step", *, keep_nan: bool = False
 ) -> Curve:
-    """A column by step or epoch; blanks left out unless asked for, infinities kept."""
+    """Return a column by step or epoch, without NaN unless `keep_nan`; infinities stay."""
     import numpy as np
     import pandas
 
@@ -126,7 +126,7 @@ def _curve(
         dtype=float,
     )
     values = values.dropna(subset=["x"] if keep_nan else ["x", "y"])
-    # A resumed run repeats the steps since its checkpoint: the later ones count.
+    # A resumed run repeats the steps since its checkpoint; the later values count.
     values = values.drop_duplicates("x", keep="last").sort_values("x")
     return Curve(*values.to_numpy().T)
 
@@ -155,7 +155,7 @@ def _plot_loss(
         return None
     figure, axes = new_figure("Loss", "step", "loss")
     if len(train) >= 20:
-        # A window of a fiftieth of the run smooths a short run and a long one alike.
+        # A window of 1/50 of the run smooths short and long runs alike.
         window = max(5, len(train) // 50) | 1
         axes.plot(train.x, train.y, color=BLUE, alpha=0.25, lw=0.7, label="train, as logged")
         mean = _moving_mean(train.y, window)
@@ -176,7 +176,7 @@ def _plot_loss(
 
 
 def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Means over centerd windows, cut at both ends to what lies inside."""
+    """Return means over centered windows, truncated at both ends."""
     import numpy as np
 
     ones = np.ones(window)
@@ -185,7 +185,7 @@ def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64
 
 
 def _usual_top(curve: Curve) -> float:
-    """The top of the values without a few that would flatten all others."""
+    """Return the top of the values without outliers that would flatten the curve."""
     if not len(curve):
         return 0.0
     ordered = sorted(curve.y)
@@ -212,7 +212,7 @@ def _plot_metrics(metrics: pandas.DataFrame, best: Best | None) -> Figure | None
         mark_best(axes, best.epoch)
     axes.xaxis.set_major_locator(whole_numbers())
     if all(len(curve) == 1 for curve in curves.values()):
-        axes.set_xticks([last])  # around one point the axis would count in fractions of an epoch
+        axes.set_xticks([last])  # around one point, the axis would show fractions of an epoch
     legend(axes, title=best.text if best else f"at epoch {last:.0f}")
     return figure
 
@@ -222,7 +222,7 @@ def _plot_learning_rate(metrics: pandas.DataFrame, gradients: pandas.DataFrame) 
     groups = {name: _curve(metrics, name).finite() for name in names}
     groups = {name: curve for name, curve in groups.items() if len(curve)}
     every_step = _curve(gradients, "lr").finite()
-    # The gradients have every step, but one rate only: where groups differ, the log has them all.
+    # The gradients table has every step, but only the first group's rate.
     if len(every_step) and len(groups) < 2:
         groups = {"lr": every_step}
     if not groups:
@@ -260,7 +260,7 @@ def _plot_gradient_norm(metrics: pandas.DataFrame, gradients: pandas.DataFrame) 
         axes.plot(drawn.x, drawn.y, color=SKY, label="before clipping", **line)
         after = clipped.where(clipped.y > 0).finite()
         axes.plot(after.x, after.y, color=BLUE, label="after clipping", **line)
-        # Clipping by norm stops every step at one value; clipping by value does not.
+        # Clipping by norm limits all steps to one value; clipping by value does not.
         limit, share = float(cut.max()), len(cut) / len(norm)
         if cut.min() > 0.98 * limit:
             label = f"threshold {limit:.3g}\n({share:.1%} of steps clipped)"
@@ -277,7 +277,7 @@ def _plot_gradient_norm(metrics: pandas.DataFrame, gradients: pandas.DataFrame) 
 
 
 def _spikes(gradients: pandas.DataFrame) -> list[int]:
-    """The steps that the history calls spikes."""
+    """Return the steps that the gradients table marks as spikes."""
     if not {"step", "rows"} <= set(gradients):
         return []
     return gradients.loc[gradients["rows"].notna(), "step"].tolist()

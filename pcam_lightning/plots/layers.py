@@ -1,4 +1,4 @@
-"""A heat map of the gradients of a network, layer by layer."""
+"""Heat map of gradient norms by layer and step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 PREFIX = "norm/"
 COLUMNS = 400
-"""As many steps as a picture can show beside each other; more are put together."""
+"""Largest number of columns; more steps are merged by their median."""
 LABELS = 120
-"""As many layers as can be named."""
-ROW = 0.13  # inches, of a layer
+"""Largest number of layer labels."""
+ROW = 0.13  # inches per layer
 
 
 def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
-    """Step by layer, the first layer of the network on top; None where the table has no layers."""
+    """Plot norms by step and layer, the first layer on top; None if the table has no layers."""
     import numpy as np
     from matplotlib.colors import LogNorm
 
@@ -43,7 +43,7 @@ def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
     height = max(4.5, 1.5 + ROW * shown)
     figure, axes = new_figure(title, "step", "", height)
     axes.set_facecolor(FAINT)
-    # A few values must not take the colors from all others.
+    # Quantiles, so that a few outliers do not use up the color scale.
     low, high = np.nanquantile(values, (0.005, 0.995))
     edges = np.append(layers.index[::width], layers.index[-1] + 1) - 0.5
     mesh = axes.pcolormesh(
@@ -69,7 +69,7 @@ def plot_layers(gradients: pandas.DataFrame) -> Figure | None:
 
 
 def layer_norms(gradients: pandas.DataFrame) -> pandas.DataFrame:
-    """Norm of all parameters that a module owns together, float64, a column a module, by step."""
+    """Return the joint norm of each module's own parameters, float64, by step and module."""
     import numpy as np
     import pandas
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 from pcam_lightning.metrics.calibration import reliability
 from pcam_lightning.metrics.metrics import Ranking, is_tumour
 from pcam_lightning.metrics.thresholds import f_beta
-from pcam_lightning.plots.style import BLUE, FAINT, GRAY, GREEN, ORANGE, save
+from pcam_lightning.plots.style import BLUE, GRAY, GREEN, INK, ORANGE, save, style_axes
 
 CLASS_NAMES = ("normal", "tumour")
 
@@ -25,16 +26,16 @@ def plot_roc(
     title: str = "",
     threshold: float | None = None,
 ) -> None:
-    """Sensitivity against false positive rate at every threshold, with the area in the legend.
+    """Plot sensitivity against false positive rate, with the area in the legend.
 
     Args:
         path: PNG to write, atomically.
         label: [N] of 0 or 1.
         probability: [N] of tumour, in [0, 1].
-        title: what was scored, such as the dataset and split; follows the plot's own name.
-        threshold: if given, the point at which the model is used is marked.
+        title: dataset and split; follows the plot's own name.
+        threshold: operating point to mark; None for none.
 
-    With one class only there is no curve; the picture then says so.
+    With one class only, the picture reports that the curve is undefined.
 
     Raises:
         ValueError: as in `compute_metrics`.
@@ -69,10 +70,10 @@ def plot_precision_recall(
     title: str = "",
     threshold: float | None = None,
 ) -> None:
-    """Precision against recall at every threshold, with the average precision in the legend.
+    """Plot precision against recall, with the average precision in the legend.
 
-    Drawn as steps, so that the area under the line is the average precision. Arguments, the case
-    without tumours and errors are as in `plot_roc`.
+    The area under the steps is the average precision. Arguments, the undefined case and errors are
+    as in `plot_roc`.
     """
     ranking = Ranking(label, probability, 0.5 if threshold is None else threshold)
     scores = ranking.metrics()
@@ -115,9 +116,9 @@ def plot_confusion(
     threshold: float = 0.5,
     title: str = "",
 ) -> None:
-    """Confusion matrix: counts, and percentages of each true class.
+    """Plot the confusion matrix: counts, and percentages of each true class.
 
-    Tumour is predicted as by `is_tumour`. Arguments and errors are as in `plot_roc`.
+    `is_tumour` decides the predicted class. Arguments and errors are as in `plot_roc`.
     """
     Ranking(label, probability, threshold)  # the same checks as everywhere
     actual = np.asarray(label).astype(np.int64)
@@ -138,9 +139,10 @@ def plot_confusion(
     axes.set_yticks(
         [0, 1], [f"{name}\n{total:,}" for name, total in zip(CLASS_NAMES, totals, strict=True)]
     )
+    x = f"predicted (tumour where probability ≥ {threshold:.4g})"
+    style_axes(axes, x, "true (percentages of each row)")
+    axes.grid(False)
     axes.tick_params(length=0, labelsize=11)
-    axes.set_xlabel(f"predicted (tumour where probability ≥ {threshold:.4g})", fontsize=11)
-    axes.set_ylabel("true (percentages of each row)", fontsize=11)
     axes.spines[:].set_visible(False)
     axes.axhline(0.5, color="white", linewidth=3)
     axes.axvline(0.5, color="white", linewidth=3)
@@ -155,9 +157,9 @@ def plot_thresholds(
     title: str = "",
     beta: float = 2.0,
 ) -> None:
-    """Precision, recall and F-beta over the threshold, the chosen one marked.
+    """Plot precision, recall and F-beta over the threshold, and mark the chosen one.
 
-    Arguments, the case without tumours and errors are as in `plot_roc`.
+    Arguments, the undefined case and errors are as in `plot_roc`.
     """
     ranking = Ranking(label, probability)
     true_positives, false_positives = ranking.counts()
@@ -165,7 +167,7 @@ def plot_thresholds(
     if not true_positives[-1]:
         _undefined(axes, "undefined: no tumour among the labels")
     else:
-        # From the right: at a probability, it and all above it are predicted tumour.
+        # At a probability as threshold, it and all higher ones are predicted tumour.
         at = np.append(ranking.probabilities, 0.0)
         tp, fp = (np.append(counts[1:], counts[-1]) for counts in (true_positives, false_positives))
         curves = {
@@ -188,14 +190,14 @@ def plot_reliability(
     probabilities: Mapping[str, ArrayLike],
     title: str = "",
 ) -> None:
-    """Share of tumours against what was said, in bins, and how many patches said so.
+    """Plot the share of tumours against the predicted probability, with patch counts, in bins.
 
     Args:
         path: PNG to write, atomically.
         label: [N] of 0 or 1.
-        probabilities: what to call it in the legend, to [N] of tumour; such as before and after
-            a temperature.
-        title: what was scored.
+        probabilities: legend entry to probabilities [N] of tumour, such as before and after a
+            temperature.
+        title: dataset and split.
     """
     figure, axes = _unit_square(
         "Reliability", title, "probability of tumour, mean of a bin", "share of tumours in the bin"
@@ -205,14 +207,14 @@ def plot_reliability(
         probabilities.items(), (ORANGE, BLUE, GREEN), strict=False
     ):
         bins = reliability(label, probability)
-        share, said = bins["tumours"].to_numpy(), bins["probability"].to_numpy()
+        share, mean = bins["tumours"].to_numpy(), bins["probability"].to_numpy()
         around = np.abs(np.stack([share - bins["low"], bins["high"] - share]))
         axes.errorbar(
-            said, share, around, fmt="o-", color=color, capsize=2, linewidth=1.5, label=name
+            mean, share, around, fmt="o-", color=color, capsize=2, linewidth=1.5, label=name
         )
         rows = bins["rows"].to_numpy()
         height = 0.1 * rows / rows.max()
-        axes.bar(said, height, width=0.012, color=color, alpha=0.5, zorder=0)
+        axes.bar(mean, height, width=0.012, color=color, alpha=0.5, zorder=0)
     axes.legend(loc="upper left")
     axes.text(0.99, 0.14, "bars: patches in a bin", ha="right", fontsize=9, color=GRAY)
     save(figure, path)
@@ -221,13 +223,13 @@ def plot_reliability(
 def plot_slices(
     path: str | os.PathLike[str], table: pd.DataFrame, title: str = "", limit: int = 40
 ) -> None:
-    """AUROC, sensitivity and specificity of each slice with its interval, beside the whole's.
+    """Plot AUROC, sensitivity and specificity of each slice with intervals.
 
     Args:
         path: PNG to write, atomically.
-        table: as from `score_slices`; slices beyond the first `limit` are left out, and counted in
-            the title.
-        title: what was scored.
+        table: result of `score_slices`, the whole split first; slices beyond the first `limit` are
+            only counted in the title.
+        title: dataset and split.
     """
     whole, slices = table.iloc[0], table.iloc[1 : limit + 1]
     more = len(table) - 1 - len(slices)
@@ -246,10 +248,7 @@ def plot_slices(
         for place in np.flatnonzero(np.isnan(values)):
             axes.text(0.5, place, "undefined", color=GRAY, fontsize=7, va="center", ha="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
-        axes.set_xlabel(name, fontsize=10)
-        axes.grid(axis="x", color=FAINT, linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
+        style_axes(axes, name, "", grid="x")
     labels = [
         f"{_shortened(f'{each.property}: {each.slice}')} ({each.rows:,})"
         for each in slices.itertuples()
@@ -258,8 +257,9 @@ def plot_slices(
     left[0].set_ylim(len(slices) - 0.4, -0.6)
     heading = f"Slices: {title}" if title else "Slices"
     heading += f" (and {more} more)" if more else ""
-    told = "line: the whole; orange: worse beyond chance"
-    figure.suptitle(f"{heading}\n{told}", fontsize=11, x=0.01, ha="left", parse_math=False)
+    key = "line: whole split; orange: significantly worse"
+    style: dict[str, Any] = {"fontweight": "bold", "color": INK, "parse_math": False}
+    figure.suptitle(f"{heading}\n{key}", fontsize=11, x=0.01, ha="left", **style)
     save(figure, path)
 
 
@@ -271,20 +271,16 @@ def _square(name: str, title: str) -> tuple[Figure, Axes]:
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(5.4, 5.4), dpi=150, layout=layout)
     axes = figure.add_subplot()
-    axes.set_title(
-        f"{name}: {title}" if title else name, fontsize=12, loc="left", wrap=True, parse_math=False
-    )
+    text = f"{name}: {title}" if title else name
+    style: dict[str, Any] = {"fontweight": "bold", "color": INK, "parse_math": False}
+    axes.set_title(text, fontsize=12, loc="left", wrap=True, **style)
     return figure, axes
 
 
 def _unit_square(name: str, title: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure, axes = _square(name, title)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set_xlabel(x, fontsize=11)
-    axes.set_ylabel(y, fontsize=11)
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, x, y)
     return figure, axes
 
 

@@ -1,4 +1,4 @@
-"""One style for all figures: colors, axes, legends, and how a figure is saved.
+"""One style for all figures: colors, axes, legends, saving.
 
 Figures are made without pyplot: no global state, no display, safe in any thread.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pcam_lightning.files import atomic_write
 
@@ -32,7 +32,7 @@ CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GRAY)
 
 
 def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure, Axes]:
-    """`height` is in inches."""
+    """Return a figure of 9 x `height` inches and its axes."""
     # Not pyplot: it keeps every figure alive and picks a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,15 +41,20 @@ def new_figure(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure,
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=26)
+    style_axes(axes, x, y, grid="y")
+    axes.margins(x=0.02)
+    return figure, axes
+
+
+def style_axes(axes: Axes, x: str, y: str, grid: Literal["x", "y", "both"] = "both") -> None:
+    """Set axis labels, spines, ticks and grid in the style of all figures."""
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRAY)
     axes.tick_params(color=GRAY, labelcolor=INK)
-    axes.grid(axis="y", color=FAINT, lw=0.8)
+    axes.grid(axis=grid, color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
-    axes.margins(x=0.02)
-    return figure, axes
 
 
 def log_ticks(decades: float) -> LogLocator:
@@ -88,7 +93,7 @@ def count_steps(count: int) -> str:
 def mark_edge(
     axes: Axes, steps: NDArray[np.float64], color: str, marker: str, what: str, why: str
 ) -> None:
-    """Show at the upper edge which steps have values that the picture has no room for."""
+    """Mark steps whose values lie outside the picture at its upper edge."""
     if len(steps):
         edge, heights = axes.get_xaxis_transform(), [0.985] * len(steps)
         label = f"{what} {why} ({count_steps(len(steps))})"
@@ -96,7 +101,7 @@ def mark_edge(
 
 
 def legend(axes: Axes, title: str | None = None) -> None:
-    # Beside the axes: inside them there is no place that some run would not need.
+    # Next to the axes: inside, it would cover the curves of some run.
     legend = axes.legend(
         title=title,
         loc="center left",
@@ -113,7 +118,7 @@ def save(figure: Figure, path: str | os.PathLike[str], subtitle: str | None = No
     """Write a figure as PNG, atomically, with a subtitle below the title of its first axes."""
     if subtitle is not None:
         axes = figure.axes[0]
-        # A name with dollar signs is a name, not a formula.
+        # parse_math=False: a name may contain dollar signs.
         place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
         axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GRAY, parse_math=False)
     image = io.BytesIO()

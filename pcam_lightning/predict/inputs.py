@@ -20,7 +20,7 @@ from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import PATCH_SHAPE, SplitFiles, check_images, read_labels
 from pcam_lightning.data.images import SUFFIXES, read_image
 from pcam_lightning.data.prefetch import prefetch_map
-from pcam_lightning.data.scale import check_scale, declared_scale
+from pcam_lightning.data.scale import BYTES, Scale, appearance, declared_scale, sample
 from pcam_lightning.errors import InputError, one_line
 
 SIDE = PATCH_SHAPE[0]
@@ -56,10 +56,8 @@ class H5Input:
     thumbnails: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        declared = declared_scale(self.scale)
         self._sources = [
-            patch_file(each, cache=False, scale=declared or check_scale(each))
-            for each in self.files
+            patch_file(each, cache=False, scale=_scale(each, self.scale)) for each in self.files
         ]
         self.labeled = all(each.labels.is_file() for each in self.files)
 
@@ -84,6 +82,19 @@ class H5Input:
 
             # One thread: HDF5 reads one call at a time.
             yield from prefetch_map(read, range(0, source.rows, size), threads=1)
+
+
+def _scale(files: SplitFiles, declared: Any) -> Scale:
+    """Return the declared scale; raise InputError where none is declared and values are not 0..255."""
+    if scale := declared_scale(declared):
+        return scale
+    seen = appearance(sample(files))
+    if seen.name != "0-255":
+        raise InputError(
+            f"{files.images}: its pixels look {seen}, expected 0..255, or their scale declared, "
+            "such as data.scale=0-1"
+        )
+    return BYTES
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Provenance of runs: what each was made of, how two runs differ, where they diverge."""
+"""Provenance of runs, differences between runs, and the step at which two runs diverge."""

@@ -1,4 +1,4 @@
-"""Which patches of two files differ."""
+"""Comparison of the rows of two H5 files."""
 
 from pathlib import Path
 
@@ -12,23 +12,25 @@ SHOWN_ROWS = 5
 
 
 def changed_rows(one: tuple[Path, str], other: tuple[Path, str]) -> list[str]:
-    """In words, what differs between two H5 files of the same name; empty where nothing does.
+    """Describe the differences between two H5 files of the same name; empty if they are equal.
+
+    Equal data can have different digests, if they were computed by different rules.
 
     Args:
-        one, other: a path, and the digest that the file had when it was used. Runs that recorded
-            digests by different rules may have used the same data.
+        one: path of a file, and the digest that it had when it was used.
+        other: the same for the other file.
     """
     try:
         for path, digest in (one, other):
             if not path.is_file() or not is_content(path, digest):
-                return [f"{path} is no longer the file that was used"]
+                return [f"{path} has changed since it was used"]
         return _changed_rows(one[0], other[0])
     except InputError as error:
         return [str(error)]
 
 
 def _changed_rows(one: Path, other: Path) -> list[str]:
-    name = one.stem[-1]  # x or y
+    name = one.stem[-1]  # "x" or "y"
     with open_dataset(one, name) as first, open_dataset(other, name) as second:
         kinds = [f"{each.dtype} {list(each.shape)}" for each in (first, second)]
         if first.shape != second.shape:
@@ -38,14 +40,14 @@ def _changed_rows(one: Path, other: Path) -> list[str]:
         for start in range(0, first.shape[0], step):
             a = read_rows(first, one, start, start + step)
             b = read_rows(second, other, start, start + step)
-            differs = (a != b) & ~((a != a) & (b != b))  # NaN is the same as NaN
+            differs = (a != b) & ~((a != a) & (b != b))  # NaN equals NaN
             rows = np.flatnonzero(differs.reshape(len(a), -1).any(axis=1))
             for row in rows[: max(0, SHOWN_ROWS - found)]:
                 place = tuple(int(i) for i in np.argwhere(differs[row])[0])
                 values = f"{a[row][place]:g} and {b[row][place]:g}"
                 count = int(differs[row].sum())
-                what = "1 value" if count == 1 else f"{count:,} values"
-                messages.append(f"row {start + row}: {what}, first {list(place)}: {values}")
+                number = "1 value" if count == 1 else f"{count:,} values"
+                messages.append(f"row {start + row}: {number}, first {list(place)}: {values}")
             found += len(rows)
         if not found:
             return messages

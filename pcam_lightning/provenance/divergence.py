@@ -1,4 +1,4 @@
-"""Where the histories of two runs part, and how far apart their results are."""
+"""The first step at which two runs diverge, and the difference of their metrics."""
 
 from typing import Any
 
@@ -16,17 +16,17 @@ SPLITS = ("val", "test")
 
 
 def first_divergence(one: Run, other: Run) -> dict[str, Any] | None:
-    """The first optimizer step at which each recorded number differs.
+    """Return the first optimizer step at which each recorded value differs.
 
-    Returns "steps" (how many both have), "more" (how many only one of them has), "rows_known"
-    (whether both tell batches apart), and, each None where nothing differs, as {"step", "epoch",
-    "name", "values"}:
+    Returns a dict of "steps" (number of steps in both runs), "more" (number of steps in only one),
+    "rows_known" (True if both runs recorded the rows of their batches), and the following, each
+    None if nothing differs, else {"step", "epoch", "name", "values"}:
 
-        batch    other rows, or the same in another order, were drawn
-        loss     of the batch, before the step
+        batch    the rows of the batch or their order
+        loss     the loss of the batch, before the step
         tensor   the first gradient that differs, in the order of the network's parameters
 
-    Returns None where a run recorded no gradients.
+    Returns None if a run recorded no gradients.
 
     Raises:
         RunFileError: a table is damaged.
@@ -49,11 +49,11 @@ def first_divergence(one: Run, other: Run) -> dict[str, Any] | None:
 
 
 def metric_differences(one: Run, other: Run) -> dict[str, Any]:
-    """Return, by split and metric, the second run's value less the first's, with a 95 % interval.
+    """Return the second run's metrics minus the first's, by split, with 95 % intervals.
 
-    Metrics that need a decision are taken at each run's own threshold; "thresholds" holds both, as
-    from `decision_threshold`. Empty for a split that a run has no predictions of, or of which it
-    predicted other patches.
+    Metrics that need a decision use each run's own threshold; "thresholds" holds both, as returned
+    by `decision_threshold`. A split is left out if a run has no predictions for it, or if the two
+    runs predicted different patches.
     """
     found = {}
     for split in SPLITS:
@@ -82,10 +82,10 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
 
 
 def decision_threshold(run: Run, split: str) -> dict[str, Any]:
-    """Return the threshold for a run's stored predictions of a split: "value" and "source".
+    """Return the "value" of the threshold for a run's predictions of a split, and its "source".
 
-    It is the one that `evaluate` stored for these weights and these logits, else the summary's;
-    "source" names the file.
+    The source is `threshold.json`, if `evaluate` wrote it for these weights and logits, otherwise
+    `summary.json`.
     """
     summary, stored = run.summary, run.threshold
     if stored is not None and stored.tta == "none":
@@ -99,7 +99,7 @@ def decision_threshold(run: Run, split: str) -> dict[str, Any]:
 
 
 def _steps(run: Run) -> pd.DataFrame:
-    """The gradients of a run by step; a step that was made again after a resume counts once."""
+    """Return the gradients of a run by step; a step repeated after a resume counts once."""
     table = run.gradients
     kinds = {name: table[name].dtype.kind for name in table if name not in ("rows", "losses")}
     if "step" not in table or not set(kinds.values()) <= set("iuf"):
@@ -116,7 +116,7 @@ def _first_difference(a: pd.DataFrame, b: pd.DataFrame, names: list[str]) -> dic
     if not names:
         return None
     one, other = a[names].to_numpy(), b[names].to_numpy()
-    differs = (one != other) & ~((one != one) & (other != other))  # NaN is the same as NaN
+    differs = (one != other) & ~((one != one) & (other != other))  # NaN equals NaN
     if not differs.any():
         return None
     row = int(np.argmax(differs.any(axis=1)))

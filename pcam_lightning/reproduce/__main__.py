@@ -1,4 +1,4 @@
-"""Make a finished run again from its folder, and say whether it came out the same, bit for bit.
+"""Repeat a finished run from its folder, and check that the result is bit-identical.
 
 python -m pcam_lightning.reproduce run=FOLDER
 """
@@ -28,7 +28,7 @@ from pcam_lightning.train.fit import train
 log = logging.getLogger(__name__)
 
 CALLED = ("model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
-"""The sections of a config that are instantiated with all that is in them."""
+"""Sections of a config that are instantiated as a whole."""
 
 
 @command("reproduce")
@@ -57,18 +57,18 @@ def main(config: Config) -> Path:
 
 
 def twin_config(run: Run, folder: Path, trusted: Collection[str] = ()) -> Config:
-    """The config of a run, to be run in another folder: with its data, without remote loggers.
+    """Return the config of a run for a repetition in another folder, without remote loggers.
 
-    It may come from anybody: it calls what `conf/` calls, writes into `folder` alone, and downloads
-    nothing.
+    The run is not trusted: its config may only call targets of `conf/`, write into `folder`, and
+    read the recorded data.
 
     Args:
         run: a finished run of train.
-        folder: the twin's.
+        folder: folder of the repetition.
         trusted: other targets that the config may call.
 
     Raises:
-        InputError: the run's manifest is missing or damaged, is of another command, or its config
+        InputError: the run's manifest is missing, damaged or of another command, or its config
             would call or write more than that.
     """
     manifest, where = run.manifest, f"{run.path}/manifest.json"
@@ -92,7 +92,7 @@ def twin_config(run: Run, folder: Path, trusted: Collection[str] = ()) -> Config
         if part and part["_target_"] == "pcam_lightning.engine.loggers.CSVLogger"
     }
     check_foreign(config, CALLED, where, folder, trusted)
-    # Its other keys are fixed by the schema.
+    # The schema checks the other keys of `data`.
     check_foreign({"data": {"_target_": data["_target_"]}}, ["data"], where, folder, trusted)
     return config
 
@@ -102,8 +102,8 @@ def _demo_parent() -> str:
 
 
 def warn(run: Run, manifest: dict[str, Any]) -> None:
-    """Say before anything is trained in what code, packages and hardware differ by now."""
-    from pcam_lightning.provenance.provenance import Provenance, differences
+    """Log, before training, the code, packages and hardware that have changed since the run."""
+    from pcam_lightning.provenance.record import Provenance, differences
 
     for each in differences([Provenance.of(run), Provenance.now(manifest)]):
         if each.matters and each.kind not in ("config", "data", "determinism"):
@@ -112,7 +112,7 @@ def warn(run: Run, manifest: dict[str, Any]) -> None:
 
 
 def judge(folder: Path, run: Run, twin: Run) -> dict[str, Any]:
-    """Compare a run with its twin, and write and return the verdict."""
+    """Compare a run with its repetition; write and return the summary."""
     from pcam_lightning.compare.report import first_place, write_comparison
 
     report = write_comparison(folder, [run, twin])

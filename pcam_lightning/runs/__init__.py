@@ -1,4 +1,4 @@
-"""The run folder: what is written around a run's life, and how it is read back."""
+"""The run folder: writing it during a run, and reading it back."""
 
 from pcam_lightning.runs.run import Run, find_runs
 

@@ -1,4 +1,4 @@
-"""The code that ran: the commit of the package's own checkout, and what differs from it."""
+"""The code of a run: the commit of the package's checkout, and the changes since then."""
 
 from __future__ import annotations
 
@@ -17,35 +17,27 @@ PACKAGE = Path(__file__).resolve().parents[1]
 PATCH_LIMIT = 5_000_000
 GIT_TIMEOUT = 60
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
-"""A commit as git names it. Anything else could be an option, or a name with another meaning."""
-BINARY = b"\nGIT binary patch\n"
-# Untracked files of other kinds are notes, data, results, or a .env with passwords.
+"""The full name of a commit. Any other text could be an option or a branch."""
 MARK = b"diff --git "
-# Plumbing, because `git diff` follows the user's taste in colors and prefixes.
-DIFF = (
-    "diff-tree",
-    "-r",
-    "--patch",
-    "--full-index",
-    "--no-renames",
-    "--no-ext-diff",
-    "--no-textconv",
-)
+BINARY = b"\nGIT binary patch\n"
+# For plumbing commands, because `git diff` follows the user's settings of colors and prefixes.
+DIFF = ("--patch", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv")
+# Other untracked files are notes, data, results, or a .env with passwords.
 SOURCE_SUFFIXES = (".py", ".pyi", ".yaml", ".yml", ".toml", ".cfg", ".sh", ".sbatch")
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A git checkout at one moment; what could not be learned is None, and `note` says why."""
+    """The state of a git checkout; unknown facts are None, and `note` gives the reason."""
 
     commit: str | None = None
     branch: str | None = None
     dirty: bool | None = None
-    """Whether a tracked file differs from the commit or an untracked source file lies there."""
+    """True if a tracked file differs from the commit or if there is an untracked source file."""
     patch: bytes | None = None
-    """The difference from the commit, whole files only, for `git apply`; empty when clean."""
+    """The changes since the commit, for `git apply`; empty for a clean checkout."""
     left_out: tuple[str, ...] = ()
-    """Files whose part did not fit into the patch."""
+    """Changed files that the patch leaves out because of its size limit."""
     note: str | None = None
 
 
@@ -54,10 +46,10 @@ class _GitError(Exception):
 
 
 def read_checkout(package: Path = PACKAGE, limit: int = PATCH_LIMIT) -> Checkout:
-    """The checkout that holds a package's folder, with a patch of at most `limit` bytes.
+    """Return the state of the checkout with a package, with a patch of at most `limit` bytes.
 
-    Never raises: a package installed without a checkout, a missing git, or a folder that git
-    refuses (`safe.directory`) leave fields None. Nothing in the repository is written.
+    Writes nothing in the repository and never raises: fields are None for a package without a
+    checkout, a missing git, or a folder that git rejects (`safe.directory`).
     """
     try:
         root = _find_root(package)
@@ -77,9 +69,10 @@ def read_checkout(package: Path = PACKAGE, limit: int = PATCH_LIMIT) -> Checkout
 
 
 def source_digests(package: Path = PACKAGE) -> dict[str, str]:
-    """SHA-256 (hex, 16 digits) of each Python file of a package, by its path from beside it.
+    """Return the SHA-256 (16 hex digits) of each Python file of a package.
 
-    What tells two versions apart where there is no checkout, or where its commits are unknown.
+    Keys are paths such as `pcam_lightning/errors.py`. The digests identify a version of the code
+    even without a checkout or a known commit.
     """
     digests = {}
     for path in sorted(package.rglob("*.py")):
@@ -91,13 +84,13 @@ def source_digests(package: Path = PACKAGE) -> dict[str, str]:
 def changed_lines(
     one: tuple[str, bytes], other: tuple[str, bytes], package: Path = PACKAGE
 ) -> dict[str, list[str]] | None:
-    """What differs between two states of the code, each a commit and a patch of it.
+    """Compare two states of the code, each a commit and a patch to it.
 
-    Returns the lines of each text file that differs, "-" before those of `one` and "+" before those
-    of `other`, or None where this checkout does not know the commits, where a commit is no commit's
-    name, or where a patch is too large or does not apply. Both may come from anybody: patches are
-    applied to an index in a temporary folder, never to files, and nothing in the repository is
-    written.
+    Returns the changed lines of each text file: removed ones begin with "-", added ones with "+".
+    Returns None if this checkout lacks a commit, or if a patch is too large or does not apply.
+
+    The input is not trusted: patches are applied to an index in a temporary folder, never to files,
+    and nothing is written in the repository.
     """
     for commit, patch in (one, other):
         if not COMMIT.fullmatch(commit) or len(patch) > 2 * PATCH_LIMIT:
@@ -106,16 +99,17 @@ def changed_lines(
         root = _find_root(package)
         if root is None:
             return None
-        with _scratch_objects(root) as environment:
+        with _scratch(root) as environment:
             trees = [_tree(root, *state, environment) for state in (one, other)]
-            whole = _git(root, *DIFF, "--unified=0", *trees, environment=environment)
+            words = ("diff-tree", "-r", *DIFF, "--unified=0", *trees)
+            whole = _git(root, *words, environment=environment)
     except _GitError:
         return None
     changed: dict[str, list[str]] = {}
     for part in _parts(whole):
         lines = part.decode("utf-8", errors="replace").splitlines()
         name = lines[0].partition(" b/")[2]
-        # After the first hunk: its header would otherwise look like two changed lines.
+        # The header before the first hunk has two lines that look like changed ones.
         start = next((i for i, line in enumerate(lines) if line.startswith("@@")), len(lines))
         if found := [line for line in lines[start:] if line[:1] in ("-", "+")]:
             changed[name] = found
@@ -123,34 +117,40 @@ def changed_lines(
 
 
 def _tree(root: Path, commit: str, patch: bytes, environment: dict[str, str]) -> str:
-    """The tree object of a commit with a patch applied, but for files that hold no text."""
+    """Return the tree object of a commit with a patch applied, except to binary files."""
     _git(root, "read-tree", "--end-of-options", commit, environment=environment)
     parts = _parts(patch)
     if patch and not parts:
-        raise _GitError("no patch of git diff")
-    # No lines can be shown of what is compressed, which may unpack to any size.
+        raise _GitError("not a patch of git diff")
+    # Binary patches have no lines to show, and may unpack to any size.
     text = b"\n".join(part for part in parts if BINARY not in part)
     if text:
-        given = text.rstrip(b"\n") + b"\n"
         words = ("apply", "--cached", "--end-of-options", "-")
-        _git(root, *words, environment=environment, given=given)
+        _git(root, *words, environment=environment, stdin=text.rstrip(b"\n") + b"\n")
     return _text(_git(root, "write-tree", environment=environment))
 
 
 @contextmanager
-def _scratch_objects(root: Path) -> Iterator[dict[str, str]]:
-    """An environment for git with an index and new objects of its own, beside those of `root`."""
-    objects = (root / _text(_git(root, "rev-parse", "--git-path", "objects"))).resolve()
+def _scratch(root: Path) -> Iterator[dict[str, str]]:
+    """Give git a copy of the index and a temporary folder for new objects, by its environment."""
+    index, objects = (
+        root / _text(_git(root, "rev-parse", "--git-path", name)) for name in ("index", "objects")
+    )
     with tempfile.TemporaryDirectory() as folder:
+        if index.exists():  # a new repository has none
+            shutil.copyfile(index, f"{folder}/index")
         yield {
             "GIT_INDEX_FILE": f"{folder}/index",
             "GIT_OBJECT_DIRECTORY": folder,
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects.resolve()),
         }
 
 
 def _find_root(package: Path) -> Path | None:
-    """The repository a package's source belongs to, which need not be the one around it."""
+    """Return the repository of a package's source, or None.
+
+    A package in an ignored folder does not belong to the repository around it.
+    """
     if {"site-packages", "dist-packages"} & set(package.parts):
         return None
     try:
@@ -171,17 +171,17 @@ def _read_patch(root: Path, commit: str | None, limit: int) -> tuple[bytes, tupl
     sizes = {name: os.lstat(root / name).st_size for name in untracked if (root / name).exists()}
     too_large = [name for name, size in sizes.items() if size > limit]
     base = commit or _text(_git(root, "hash-object", "-t", "tree", os.devnull))
-    with _index_copy(root) as index:
+    with _scratch(root) as environment:
         added = [name for name in sizes if name not in too_large]
         if added:
             add = ("--literal-pathspecs", "add", "--intent-to-add", "--", *added)
-            _git(root, *add, environment=index)
-        whole = _git(root, "diff-index", "--binary", *DIFF[1:], base, environment=index)
+            _git(root, *add, environment=environment)
+        whole = _git(root, "diff-index", "--binary", *DIFF, base, environment=environment)
     return _cut(whole, limit, too_large)
 
 
 def _cut(whole: bytes, limit: int, too_large: list[str]) -> tuple[bytes, tuple[str, ...]]:
-    """Keep the leading files that fit: a patch cut inside a file would not apply at all."""
+    """Keep the files of a patch that fit into the limit, and name the others."""
     kept, left_out, size = [], list(too_large), 0
     for part in _parts(whole):
         if size + len(part) + 1 <= limit:
@@ -194,39 +194,28 @@ def _cut(whole: bytes, limit: int, too_large: list[str]) -> tuple[bytes, tuple[s
     if patch and not patch.endswith(b"\n"):
         patch += b"\n"
     if left_out:
-        # git apply skips what comes before the first file.
+        # git apply skips lines before the first file.
         note = f"# left out, the limit is {limit} bytes: {', '.join(left_out)}\n"
         patch = note.encode("utf-8", errors="backslashreplace") + patch
     return patch, tuple(left_out)
 
 
 def _parts(whole: bytes) -> list[bytes]:
-    """A patch file by file."""
+    """Split a patch into the parts of its files."""
     return [MARK + part for part in (b"\n" + whole).split(b"\n" + MARK)[1:]]
-
-
-@contextmanager
-def _index_copy(root: Path) -> Iterator[dict[str, str]]:
-    """A copy of the index, so that untracked files can be listed in it without touching it."""
-    git_path = Path(_text(_git(root, "rev-parse", "--git-path", "index")))
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "index"
-        if (root / git_path).exists():  # a repository just made has none
-            shutil.copyfile(root / git_path, copy)
-        yield {"GIT_INDEX_FILE": str(copy)}
 
 
 def _git(
     folder: Path,
     *words: str,
     environment: Mapping[str, str] | None = None,
-    given: bytes = b"",
+    stdin: bytes = b"",
     may_fail: bool = False,
 ) -> bytes:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        # Set inside a git hook, these would answer for another repository.
+        # A git hook sets these for its own repository.
         if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     }
     try:
@@ -236,7 +225,7 @@ def _git(
             env=inherited
             | {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
             | dict(environment or {}),
-            input=given,
+            input=stdin,
             capture_output=True,
             timeout=GIT_TIMEOUT,
         )

@@ -1,6 +1,6 @@
-"""Values that the JSON files of a run folder may hold, as far as somebody reads them.
+"""Schemas of the JSON files of a run folder, for the keys that commands read.
 
-Further keys are left alone: other commands and later versions write more.
+Other keys are ignored: other commands and later versions write more.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ Metric = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Content(BaseModel):
+    """A JSON object with strict types and further keys."""
+
     model_config = ConfigDict(extra="allow", strict=True)
 
 
@@ -125,9 +127,9 @@ class Summary(Content):
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a `manifest.json`, its config with today's names (see `legacy`).
+    """Return a `manifest.json`, its config with the current names (see `legacy`).
 
-    Raises RunFileError for a missing or damaged one.
+    Raises RunFileError if the file is missing or damaged.
     """
     manifest = checked(path, read_json(path), Manifest)
     if "config" in manifest:
@@ -136,23 +138,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Return a `status.json`; raises RunFileError for a missing or damaged one."""
+    """Return a `status.json`; raise RunFileError if it is missing or damaged."""
     return checked(path, read_json(path), Status)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Return a `summary.json`; raises RunFileError for a missing or damaged one."""
+    """Return a `summary.json`; raise RunFileError if it is missing or damaged."""
     return checked(path, read_json(path), Summary)
 
 
 def checked(path: Path, value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Return `value` as it is where `model` accepts it, else raise RunFileError with the key."""
+    """Return `value` unchanged if `model` accepts it, else raise RunFileError with the key."""
     try:
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" else f"={one_line(repr(first['input']), 60)}"
+        key = ".".join(map(str, first["loc"]))
+        value_text = "" if first["type"] == "missing" else f"={one_line(repr(first['input']), 60)}"
         expected = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        raise RunFileError(f"{path}: {where}{given}: {one_line(expected)}") from None
+        raise RunFileError(f"{path}: {key}{value_text}: {one_line(expected)}") from None
     return value

@@ -1,7 +1,7 @@
-"""Readers of single files of a run folder, which may come from anybody.
+"""Readers of single files of a run folder, which is not trusted.
 
-A file is read only where it is a regular file of a sensible size, and parsed into plain containers
-of a sensible depth. Every fault is one RunFileError that names the file.
+The readers accept regular files of a limited size, and parse them into plain containers of a
+limited depth. Every fault is one RunFileError that names the file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pcam_lightning.errors import InputError, one_line
 JSON_BYTES = 16 << 20
 YAML_BYTES = 256 << 10
 DEPTH = 64
-"""Containers within each other; a config has about five."""
+"""Maximum nesting of containers; a config has about five levels."""
 NUMBER_LENGTH = 400
-"""Characters of a number; Python needs quadratic time for longer ones."""
+"""Maximum characters of a number; the time to parse one is quadratic."""
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -34,11 +34,11 @@ KINDS = {
 
 
 class RunFileError(InputError):
-    """A file of a run folder cannot be read or written."""
+    """A file of a run folder that cannot be read or written."""
 
 
 class MissingRunFileError(RunFileError, FileNotFoundError):
-    """A run folder does not (yet) hold a file."""
+    """A file that a run folder does not hold (yet)."""
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -46,11 +46,12 @@ def read_file(path: Path, limit: int) -> bytes:
 
     Raises:
         MissingRunFileError: there is no such file.
-        RunFileError: it is no regular file, larger than that, or cannot be read.
+        RunFileError: the file is not regular, too large, or cannot be read.
     """
     with _opened(path) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(limit + 1) if size <= limit else b""
+    if max(size, len(content)) > limit:
         raise RunFileError(f"{path} is too large, expected at most {limit:,} bytes")
     return content
 
@@ -63,7 +64,7 @@ def read_end(path: Path, size: int) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Raise RunFileError where something other than a regular file is at a path."""
+    """Raise RunFileError unless a path leads to a regular file."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -72,10 +73,12 @@ def check_file(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file: finite numbers, integers of 64 bits, no key twice.
+    """Return the JSON object in a file.
+
+    Numbers must be finite, integers must have at most 64 bits, and keys must be unique.
 
     Raises:
-        RunFileError: it holds anything else, or is nested deeper than `DEPTH`.
+        RunFileError: the file holds anything else, or is nested deeper than `DEPTH`.
     """
     content = read_file(path, JSON_BYTES)
     try:
@@ -97,10 +100,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds: plain values, without tags, anchors and repeated keys.
+    """Return the plain value in a YAML file without tags, anchors and repeated keys.
 
     Raises:
-        RunFileError: it holds anything else, or is nested deeper than `DEPTH`.
+        RunFileError: the file holds anything else, or is nested deeper than `DEPTH`.
     """
     import yaml
 
@@ -113,7 +116,7 @@ def read_yaml(path: Path) -> Any:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()
-            # An anchor can be repeated, and repeated again, to any size.
+            # Repeated anchors can expand to any size.
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
                 raise ValueError(f"an anchor or a tag in line {event.start_mark.line + 1}")
             return super().compose_node(parent, index)
@@ -155,7 +158,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _check_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = KINDS.get(stat.S_IFMT(mode), "no regular file")
+        kind = KINDS.get(stat.S_IFMT(mode), "not a regular file")
         raise RunFileError(f"{path} is {kind}, expected a file")
 
 
@@ -172,7 +175,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -183,7 +186,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    """Raise ValueError for containers too deep, and for integers of more than 64 bits."""
+    """Raise ValueError if containers are nested too deeply or integers have more than 64 bits."""
     level, depth = [value], 0
     while level:
         depth += 1

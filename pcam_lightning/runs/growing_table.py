@@ -1,4 +1,4 @@
-"""A parquet table that grows step by step, without being written whole each time."""
+"""A parquet table to which rows are appended without rewriting the whole file."""
 
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,22 +11,23 @@ from pcam_lightning.runs.files import RunFileError
 from pcam_lightning.runs.tables import read_arrow
 
 INTEGERS = ("step", "epoch", "batch")
-"""Columns that hold integers, in tables that have them."""
+"""Columns that must hold integers, if the table has them."""
 LISTS = ("rows", "losses")
 """Columns that may hold lists of numbers."""
 
 
 class GrowingTable:
-    """A table with an ascending column `step`, kept in `path` and, while it grows, in parts.
+    """A table with an ascending column `step`, stored in several files while it grows.
 
-    The part behind `gradients.parquet` is `gradients.1.parquet` and so on. Each part has fewer rows
-    than the one before it: where it would not, the two become one. So n rows are at most log2(n)
-    parts, and each row is written at most log2(n) times. A kill at any moment leaves files that
-    `read_table` can read: after a merge, the merged part stands before those it replaces, and no
-    step counts twice.
+    The part after `gradients.parquet` is `gradients.1.parquet` and so on. Each part has fewer rows
+    than the previous one; otherwise the two are merged. So n rows have at most log2(n) parts, and
+    each row is written at most log2(n) times.
+
+    A kill at any moment leaves files that `read_table` can read: a merged part precedes the parts
+    that it replaces, and a step counts once.
 
     Args:
-        path: of the first part, and of the whole table once it is joined.
+        path: file of the first part, and of the whole table after `join`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +35,7 @@ class GrowingTable:
         self._parts: list[pa.Table] = []
 
     def open(self, step: int) -> pa.Table:
-        """Keep the rows before a step on disk, drop all others, and return those rows."""
+        """Keep the rows before a step on disk, remove all others, and return the kept rows."""
         table = read_table(self.path) if step and self.path.is_file() else pa.table({"step": []})
         kept = table.filter(table["step"].to_numpy() < step)
         self._parts = [kept] if len(kept) else []
@@ -46,7 +47,7 @@ class GrowingTable:
         return kept
 
     def append(self, table: pa.Table) -> None:
-        """Add rows with later steps, and put them on disk."""
+        """Add rows with later steps, and write them to disk."""
         self._parts.append(table)
         first = len(self._parts) - 1
         while first and len(self._parts[first - 1]) <= sum(map(len, self._parts[first:])):
@@ -54,12 +55,12 @@ class GrowingTable:
         self._merge(first)
 
     def join(self) -> None:
-        """Put the whole table into its first file."""
+        """Merge all parts into the first file."""
         if len(self._parts) > 1:
             self._merge(0)
 
     def _merge(self, first: int) -> None:
-        """Make one part of all from the given one on."""
+        """Merge the parts from number `first` on."""
         self._parts[first:] = [pa.concat_tables(self._parts[first:], promote_options="default")]
         self._write(first)
         self._drop_behind(first + 1)
@@ -75,7 +76,7 @@ class GrowingTable:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read all rows of a growing table, whether it is joined or not.
+    """Return all rows of a growing table, joined or not.
 
     Raises:
         RunFileError: a file is missing or damaged.
@@ -84,7 +85,7 @@ def read_table(path: Path) -> pa.Table:
     for part in _parts(path, 1):
         newer = read_arrow(part, whole=INTEGERS, lists=LISTS)
         if not all("step" in each.column_names for each in (table, newer)):
-            raise RunFileError(f"{part}: no column step in it or in the file before it")
+            raise RunFileError(f"{part}: no column step in this file or the previous one")
         last = table["step"].to_numpy().max(initial=-1)
         newer = newer.filter(newer["step"].to_numpy() > last)
         table = pa.concat_tables([table, newer], promote_options="default")
@@ -96,5 +97,5 @@ def _part(path: Path, number: int) -> Path:
 
 
 def _parts(path: Path, first: int) -> list[Path]:
-    """Return the files of a table from a number on, as many as follow without a gap."""
+    """Return the files of a table from number `first` on, up to the first gap."""
     return list(takewhile(Path.is_file, (_part(path, number) for number in count(first))))

@@ -1,4 +1,4 @@
-"""The machine a run has: processor, memory and graphics cards, as this process may use them."""
+"""Hardware of a run: the processor, memory and graphics cards that this process may use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 def read_hardware() -> dict[str, Any]:
-    """Facts about this machine; what cannot be learned is None.
+    """Return facts about this machine; unknown ones are None.
 
-    `cpu_cores` are those this process may run on, `memory_gib` is the machine's. Graphics cards
-    come from nvidia-smi, because asking torch would start CUDA in this process, and a process
-    with CUDA started cannot be forked; cards hidden by CUDA_VISIBLE_DEVICES are left out.
+    `cpu_cores` counts the cores that this process may use, `memory_gib` is the machine's memory.
+    Graphics cards come from nvidia-smi, without those that CUDA_VISIBLE_DEVICES hides: torch would
+    start CUDA in this process, which could not be forked afterwards.
     """
     return {
         "host": socket.gethostname(),
@@ -76,7 +76,7 @@ def _is_visible(index: str, uuid: str, visible: str | None) -> bool:
     if visible is None:
         return True
     wanted = [entry.strip() for entry in visible.split(",")]
-    # A slice of a card (MIG) is named by an id of its own: every card is then reported.
+    # A slice of a card (MIG) has its own id, so that its card is unknown: report every card.
     if any(entry.startswith("MIG-") for entry in wanted):
         return True
     return any(entry == index or (entry and uuid.startswith(entry)) for entry in wanted)
@@ -85,6 +85,6 @@ def _is_visible(index: str, uuid: str, visible: str | None) -> bool:
 def _torch_facts() -> dict[str, Any]:
     try:
         import torch
-    except (ImportError, OSError):  # OSError: torch is there, but one of its libraries is not
+    except (ImportError, OSError):  # OSError: a library of torch is missing
         return {"cuda": None, "torch_threads": None}
     return {"cuda": torch.version.cuda, "torch_threads": torch.get_num_threads()}

@@ -1,4 +1,4 @@
-"""Configs of runs that an earlier version of this package made, in today's names."""
+"""Translation of the configs of earlier versions to the current names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,6 @@ TARGETS = {
     "pcam_lightning.augment.Dihedral": "pcam_lightning.engine.augment.RandomD4",
     "pcam_lightning.augment.Stain": "pcam_lightning.engine.augment.StainJitter",
     "pcam_lightning.augment.Unchanged": "pcam_lightning.engine.augment.Identity",
-    "pcam_lightning.callbacks.Compilation": "pcam_lightning.engine.callbacks.Compilation",
     "pcam_lightning.callbacks.EpochLines": "pcam_lightning.engine.callbacks.EpochLogger",
     "pcam_lightning.callbacks.GradientNorm": "pcam_lightning.engine.callbacks.GradientNorm",
     "pcam_lightning.callbacks.LastCheckpoint": (
@@ -36,28 +35,41 @@ CHOICES: dict[str, dict[Any, Any]] = {
     "exclude_kinds": {"nan": "nan_pixels"},
     "fail_on": {"nan": "nan_pixels"},
 }
-"""Key to old and new values; of a list, its items."""
+"""Key to old and new values; in a list, of its items."""
 
 CHECKPOINT = {
     "lightning.pytorch.callbacks.ModelCheckpoint": "pcam_lightning.engine.callbacks.BestCheckpoint"
 }
-"""Old to new `_target_` of `callbacks.checkpoint`; elsewhere Lightning's own class is meant."""
+"""Old to new `_target_` of `callbacks.checkpoint`; other callbacks keep Lightning's class."""
+
+COMPILATION = (
+    "pcam_lightning.callbacks.Compilation",
+    "pcam_lightning.engine.callbacks.Compilation",
+)
+"""Targets of a callback that earlier versions used for `compile`; the key alone does it today."""
 
 LATER = {"data": {"default_root": None, "scale": "auto"}}
-"""Section to keys that earlier versions did not have, with the value that means what they did."""
+"""Section to keys that earlier versions lacked, with the value of the earlier behavior."""
 
 
 def translate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with today's names in the place of those of earlier versions.
+    """Return a config in which current names replace those of earlier versions.
 
-    `translate(translate(x)) == translate(x)`. A config of this version is returned as it is.
+    `translate(translate(x)) == translate(x)`. A config of this version does not change.
     """
     renamed = _renamed(config, "")
     for section, keys in LATER.items():
         if isinstance(renamed.get(section), dict):
             renamed[section] = keys | renamed[section]
     callbacks = renamed.get("callbacks")
-    part = callbacks.get("checkpoint") if isinstance(callbacks, dict) else None
+    if not isinstance(callbacks, dict):
+        return renamed
+    part = callbacks.get("compilation")
+    if isinstance(part, dict) and part.get("_target_") in COMPILATION:
+        del callbacks["compilation"]
+        if isinstance(enabled := part.get("enabled"), bool):
+            renamed["compile"] = enabled
+    part = callbacks.get("checkpoint")
     if isinstance(part, dict) and isinstance(target := part.get("_target_"), str):
         part["_target_"] = CHECKPOINT.get(target, target)
     return renamed

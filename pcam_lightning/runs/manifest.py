@@ -1,4 +1,4 @@
-"""What made a run: command, seed, code, packages, machine, data and Slurm job."""
+"""The manifest of a run: command, seed, code, packages, machine, data and Slurm job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pcam_lightning.runs.checkout import read_checkout, source_digests
 from pcam_lightning.runs.hardware import read_hardware
 
 MAIN_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "h5py", "numpy")
-# A list of what is recorded, not of what is hidden: an environment is full of passwords.
+# Only these are recorded, because an environment may hold passwords.
 ENVIRONMENT_VARIABLES = (
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
@@ -43,12 +43,13 @@ def collect_manifest(
     dataset: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The contents of `manifest.json`, ready for `recording`.
+    """Return the content of `manifest.json` for `recording`; unknown facts are None.
 
-    `command` is the command line as typed (values of overrides such as `logger.api_key=` are
-    blanked), `dataset` holds at least `name`, with `root` and `fingerprint` where there are files;
-    `config` is what a later start in the same folder is held against. Facts that cannot be learned
-    are None.
+    Args:
+        command: command line as typed; values of overrides such as `logger.api_key=` are masked.
+        seed: seed of the run, if it has one.
+        dataset: `name`, with `root` and `fingerprint` if there are files.
+        config: config that a later start in the same folder is compared with.
     """
     code = read_checkout()
     git = {"commit": code.commit, "branch": code.branch, "dirty": code.dirty, "note": code.note}
@@ -72,22 +73,22 @@ def collect_manifest(
 
 
 def read_slurm() -> dict[str, int | str | None] | None:
-    """Facts of the Slurm job this process belongs to, from its environment; None outside one."""
+    """Return facts of this process's Slurm job from its environment; None outside a job."""
     if "SLURM_JOB_ID" not in os.environ:
         return None
     values = {fact: os.environ.get(variable) for fact, variable in SLURM_VARIABLES.items()}
-    # Slurm leaves the restart count out until a job has been restarted.
+    # Slurm does not set the restart count before the first restart.
     values["restarts"] = values["restarts"] or "0"
     return {fact: int(text) if text and text.isdigit() else text for fact, text in values.items()}
 
 
 def environment_text() -> str:
-    """Every installed package as `name==version`, one a line, sorted: `environment.txt`."""
+    """Return the content of `environment.txt`: sorted lines `name==version`, one per package."""
     versions: dict[str, str] = {}
     for package in metadata.distributions():
         name = package.metadata["Name"]
-        if name:  # what a broken installation leaves behind has none
-            # The first one found is the one an import finds.
+        if name:  # a broken installation has none
+            # An import uses the first package found.
             versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={package.version}")
     return "".join(f"{versions[name]}\n" for name in sorted(versions))
 

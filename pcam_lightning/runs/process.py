@@ -1,4 +1,4 @@
-"""One operating system process: its identity among all others, and its rank in a run."""
+"""Identity of an operating system process, and its rank in a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pcam_lightning.errors import InputError
 
 
 def process_mark(pid: int) -> str | None:
-    """What a living process has and no later owner of the same `pid` can have.
+    """Return an identifier that distinguishes a process from later ones with the same `pid`.
 
-    On Linux the machine's boot id and the process's start in clock ticks since that boot;
-    elsewhere the start date that `ps` gives. None when no such process is alive (a killed process
-    that its parent has not collected yet counts as gone), or when the system cannot tell.
+    On Linux, this is the boot id and the start of the process in clock ticks since boot, which,
+    unlike a date, do not change with the system clock; on other systems, the start date from `ps`.
+    Returns None if the process is not alive (a zombie is not) or if the system does not report it.
     """
     if Path("/proc/self/stat").exists():
         return _mark_from_proc(pid)
@@ -28,7 +28,7 @@ def _mark_from_proc(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return None
-    # The second field is the program's name in brackets and may itself hold spaces and brackets.
+    # The second field, the program's name in brackets, may contain spaces and brackets.
     fields = stat.rpartition(")")[2].split()
     state, start_ticks = fields[0], fields[19]
     return None if state in "ZX" else f"{boot}:{start_ticks}"
@@ -41,7 +41,7 @@ def _mark_from_ps(pid: int) -> str | None:
             capture_output=True,
             text=True,
             timeout=10,
-            # The date is compared as text, so it must not follow the caller's language.
+            # The date is compared as text and must not depend on the language.
             env={**os.environ, "LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -51,24 +51,23 @@ def _mark_from_ps(pid: int) -> str | None:
 
 
 class Rank(NamedTuple):
-    """The place of this process among those that were started for a run."""
+    """The rank of this process among the processes of a run."""
 
     variable: str
-    """The environment variable that tells: RANK, SLURM_PROCID, LOCAL_RANK or NODE_RANK."""
+    """The environment variable with the rank: RANK, SLURM_PROCID, LOCAL_RANK or NODE_RANK."""
     number: int
     started: int | None = None
-    """How many ranks were started, None where nobody tells."""
+    """Number of ranks, None if unknown."""
     nodes: int | None = None
-    """On how many nodes they were started, None where nobody tells."""
+    """Number of nodes, None if unknown."""
 
 
 def read_rank() -> Rank:
-    """Return the rank of this process, by the rules of Lightning (2.6) and before its import.
+    """Return the rank of this process by the rules of Lightning (2.6), without importing it.
 
-    `torchrun` sets RANK. Slurm's variables count where Slurm started several ranks (see
-    `is_srun_rank`). Else the ranks are those that Lightning starts on this machine, or that
-    somebody started with LOCAL_RANK and NODE_RANK; a rank on another than the first node is given
-    as NODE_RANK.
+    `torchrun` sets RANK. Slurm's variables count if Slurm started several ranks (see
+    `is_srun_rank`). Otherwise Lightning, or a person, sets LOCAL_RANK and NODE_RANK; NODE_RANK is
+    returned on every node but the first.
 
     Raises:
         InputError: one of the variables is not a number.
@@ -88,15 +87,15 @@ def read_rank() -> Rank:
 
 
 def is_first_rank() -> bool:
-    """Return whether this process is rank 0, or alone: the one that writes a run's files."""
+    """Return True in the process that writes a run's files: rank 0 or the only one."""
     return read_rank().number == 0
 
 
 def is_srun_rank() -> bool:
-    """Return whether `srun` started this process as one of several tasks.
+    """Return True if `srun` started this process as one of several tasks.
 
-    Job scripts and interactive shells inherit SLURM_PROCID=0 as well. They are no step of several
-    tasks, or one with a terminal (`srun --ntasks=2 --pty bash`).
+    Job scripts and interactive shells also have SLURM_PROCID=0, but either they are not a step of
+    several tasks, or their step has a terminal (`srun --ntasks=2 --pty bash`).
     """
     if "SLURM_PROCID" not in os.environ:
         return False
@@ -108,7 +107,7 @@ def is_srun_rank() -> bool:
 
 
 def is_interactive_job() -> bool:
-    """Return whether the Slurm job is a shell, by the names that Lightning (2.6) goes by."""
+    """Return True if the Slurm job is a shell, by the job names that Lightning (2.6) checks."""
     return os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
 
 

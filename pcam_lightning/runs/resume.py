@@ -1,4 +1,4 @@
-"""Resuming a run: from which checkpoint, and only with the config that it was begun with."""
+"""Resuming a run: the checkpoint to start from, and the config that must not change."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from pcam_lightning.runs.process import is_first_rank
 
 HISTORY = ("metrics.csv", "gradients.parquet")
 FREE = (
-    # where the run is, how it is started and on which machines
+    # place, start and machines of the run
     "ckpt_path",
     "resume",
     "run_dir",
     "experiment_name",
     "preflight",
     "cluster",
-    # where the data is and how it is read; its fingerprint is checked
+    # place and reading of the data, whose fingerprint is checked
     "data.root",
     "data.default_root",
     "data.on_missing",
@@ -27,7 +27,7 @@ FREE = (
     "data.cache_dir",
     "data.device_resident",
     "data.demo.parent",
-    # what is shown, logged and measured
+    # output, logs and measurements
     "logger",
     "trainer.log_every_n_steps",
     "trainer.enable_progress_bar",
@@ -38,7 +38,7 @@ FREE = (
     "trainer.detect_anomaly",
 )
 """Keys and groups of a config that change no weights. `trainer.enable_checkpointing` and
-`trainer.limit_val_batches` are not among them: they decide on the best checkpoint."""
+`trainer.limit_val_batches` are not listed, because the best checkpoint depends on them."""
 
 OBSERVERS = (
     "pcam_lightning.engine.callbacks.GradientNorm",
@@ -53,16 +53,16 @@ OBSERVERS = (
     "lightning.pytorch.callbacks.RichProgressBar",
     "lightning.pytorch.callbacks.TQDMProgressBar",
 )
-"""Targets of callbacks that log, show or save, and change no weights."""
+"""Targets of callbacks that log, display or save, and change no weights."""
 
 STILL_TO_COME = ("trainer.max_epochs", "trainer.limit_test_batches")
-"""Keys that change nothing of what an unfinished run has done."""
+"""Keys that affect only the remaining part of an unfinished run."""
 
 
 def weight_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a config that can change what a run computes, with their values.
+    """Return the keys of a config that can change the result of a run, with their values.
 
-    Paths into the run's own folder read the same for every run.
+    Paths into the run's own folder begin with `${run_dir}`, so that they are equal in every run.
     """
     callbacks = {
         name: part
@@ -82,8 +82,8 @@ def weight_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:
     """Return the `summary.json` of a finished run of this config in a folder.
 
-    Returns None where the folder holds no finished run, or where `resume=false` or a checkpoint
-    that the run was not begun from asks for a new start.
+    Returns None if the folder holds no finished run, or if the config asks for a new start: with
+    `resume=false` or with another initial checkpoint than the run's.
 
     Raises:
         InputError: the folder holds a finished run of another config or of other data.
@@ -91,7 +91,7 @@ def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:
     paths = [folder / name for name in ("manifest.json", "status.json", "summary.json")]
     if not config.get("resume") or not all(path.is_file() for path in paths):
         return None
-    # The manifest first: of a run that another rank starts here again, the status is written first.
+    # In this order, because a rank that restarts the run writes the status first.
     manifest, status = read_manifest(paths[0]), read_status(paths[1])
     before = manifest.get("config")
     if status.get("state") != "finished" or not before or _begins_elsewhere(config, before):
@@ -100,23 +100,21 @@ def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:
         before = before | {"trainer": before["trainer"] | {"precision": "auto"}}
     if difference := _first_difference(before, config):
         raise InputError(
-            f"{folder}: holds a run that finished with {difference}; expected the same, another "
-            f"folder, or, to train longer, ckpt_path={folder}/checkpoints/last.ckpt in another "
-            "folder"
+            f"{folder}: holds a run that finished with {difference}; expected the same value or "
+            f"another folder (to train longer, with ckpt_path={folder}/checkpoints/last.ckpt)"
         )
     _check_data(config["data"], before["data"], manifest.get("dataset") or {}, folder)
     return paths[2]
 
 
 def check_resumable(config: dict[str, Any], folder: Path) -> str | None:
-    """Prepare a config for continuing the run of a folder, if a start with it will.
+    """Prepare a config to continue the run of a folder, and return the fingerprint of its data.
 
-    A precision left to the machine becomes the one that the run was begun with. Returns the
-    fingerprint of the data it was begun with, None where nothing continues.
+    `trainer.precision=auto` becomes the precision of the earlier start. Returns None if a start
+    with this config does not continue a run.
 
     Raises:
-        InputError: the folder's run was begun with another config; names the first key that
-            differs.
+        InputError: the folder's run has another config; names the first key that differs.
     """
     if not _continues(config, folder):
         return None
@@ -127,17 +125,17 @@ def check_resumable(config: dict[str, Any], folder: Path) -> str | None:
             config["trainer"]["precision"] = before["trainer"]["precision"]
         if difference := _first_difference(before, config, STILL_TO_COME):
             raise InputError(
-                f"{folder}: begun with {difference}; expected the same to continue, or "
+                f"{folder}: begun with {difference}; expected the same value to continue, or "
                 "resume=false, or another folder"
             )
     return manifest.get("dataset", {}).get("fingerprint")
 
 
 def choose_checkpoint(config: Mapping[str, Any], folder: Path) -> str | None:
-    """Return the checkpoint to continue from: the folder's last one, the one that was named, or
-    None.
+    """Return the checkpoint to start from, or None for new weights.
 
-    The folder's own comes first where its run was begun from the named one: that run continues.
+    A run that continues starts from its own last checkpoint, even if it was begun from the
+    checkpoint that the config names.
     """
     if _continues(config, folder):
         return str(folder / "checkpoints" / "last.ckpt")
@@ -145,7 +143,7 @@ def choose_checkpoint(config: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def remove_leftovers(folder: Path, checkpoint: str | None) -> None:
-    """Remove drafts of checkpoints and, where a run begins anew, its logs of an earlier start."""
+    """Remove drafts of checkpoints and, if a run starts anew, the logs of an earlier start."""
     if not is_first_rank():
         return
     for draft in (folder / "checkpoints").glob(".*.tmp"):
@@ -164,7 +162,7 @@ def flatten(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _continues(config: Mapping[str, Any], folder: Path) -> bool:
-    """Return whether a start with this config continues from the folder's own `last.ckpt`."""
+    """Return True if a start with this config continues from the folder's own `last.ckpt`."""
     if not config["resume"] or not (folder / "checkpoints" / "last.ckpt").is_file():
         return False
     path = folder / "manifest.json"
@@ -173,14 +171,14 @@ def _continues(config: Mapping[str, Any], folder: Path) -> bool:
 
 
 def _begins_elsewhere(config: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Return whether a config names a checkpoint that the run before was not begun from."""
+    """Return True if a config names another initial checkpoint than the config `before`."""
     return config["ckpt_path"] not in (None, before.get("ckpt_path"))
 
 
 def _first_difference(
     before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[str, ...] = ()
 ) -> str | None:
-    """Describe the first key, by name, that can change weights and differs."""
+    """Describe the alphabetically first key that differs and can change weights, if any."""
     begun, given = weight_settings(before), weight_settings(now)
     for key in sorted((begun.keys() | given.keys()) - set(free)):
         if begun.get(key) != given.get(key):
@@ -191,9 +189,9 @@ def _first_difference(
 def _check_data(
     data: Mapping[str, Any], before: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path
 ) -> None:
-    """Raise `InputError` where a config would read other data than a finished run has read.
+    """Raise `InputError` if a config would read other data than a finished run did.
 
-    Where its files are gone there is nothing to compare.
+    If the files no longer exist, there is nothing to compare.
     """
     from pcam_lightning.data.files import missing_files
     from pcam_lightning.data.identity import file_digests, fingerprint, is_fingerprint
@@ -203,12 +201,12 @@ def _check_data(
         same = expected is not None and is_fingerprint(Path(root), expected)
         found = expected if same else fingerprint(file_digests(Path(root)))
     elif data["root"] is None and dataset.get("name") == "demo":
-        found = expected  # the keys of the demo set have been compared
+        found = expected  # its keys have been compared already
     else:
         gone = root == (before.get("root") or before.get("default_root"))
         found = expected if gone else "of no files"
     if found != expected:
         raise InputError(
-            f"data.root={root}: other data (fingerprint {found}) than the run in {folder} was made "
-            f"with ({expected}); expected the same, or another folder"
+            f"data.root={root}: fingerprint {found}, but the run in {folder} used data with "
+            f"fingerprint {expected}; expected the same data or another folder"
         )

@@ -1,4 +1,4 @@
-"""Reading a run folder back."""
+"""Reader of run folders."""
 
 from __future__ import annotations
 
@@ -41,23 +41,25 @@ MADE_BY = {
 
 
 FILE_BYTES = 64 << 20
-"""The largest file that `Run.read` reads: a history, or code.patch."""
+"""Maximum size of a file for `Run.read`."""
 
 
 class Run:
-    """A run folder, read from disk at every access, so that a live run can be watched.
+    """A run folder, read from disk at every access, so that a running command can be watched.
 
-    Every property raises MissingRunFileError (a RunFileError and a FileNotFoundError) when its file
-    is not there, and RunFileError (a ValueError) when it is damaged.
+    Every property raises MissingRunFileError (a RunFileError and a FileNotFoundError) if its file
+    is missing, and RunFileError (a ValueError) if it is damaged.
+
+    Args:
+        path: folder with a `status.json` or `manifest.json`; raises RunFileError for any other.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """`path` is the folder that holds `status.json` or `manifest.json`, else RunFileError."""
         self.path = Path(path)
         if not is_run_folder(self.path):
             raise RunFileError(
                 f"{self.path} is no run folder: expected a folder with a status.json or "
-                "manifest.json in it"
+                "manifest.json"
             )
 
     def __repr__(self) -> str:
@@ -65,20 +67,20 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What made the run (see `manifest.collect_manifest`)."""
+        """The origin of the run (see `manifest.collect_manifest`)."""
         return read_manifest(self._file("manifest.json"))
 
     @property
     def status(self) -> dict[str, Any]:
-        """How the run goes, as last written by its own process; see also `state`."""
+        """The status that the run's process wrote last; see also `state`."""
         return read_status(self._file("status.json"))
 
     @property
     def state(self) -> str:
         """`running`, `finished`, `failed`, `preempted`, `killed` or `unknown`.
 
-        `killed` is a run whose status says `running` while its process is gone; a process of
-        another machine cannot be asked and is believed. `unknown` is a run without a status.
+        `killed` means that the status is `running` but the process is gone; the status of a
+        process on another machine is trusted. `unknown` means that there is no status.
         """
         try:
             status = self.status
@@ -94,7 +96,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config Hydra wrote, as plain containers, with today's names; interpolations stay."""
+        """The config that Hydra wrote, with current names and unresolved interpolations."""
         path = self._file(".hydra/config.yaml")
         value = read_yaml(path)
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -116,18 +118,18 @@ class Run:
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """What was logged: columns `epoch`, `step` and one a metric, NaN where not logged."""
+        """Logged metrics: columns `epoch`, `step` and one per metric, NaN where not logged."""
         return read_csv(self._file("metrics.csv"))
 
     @property
     def gradients(self) -> pandas.DataFrame:
-        """One row a training step: `step`, `epoch`, `loss`, `lr`, `norm`, `norm_clipped`, ..."""
+        """One row per training step: `step`, `epoch`, `loss`, `lr`, `norm`, `norm_clipped`, ..."""
         from pcam_lightning.runs.growing_table import read_table
 
         return read_table(self._file("gradients.parquet")).to_pandas()
 
     def predictions(self, split: str) -> pandas.DataFrame:
-        """One row a patch of a split (`val`, `test`): row, slide if known, label, logit, ..."""
+        """Return one row per patch of `val` or `test`: row, slide if known, label, logit, ..."""
         return read_parquet(self._file(f"predictions/{split}.parquet"))
 
     @property
@@ -142,7 +144,7 @@ class Run:
 
     @property
     def threshold(self) -> Threshold | None:
-        """From which probability on its model's patches are tumour; None if never chosen."""
+        """The stored decision threshold; None if none was chosen."""
         return read_threshold(self.path)
 
     @property
@@ -151,7 +153,7 @@ class Run:
         return read_features(self.path)
 
     def read(self, name: str) -> bytes:
-        """A file of the run as it is, such as "code.patch", of at most `FILE_BYTES`."""
+        """Return the bytes of a file such as "code.patch", of at most `FILE_BYTES`."""
         return read_file(self._file(name), FILE_BYTES)
 
     def _file(self, name: str) -> Path:
@@ -164,23 +166,22 @@ class Run:
         except RunFileError:
             state = "unknown"
         made_by = MADE_BY.get(name, "written when a model is evaluated on that split")
-        raise MissingRunFileError(f"{path} is missing: it is {made_by}; this run's state: {state}")
+        raise MissingRunFileError(f"{path} is missing: it is {made_by}; state of the run: {state}")
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder holds a `status.json` or a `manifest.json`, be it a damaged one."""
+    """Return True if a folder holds a `status.json` or a `manifest.json`, even a damaged one."""
     return any(os.path.lexists(folder / name) for name in ("status.json", "manifest.json"))
 
 
 def find_runs(folder: Path | str) -> list[Run]:
-    """All runs in a folder and below it, the first started first.
+    """Return all runs in a folder and below it, in the order of their start.
 
-    A run's earlier attempts are part of it and not listed. Raises RunFileError when the folder
-    does not exist; a folder without runs gives an empty list.
+    Earlier attempts of a run are not listed. Raises RunFileError if the folder does not exist.
     """
     top = Path(folder)
     if not top.is_dir():
-        raise RunFileError(f"{top} is no folder: expected one with run folders in it or below")
+        raise RunFileError(f"{top} is no folder: expected a folder that contains run folders")
     runs = []
     for path, below, files in os.walk(top):
         below[:] = [name for name in below if name != "attempts" and not name.startswith(".")]
@@ -190,7 +191,7 @@ def find_runs(folder: Path | str) -> list[Run]:
 
 
 def _start(run: Run) -> float:
-    """Seconds since 1970. A damaged run is listed too: whoever asks it for more is told."""
+    """Return the start in seconds since 1970; for a damaged run, the folder's time."""
     for name in ("attempts/1/manifest.json", "manifest.json", "status.json"):
         try:
             return datetime.fromisoformat(read_json(run.path / name)["started"]).timestamp()

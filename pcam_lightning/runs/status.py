@@ -1,4 +1,4 @@
-"""Writing a run folder: who may write, what made the run, and how it ended."""
+"""Recording of a run: exclusive access to its folder, its manifest and its status."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pcam_lightning.runs.files import read_json as read_json
 from pcam_lightning.runs.process import process_mark
 
 SECONDS_BETWEEN_BEATS = 15.0
-"""A run's process renews the modification time of its `status.json` this often."""
+"""Interval at which a run's process renews the modification time of `status.json`."""
 SECONDS_OF_SILENCE = 90.0
-"""Without a sign of life for this long, a process on another machine is gone. Some file systems
-show a change to other machines only after a minute."""
+"""Time after which a silent process on another machine counts as gone. Some file systems show a
+change to other machines only after a minute."""
 ATTEMPT_FILES = ("manifest.json", "code.patch", "environment.txt", "status.json")
 
 
 class RunFolderBusyError(InputError):
-    """Another process that is still alive writes to this run folder."""
+    """A run folder to which a living process writes."""
 
 
 class RunFolderFinishedError(InputError):
-    """The run in this folder has finished, and nobody asked to go on with it."""
+    """A run folder whose run has finished and is not to be resumed."""
 
 
 def is_alive(status: Mapping[str, Any]) -> bool | None:
-    """Whether the process that wrote a status still lives; None when this machine cannot know."""
+    """Return whether the process of a status is alive; None if it runs on another machine."""
     if status.get("host") != socket.gethostname():
         return None
     mark, pid = status.get("process"), status.get("pid")
@@ -47,7 +47,7 @@ def is_alive(status: Mapping[str, Any]) -> bool | None:
 
 
 class Recording:
-    """The status of a run under way, kept in `status.json`."""
+    """The status of a running process, kept in `status.json`."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self.folder = folder
@@ -73,26 +73,23 @@ class Recording:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def update(self, **facts: Any) -> None:
-        """Add facts such as `epoch=3` to the status and renew its `updated` time.
+        """Add facts such as `epoch=3` to the status, and renew its `updated` time.
 
-        Raises TypeError for a name that the status itself uses, such as `state`.
+        Raises TypeError for a name of the status itself, such as `state`.
         """
         taken = facts.keys() & self._status.keys()
         if taken:
-            raise TypeError(f"status.json keeps these names for itself: {', '.join(sorted(taken))}")
+            raise TypeError(f"names reserved by status.json: {', '.join(sorted(taken))}")
         self._facts.update(facts)
         self._write()
 
     def preempt(self, reason: str) -> None:
-        """Say that the run stops early in order to be continued later.
-
-        However the `recording` block is left after this, the state stays `preempted`.
-        """
+        """Set the state to `preempted`, which the end of the `recording` block keeps."""
         self._status.update(state="preempted", reason=one_line(reason, 2000))
         self._write()
 
     def _beat(self) -> None:
-        """Show other machines that this process is alive, until the run ends."""
+        """Renew the time of `status.json` until the run ends, as a sign of life."""
         while not self._ended.wait(SECONDS_BETWEEN_BEATS):
             with suppress(OSError):
                 os.utime(self.folder / "status.json")
@@ -105,7 +102,7 @@ class Recording:
         try:
             self._write()
         except OSError:
-            # A full disk has no room for a second file, but for as much as this one takes already.
+            # A full disk has no space for a second file, but the space of this file can be reused.
             brief = error and error | {"traceback": None}
             with (self.folder / "status.json").open("r+b") as stream:
                 stream.write(encode_json(self._status | self._facts | {"error": brief}))
@@ -121,29 +118,30 @@ class Recording:
 def recording(
     folder: Path | str, manifest: Mapping[str, Any], *, resume: bool = False
 ) -> Iterator[Recording]:
-    """Record a run's life in its folder, which is made when it is not there.
+    """Record a run in its folder, which is created if it does not exist.
 
-    Writes `manifest.json`, `environment.txt`, `code.patch` (the checkout's difference from its
-    commit; empty for a clean one, absent when there is no checkout) and `status.json`: `running`
-    inside the block, then `finished`, `preempted` when `Preempted` leaves it, or `failed` when
-    another exception does; it goes on to the caller. The error is one line; a traceback is kept
-    with it unless it is an InputError, Diverged, Ctrl-C or an exit. A full disk becomes a
-    RunFileError, an InputError.
+    Writes `manifest.json`, `environment.txt`, `code.patch` (the changes since the commit; empty for
+    a clean checkout, absent without a checkout) and `status.json`. The state is `running` inside
+    the block; afterwards it is `preempted` if the block raised `Preempted`, `failed` if it raised
+    another exception, else `finished`. The exception reaches the caller. Its text is stored as one
+    line, with a traceback unless it is an InputError, Diverged, Ctrl-C or an exit.
 
-    A folder can be started again after it failed, was killed or was preempted, and after it
-    finished with `resume=True`; what the earlier start wrote of itself is kept in `attempts/N/`.
-    Only one process may record a run: with several ranks, rank 0.
+    A run can be started again after it failed, was killed or was preempted, and with `resume=True`
+    after it finished; files about the earlier start are kept in `attempts/N/`. Only one process may
+    record a run: with several ranks, rank 0. A process on another machine counts as alive while it
+    renews `status.json`, unless Slurm has requeued its job as the current one.
 
-    Raises RunFolderBusyError when a living process records there, RunFolderFinishedError, and
-    RunFileError when the folder or its status is unusable. A process of another machine is alive
-    while it renews `status.json`, unless Slurm has requeued its job, which is this one.
+    Raises:
+        RunFolderBusyError: a living process records in the folder.
+        RunFolderFinishedError: the run has finished, and `resume` is False.
+        RunFileError: the folder or its status is unusable, or the disk is full.
     """
     run = _claim(Path(folder), resume=resume)
     try:
         _write_origin(run.folder, manifest)
         yield run
     except BaseException as error:
-        fault = _no_room(run.folder, error) or error
+        fault = _disk_full_error(run.folder, error) or error
         # A full disk must not hide the error that ended the run.
         with suppress(OSError):
             if isinstance(error, Preempted):
@@ -156,7 +154,7 @@ def recording(
 
 
 def check_free(folder: Path, *, resume: bool = False) -> None:
-    """Raise what `recording` would raise for a folder that is taken, without claiming it."""
+    """Raise the error of `recording` for a folder in use, without claiming the folder."""
     path = folder / "status.json"
     if path.exists():
         _check_not_taken(folder, read_status(path), resume=resume)
@@ -166,7 +164,7 @@ def _claim(folder: Path, *, resume: bool) -> Recording:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFileError(f"cannot make the run folder {folder}: {error.strerror}") from None
+        raise RunFileError(f"cannot create the run folder {folder}: {error.strerror}") from None
     with _locked(folder):
         path = folder / "status.json"
         attempt = 1
@@ -179,15 +177,15 @@ def _claim(folder: Path, *, resume: bool) -> Recording:
 
 def _check_not_taken(folder: Path, status: Mapping[str, Any], *, resume: bool) -> None:
     state = status.get("state")
-    # A preempted run is still being written until its process is gone.
+    # The process of a preempted run writes until it ends.
     if state in ("running", "preempted") and status.get("finished") is None:
         alive, seen = is_alive(status), ""
         if alive is None and not _is_requeued(status):
             silence = _silence(folder)
             alive = silence < SECONDS_OF_SILENCE
             seen = (
-                f", seen {max(0, silence):.0f} s ago; it counts as gone after "
-                f"{SECONDS_OF_SILENCE:.0f} s"
+                f", last seen {max(0, silence):.0f} s ago (it counts as gone after "
+                f"{SECONDS_OF_SILENCE:.0f} s)"
             )
         if alive:
             raise RunFolderBusyError(
@@ -198,12 +196,12 @@ def _check_not_taken(folder: Path, status: Mapping[str, Any], *, resume: bool) -
     if state == "finished" and not resume:
         raise RunFolderFinishedError(
             f"{folder} holds a run that finished {status.get('finished')}: "
-            "choose another folder, or ask to resume"
+            "expected another folder, or a start that resumes"
         )
 
 
 def _is_requeued(status: Mapping[str, Any]) -> bool:
-    """Return whether Slurm has ended the process of a status in order to start this one."""
+    """Return True if Slurm has ended the process of a status to requeue its job as this one."""
     job, restarts = status.get("slurm_job"), status.get("slurm_restarts")
     if job is None or job != os.environ.get("SLURM_JOB_ID"):
         return False
@@ -211,7 +209,7 @@ def _is_requeued(status: Mapping[str, Any]) -> bool:
 
 
 def _slurm_restarts() -> int:
-    """Return how often Slurm has requeued this process's job; 0 outside of one."""
+    """Return how often Slurm has requeued this process's job; 0 outside a job."""
     text = os.environ.get("SLURM_RESTART_COUNT", "")  # not set before the first restart
     return int(text) if text.isdecimal() else 0
 
@@ -219,9 +217,9 @@ def _slurm_restarts() -> int:
 def _silence(folder: Path) -> float:
     """Return the seconds since the process of a run last renewed its `status.json`.
 
-    Both times are of the file system's clock: those of machines differ.
+    Both times come from the file system's clock, because the clocks of machines differ.
     """
-    with (folder / "status.json").open("rb") as file:  # opened, NFS does not answer from its cache
+    with (folder / "status.json").open("rb") as file:  # NFS does not use its cache for an open file
         renewed = os.fstat(file.fileno()).st_mtime
     draft = folder / f".clock.{os.urandom(4).hex()}.tmp"
     try:
@@ -235,7 +233,7 @@ def _silence(folder: Path) -> float:
 
 
 def _keep_attempt(folder: Path, status: Mapping[str, Any]) -> int:
-    """Put aside what the last start wrote of itself; return the number of the next one."""
+    """Copy the files about the last start to `attempts/N/`; return the number of the next."""
     number = status.get("attempt")
     number = number if isinstance(number, int) else 1
     attempt = folder / "attempts" / str(number)
@@ -247,7 +245,7 @@ def _keep_attempt(folder: Path, status: Mapping[str, Any]) -> int:
 
 
 def _write_origin(folder: Path, manifest: Mapping[str, Any]) -> None:
-    # Imported here, because whoever only reads run folders needs neither.
+    # Imported here, because readers of run folders need neither.
     from pcam_lightning.runs.checkout import read_checkout
     from pcam_lightning.runs.manifest import environment_text
 
@@ -262,7 +260,7 @@ def _write_origin(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time look at a folder's status and claim it."""
+    """Let one process at a time check a folder's status and claim the folder."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -270,8 +268,8 @@ def _locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        # Some network file systems cannot lock a folder: there, two starts in the same instant
-        # are not told apart, while one after the other still are.
+        # Some network file systems cannot lock a folder. There, only starts at the same instant
+        # go unnoticed.
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -280,7 +278,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _describe(error: BaseException) -> dict[str, Any] | None:
-    """What `status.json` says about the exception that ended a run; None for a clean exit."""
+    """Return the `error` of `status.json` for an exception; None for a clean exit."""
     kind, text, trace = type(error).__name__, one_line(error, 2000), None
     if isinstance(error, SystemExit):
         if error.code in (None, 0):
@@ -293,13 +291,13 @@ def _describe(error: BaseException) -> dict[str, Any] | None:
     return {"type": kind, "text": text, "traceback": trace}
 
 
-def _no_room(folder: Path, error: BaseException) -> RunFileError | None:
-    """A full disk as the one line that it is; None for any other error."""
+def _disk_full_error(folder: Path, error: BaseException) -> RunFileError | None:
+    """Return a one-line error for a full disk; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     return RunFileError(
         f"{error.filename or folder}: cannot be written ({os.strerror(error.errno)}); "
-        "expected room on the disk"
+        "expected free space on the disk"
     )
 
 

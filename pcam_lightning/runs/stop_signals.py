@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: the first one counts, and nothing is lost by it."""
+"""Handling of signals that ask a process to stop."""
 
 import signal
 import threading
@@ -9,28 +9,28 @@ from types import FrameType
 from pcam_lightning.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-"""submitit sends USR2 before the time limit, a terminal that is gone HUP."""
+"""submitit sends USR2 before the time limit; a terminal that closes sends HUP."""
 
 
 class StopSignals:
     """The handler of this process for stop signals.
 
-    The first signal raises `Preempted`, at once or, inside a `deferred` block, where the block
-    calls `check`. Later ones are ignored; only a second Ctrl-C raises KeyboardInterrupt. A process
-    that ignores SIGHUP, as under nohup, keeps ignoring it.
+    The first signal raises `Preempted`; inside a `deferred` block it is only stored in `first`.
+    Later signals are ignored, except that a second Ctrl-C raises KeyboardInterrupt. A process that
+    ignores SIGHUP, as under nohup, keeps ignoring it.
     """
 
     def __init__(self) -> None:
         self.first: int | None = None
-        """The signal that asked to stop, None if there was none."""
+        """The first signal received, None if there was none."""
         self._is_listening = self._is_deferred = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle stop signals within the block, and restore the earlier handlers after it.
 
-        An inner block changes nothing, and neither does a block in another thread than the main
-        one, where Python handles no signals.
+        An inner block has no effect, nor has a block outside the main thread, where Python handles
+        no signals.
         """
         if self._is_listening or threading.current_thread() is not threading.main_thread():
             yield
@@ -49,7 +49,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Listen within the block, where a signal is only remembered."""
+        """Handle stop signals within the block by storing the first one."""
         with self.listening():
             before, self._is_deferred = self._is_deferred, True
             try:
@@ -58,7 +58,7 @@ class StopSignals:
                 self._is_deferred = before
 
     def install(self) -> None:
-        """Handle the signals again where a library has replaced the handler meanwhile."""
+        """Restore this handler after a library has replaced it."""
         if self._is_listening:
             for number in self._numbers:
                 signal.signal(number, self._receive)
@@ -73,4 +73,4 @@ class StopSignals:
 
 
 stop_signals = StopSignals()
-"""The one of this process, as a process has one handler for each signal."""
+"""The handler of this process; a process has one handler per signal."""

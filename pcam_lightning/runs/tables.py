@@ -1,5 +1,7 @@
-"""Tables of a run folder: CSV and parquet, checked before and after they are read, and CSV written
-so that no spreadsheet computes a cell.
+"""Readers and writers of CSV and parquet tables in a run folder.
+
+Readers check size and types, because a run folder is not trusted. Writers escape text that a
+spreadsheet would execute as a formula.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ CSV_BYTES = 256 << 20
 PARQUET_BYTES = 2 << 30
 ROWS = 20_000_000
 VALUES = 500_000_000
-"""Rows times columns; densenet121's gradients of 100 epochs of PCam are 80 million."""
+"""Maximum of rows times columns; 100 epochs of densenet121 on PCam give 80 million."""
 UNPACKED_BYTES = 8 << 30
 COLUMNS = 10_000
 
 
 def csv_bytes(table: pandas.DataFrame) -> bytes:
-    """Return a table as CSV (UTF-8), its text cells and names as `spreadsheet_cell` makes them."""
+    """Return a table as CSV (UTF-8); `spreadsheet_cell` escapes its text cells and names."""
     plain = table.rename(columns=spreadsheet_cell)
     for place, kind in enumerate(table.dtypes):
         if kind.kind not in "iufb":
@@ -36,7 +38,7 @@ def csv_bytes(table: pandas.DataFrame) -> bytes:
 
 
 def parquet_bytes(table: pandas.DataFrame) -> bytes:
-    """Return a table as parquet; lone surrogates in text, which it cannot hold, become `?`."""
+    """Return a table as parquet; lone surrogates in text, which cannot be encoded, become `?`."""
     plain = table.copy(deep=False)
     for place, kind in enumerate(table.dtypes):
         if kind.kind not in "iufb":
@@ -45,15 +47,15 @@ def parquet_bytes(table: pandas.DataFrame) -> bytes:
 
 
 def read_csv(path: Path) -> pandas.DataFrame:
-    """Return a table of numbers; a last line that is still being written is left out.
+    """Return a table of numbers, without a last line that is still being written.
 
     Raises:
-        RunFileError: no such file, or a column that holds anything but numbers and blanks.
+        RunFileError: the file is missing or damaged, or a column holds anything but numbers.
     """
     import pandas
 
     content = read_file(path, CSV_BYTES)
-    # A number at the end may be half written, and would be read as another one.
+    # A half-written number at the end would be read as another number.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole.partition(b"\n")[0].split(b",")) > COLUMNS:
         raise RunFileError(f"{path}: expected at most {COLUMNS:,} columns")
@@ -73,23 +75,23 @@ def read_parquet(
     """Return a table of numbers and text; arguments and errors as in `read_arrow`."""
     arrow = read_arrow(path, whole=whole, lists=lists)
     text = [field.name for field in arrow.schema if _is_text(field.type)]
-    # Text compares and joins as text again.
+    # Dictionaries compare and join unlike text.
     return arrow.to_pandas().astype(dict.fromkeys(text, object))
 
 
 def read_arrow(
     path: Path, *, whole: Collection[str] = (), lists: Collection[str] = ()
 ) -> pyarrow.Table:
-    """Return a table of numbers and text, its text as dictionaries.
+    """Return a table of numbers and text; text columns are dictionary-encoded.
 
     Args:
         path: the file.
-        whole: columns that hold whole numbers, where they are there.
+        whole: columns that must hold integers, if the table has them.
         lists: columns that may hold lists of numbers.
 
     Raises:
-        RunFileError: no such file, no parquet file, more rows than any run has, two columns of one
-            name, or a column of another kind.
+        RunFileError: the file is missing, not parquet or too large, or has two columns of one name
+            or a column of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -100,9 +102,9 @@ def read_arrow(
             _check_size(path, file.metadata)
             _check_columns(path, file.schema_arrow, whole, lists)
         text = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        # As a dictionary, a text that every row repeats takes memory once.
+        # Repeated text takes memory once.
         arrow = pq.ParquetFile(pa.BufferReader(content), read_dictionary=text).read()
-        # Metadata is JSON of any depth, and says what becomes an index.
+        # pandas metadata is JSON of any depth and would choose the index.
         return arrow.replace_schema_metadata(None)
     except RunFileError:
         raise
@@ -122,7 +124,10 @@ def _check_size(path: Path, metadata: FileMetaData) -> None:
     values = sum(column.num_values for column in columns)
     size = sum(column.total_uncompressed_size for column in columns)
     if values > VALUES or size > UNPACKED_BYTES or sum(g.num_rows for g in groups) > ROWS:
-        raise RunFileError(f"{path}: {values:,} values of {size:,} bytes, more than any run has")
+        raise RunFileError(
+            f"{path}: {values:,} values of {size:,} bytes, expected at most "
+            f"{VALUES:,} of {UNPACKED_BYTES:,}"
+        )
 
 
 def _check_columns(
@@ -158,7 +163,7 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _mapped(column: pandas.Series, function: Callable[[object], object]) -> pandas.Series:
-    # Series.map would make floats of whole numbers beside None.
+    # Series.map would convert integers beside None to floats.
     import pandas
 
     return pandas.Series([function(value) for value in column], column.index, dtype=object)
@@ -169,13 +174,13 @@ def _encodable(value: object) -> object:
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of a cell that spreadsheets compute instead of showing it."""
+"""First characters of a cell that spreadsheets take for a formula."""
 
 
 def spreadsheet_cell(value: object) -> object:
-    """Return a table's value as a CSV may hold it: text that looks like a formula gets a quote.
+    """Return a value with a leading quote if it is text that looks like a formula.
 
-    Numbers stay as they are, those in text form (`-0.5`) too.
+    Numbers do not change, even in text form (`-0.5`).
     """
     if not isinstance(value, str) or not value.startswith(FORMULA):
         return value

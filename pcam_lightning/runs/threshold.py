@@ -1,4 +1,4 @@
-"""The threshold that was chosen for a run's model, kept in its folder for who uses the model."""
+"""The decision threshold of a run's model, stored in the run folder."""
 
 import math
 import os
@@ -15,41 +15,41 @@ NAME = "threshold.json"
 
 
 class Threshold(BaseModel):
-    """From which probability on a model's patches are called tumour, and why."""
+    """The probability from which a patch is classified as tumour, and the choice of it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     value: Annotated[float, Field(ge=0, le=math.nextafter(1, 2))]
-    """Tumour where sigmoid(logit) >= value, with logits as the model gives them; 0 to just over 1,
-    which nothing reaches."""
+    """Tumour if sigmoid(logit) >= value, with uncalibrated logits. The largest value is just over
+    1, which no probability reaches."""
     rule: str
-    """How it was chosen, such as "recall>=0.95"."""
+    """Rule of the choice, such as "recall>=0.95"."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    """sigmoid(logit / temperature) is the calibrated probability; None where there is none."""
+    """sigmoid(logit / temperature) is the calibrated probability; None without calibration."""
     tta: Literal["none", "d4"]
-    """Which test-time augmentation the logits were made with: "none" or "d4"."""
+    """Test-time augmentation of the logits."""
     checkpoint: str | None
-    """The checkpoint's file name."""
+    """File name of the checkpoint."""
     weights_digest: str | None
-    """Of the network it was chosen for, as in the run's summary."""
+    """Digest of the weights it was chosen for, as in the run's summary."""
     dataset: dict[str, Any]
-    """`name`, and `fingerprint` where it is known, of the data it was chosen on."""
+    """`name`, and `fingerprint` if known, of the data it was chosen on."""
     validation: dict[str, Any]
-    """`rows`, `tumours` and what the threshold scored on them; empty for a given number."""
+    """`rows`, `tumours` and metrics at this threshold; empty for a threshold given as a number."""
 
 
 def write_threshold(folder: Path, threshold: Threshold) -> Path:
-    """Write `threshold.json` in a run folder, atomically, over an earlier one."""
+    """Write `threshold.json` in a run folder, atomically, and return its path."""
     path = folder / NAME
     write_json(path, threshold.model_dump())
     return path
 
 
 def read_threshold(folder: Path) -> Threshold | None:
-    """The threshold of a run folder, or None where none has been chosen.
+    """Return the threshold of a run folder, or None if none has been chosen.
 
     Raises:
-        RunFileError: the file is no threshold.
+        RunFileError: the file is damaged.
     """
     path = folder / NAME
     if not os.path.lexists(path):

@@ -1,1 +1,1 @@
-"""A Bayesian search over settings: what may be tried, the study of its trials, its pictures."""
+"""Bayesian search over settings: search space, study of the trials, report."""

@@ -1,4 +1,4 @@
-"""Ends a trial that does worse than the others did after as many epochs."""
+"""Pruning: stop a trial that scores worse than earlier trials after the same number of epochs."""
 
 import logging
 from pathlib import Path
@@ -9,27 +9,27 @@ from lightning.pytorch.trainer.states import TrainerFn
 from optuna.trial import TrialState
 
 from pcam_lightning.errors import InputError
-from pcam_lightning.search.study import PRUNED, open_storage
+from pcam_lightning.search.study import PRUNED, open_storage, open_trial
 
 log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Report a metric to the study after each validation, and stop training when it says so.
+    """A callback that reports a metric to the study after each validation and may stop training.
 
-    The run ends like any other, with the scores of its best checkpoint. A run that goes on, or is
-    made again, reports no epoch twice and stops where it was stopped before.
+    A pruned run ends like any other, with the scores of its best checkpoint. A run that is resumed
+    or repeated reports no epoch twice and stops after the same epoch.
 
     Args:
-        storage: the study's journal.
-        study: its name.
-        trial: the number of this run's trial.
-        metric: as logged, such as `val/auroc`.
-        startup_trials: how many others have to be complete before this one can be stopped.
-        warmup_epochs: before which it is not stopped either.
+        storage: path of the study's journal.
+        study: name of the study.
+        trial: number of this run's trial.
+        metric: name of a logged metric, such as `val/auroc`.
+        startup_trials: number of other trials to complete before this one may be stopped.
+        warmup_epochs: number of epochs before this trial may be stopped.
 
     Raises:
-        InputError: there is no such study or trial.
+        InputError: the study or trial does not exist.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Pruning(Callback):
             trainer.should_stop = True
 
     def _is_pruned(self, epoch: int, value: float | None, last: bool = False) -> bool:
-        if not self.storage.is_file():  # opening it would make it
+        if not self.storage.is_file():  # open_storage would create it
             raise InputError(f"callbacks.pruning.storage={self.storage}: no such file")
         try:
             study = optuna.load_study(
@@ -79,10 +79,10 @@ class Pruning(Callback):
             return epoch >= frozen.user_attrs[PRUNED]
         if frozen.state != TrialState.RUNNING or value is None:
             return False
-        trial = optuna.trial.Trial(study, frozen._trial_id)
+        trial = open_trial(study, frozen)
         if epoch not in frozen.intermediate_values:
             trial.report(value, epoch)
-        if last or not trial.should_prune():  # after the last epoch there is nothing to save
+        if last or not trial.should_prune():  # after the last epoch, nothing to stop
             return False
         trial.set_user_attr(PRUNED, epoch)
         return True

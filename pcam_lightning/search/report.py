@@ -1,4 +1,4 @@
-"""What a search has found: the best trial, tables and pictures."""
+"""Report of a search: its best trial, table and plots."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from pcam_lightning.plots import style
 from pcam_lightning.runs.status import RunFileError, read_json
 from pcam_lightning.runs.tables import csv_bytes
 
-FEWEST = 10
-"""Complete trials before anything is said of importance: of fewer, it would be chance."""
+MIN_TRIALS = 10
+"""Number of complete trials below which the importance of a parameter would be chance."""
 
 
-def failed(study: Study) -> int:
+def count_failed(study: Study) -> int:
+    """Return the number of failed trials."""
     return len(study.get_trials(states=[TrialState.FAIL]))
 
 
@@ -29,8 +30,9 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
     """Write `study.csv`, `study.json` and `plots/` of a search, and print its best trial.
 
     Args:
-        folder: of the sweep; trial N has its run in the folder N.
-        metric: that the trials are compared by.
+        folder: folder of the sweep; the run of trial N is in its subfolder N.
+        study: study of the search.
+        metric: name of the metric that the search optimizes.
     """
     table = trial_table(study)
     atomic_write(folder / "study.csv", csv_bytes(table))
@@ -65,17 +67,20 @@ def write_report(folder: Path, study: Study, metric: str) -> None:
             folder / "plots" / "importance.png", importance, metric, dataset, len(complete)
         )
     settings = " ".join(f"{key}={_short(value)}" for key, value in best.params.items())
-    where = os.path.relpath(folder / str(best.number))
+    path = os.path.relpath(folder / str(best.number))
     print(
         f"best of {len(study.trials)}: trial {best.number}, {metric} {best.value:.4f}, "
-        f"{settings}, in {where}",
+        f"{settings}, in {path}",
         flush=True,
     )
 
 
 def trial_table(study: Study) -> pd.DataFrame:
-    """One row a trial: `trial`, `state`, `value` (of a pruned one: its last), the parameters,
-    `epochs` reported to the study, and the `reason` why one failed."""
+    """Return one row per trial.
+
+    Columns: `trial`, `state`, `value` (the last one if the trial was pruned), each parameter,
+    `epochs` (reported to the study) and `reason` (of a failure).
+    """
     return pd.DataFrame(
         [
             {"trial": trial.number, "state": trial.state.name.lower(), "value": trial.value}
@@ -91,7 +96,7 @@ def trial_table(study: Study) -> pd.DataFrame:
 
 
 def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
-    """Every trial's value, and the best so far."""
+    """Plot each trial's value and the best value so far."""
     figure, axes = style.new_figure("Search", "trial", metric)
     complete = _points(study.get_trials(states=[TrialState.COMPLETE]))
     pruned = _points(study.get_trials(states=[TrialState.PRUNED]))
@@ -113,7 +118,7 @@ def plot_history(path: Path, study: Study, metric: str, dataset: str) -> None:
 def plot_importance(
     path: Path, importance: dict[str, float], metric: str, dataset: str, trials: int
 ) -> None:
-    """How much of the metric's variance each parameter explains by itself, as shares of 1."""
+    """Plot the share of the metric's variance, 0 to 1, that each parameter explains by itself."""
     figure, axes = style.new_figure(
         "Importance",
         f"share of the variance of {metric} that single parameters explain",
@@ -126,19 +131,19 @@ def plot_importance(
     axes.bar_label(bars, fmt="{:.2f}", padding=4, color=style.INK)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.08)
-    # Where a parameter gets trials pruned, those that are left say less of it than is true.
+    # Pruned trials are missing, which understates the parameters that cause pruning.
     subtitle = f"dataset: {dataset}; fANOVA over {trials} complete trials, without pruned ones"
     style.save(figure, path, subtitle)
 
 
 def _points(trials: list[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:
-    known = [(trial.number, trial.value) for trial in trials if trial.value is not None]
-    x, y = zip(*known, strict=True) if known else ((), ())
+    points = [(trial.number, trial.value) for trial in trials if trial.value is not None]
+    x, y = zip(*points, strict=True) if points else ((), ())
     return np.array(x, float), np.array(y, float)
 
 
 def _importance(study: Study, complete: list[FrozenTrial]) -> dict[str, float] | None:
-    if len(complete) < FEWEST or len({trial.value for trial in complete}) < 2:
+    if len(complete) < MIN_TRIALS or len({trial.value for trial in complete}) < 2:
         return None
     importance = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
     return {name: float(share) for name, share in importance.items()}

@@ -1,4 +1,4 @@
-"""What a search may try, from Hydra's own sweep syntax."""
+"""Search space, written in Hydra's sweep syntax."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Space:
-    """Overrides that all trials share, and keys with what each may be.
+    """A search space: the overrides that all trials share, and one distribution per searched key.
 
-    Choices are kept as the words they are on a command line, so that `optimizer=choice(adam,sgd)`
-    and `model.hidden=choice([64],[64,32])` are dimensions like any other.
+    Choices keep their command-line text, so `optimizer=choice(adam,sgd)` and
+    `model.hidden=choice([64],[64,32])` are ordinary dimensions.
     """
 
     fixed: list[str] = field(default_factory=list)
     dimensions: dict[str, BaseDistribution] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    """Each dimension as it was written."""
+    """The text of each dimension, as typed."""
 
     def overrides(self, parameters: Mapping[str, Any]) -> list[str]:
-        """What starts a run with these values of the dimensions."""
+        """Return the overrides of a run with these values of the dimensions."""
         return [*self.fixed, *(f"{key}={parameters[key]}" for key in self.dimensions)]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Values of all dimensions, so that each end and each choice occurs at least once."""
+        """Yield values of all dimensions, so that each bound and each choice occurs."""
         ends = {key: _ends(dimension) for key, dimension in self.dimensions.items()}
         first = {key: values[0] for key, values in ends.items()}
         yield first
@@ -42,13 +42,14 @@ class Space:
 
 
 def read_space(overrides: Sequence[Override]) -> Space:
-    """`interval(1e-4,1e-1)`, `int(interval(2,8))` (both ends included), `range(16,129,16)`,
-    `choice(a,b)`, `a,b` or `glob(*)`, an interval or a range of step 1 also as `tag(log,...)`.
+    """Return the search space of a command line.
 
-    Where a key is given twice, the later one counts.
+    A dimension is `interval(1e-4,1e-1)`, `int(interval(2,8))` (both bounds included),
+    `range(16,129,16)`, `choice(a,b)`, `a,b` or `glob(*)`; an interval or a range of step 1 may
+    also be `tag(log,...)`. If a key is given twice, the later override counts.
 
     Raises:
-        InputError: nothing is left to search, or one of them cannot be searched; names it.
+        InputError: there is no dimension, or one that cannot be searched, which it names.
     """
     space = Space()
     latest = {override.get_key_element().lstrip("+~"): override for override in overrides}
@@ -58,8 +59,8 @@ def read_space(overrides: Sequence[Override]) -> Space:
             space.fixed.append(text)
         elif name == "seed":
             raise InputError(
-                f"{text}: seeds are not searched over, since the best of them means nothing; "
-                "expected one seed"
+                f"{text}: seeds are not searched over, since a best seed means nothing; expected "
+                "one seed"
             )
         else:
             key = override.get_key_element()

@@ -1,4 +1,4 @@
-"""The study of a search: its trials, in a journal that outlives the process."""
+"""Optuna study of a search: its trials, in a journal file that outlives the process."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pcam_lightning.seeds import derive_seed
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.study import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 PRUNED = "pruned_epoch"
-"""The attribute of a trial that was told to stop: after which epoch, from 0."""
+"""The attribute of a pruned trial that holds the epoch, from 0, after which it was stopped."""
 
 
 def summary_name(metric: str) -> str:
-    """What `summary.json` calls a metric that is logged as `val/NAME`."""
+    """Return the name in `summary.json` of a metric that is logged as `val/NAME`."""
     name = metric.removeprefix("val/")
     return {"loss": "log_loss"}.get(name, name)
 
 
 def open_storage(path: Path) -> JournalStorage:
-    """A journal, since SQLite's locks cannot be trusted on disks that machines share."""
+    """Open or create a journal file; SQLite's locks are unreliable on shared file systems."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -41,15 +41,17 @@ def open_storage(path: Path) -> JournalStorage:
 
 
 def open_study(path: Path, name: str, metric: str, begun_with: Mapping[str, Any]) -> Study:
-    """Begin a study, or go on with the one that is there.
+    """Create a study, or continue an existing one.
 
     Args:
-        path: of the journal.
-        begun_with: every setting that makes trials comparable, by its key.
+        path: journal file.
+        name: name of the study in the journal.
+        metric: name of the metric to optimize, such as `val/auroc`.
+        begun_with: the settings that must stay the same for trials to be comparable.
 
     Raises:
-        InputError: the journal is damaged, or the study was begun with another setting; names the
-            first.
+        InputError: the journal is damaged, or the study was begun with another value of a setting,
+            which it names.
     """
     import optuna
 
@@ -60,7 +62,7 @@ def open_study(path: Path, name: str, metric: str, begun_with: Mapping[str, Any]
         )
         before = study.user_attrs.get("begun_with")
     except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: no journal of a study ({error}); expected another") from None
+        raise InputError(f"{path}: not the journal of a study ({error})") from None
     if before is None:
         study.set_user_attr("begun_with", dict(begun_with))
         return study
@@ -68,33 +70,42 @@ def open_study(path: Path, name: str, metric: str, begun_with: Mapping[str, Any]
         if before.get(key) != begun_with.get(key):
             raise InputError(
                 f"{path}: begun with {key}={before.get(key)}, now {begun_with.get(key)}; expected "
-                "the same to go on with, or another folder"
+                "the same value to continue, or another hydra.sweep.dir"
             )
     return study
 
 
 def ask(study: Study, space: Space, seed: int, startup_trials: int) -> FrozenTrial:
-    """The next trial, with a value for each dimension of the space."""
+    """Return the next trial, with a value for each dimension of the space."""
     from optuna.samplers import TPESampler
 
-    # A stream for each trial: a search that was stopped would else draw its first trials again.
+    # One seed per trial: with one per process, a continued search would repeat its first trials.
     stream = derive_seed(seed, "trial", len(study.get_trials(deepcopy=False))) % 2**32
     study.sampler = TPESampler(n_startup_trials=startup_trials, seed=stream)
     number = study.ask(space.dimensions).number
     return study.get_trials(deepcopy=False)[number]
 
 
+def open_trial(study: Study, trial: FrozenTrial) -> Trial:
+    """Return a trial that can be written to.
+
+    Optuna publishes no way to get one by its number (checked with optuna 5.0).
+    """
+    import optuna
+
+    return optuna.trial.Trial(study, trial._trial_id)
+
+
 @dataclass
 class Outcome:
-    """How a trial's run ended: with a value, else with the reason why it has none."""
+    """The end of a trial's run: its value, or the reason for having none."""
 
     value: float | None = None
     reason: str | None = None
 
 
 def read_outcome(folder: Path, metric: str) -> Outcome | None:
-    """What a run folder tells, whatever its process may have returned; None where a start with the
-    same folder would begin the run or go on with it."""
+    """Return the outcome in a run folder; None if a restart would begin or continue the run."""
     try:
         run = Run(folder)
     except RunFileError:
@@ -113,13 +124,13 @@ def read_outcome(folder: Path, metric: str) -> Outcome | None:
 
 
 def tell(study: Study, trial: FrozenTrial, outcome: Outcome) -> None:
-    """End a trial: complete, pruned (with the value that it had when it was stopped) or failed."""
-    from optuna.trial import Trial, TrialState
+    """Record the end of a trial: complete, pruned (with its last value) or failed."""
+    from optuna.trial import TrialState
 
-    # Read again: the run itself has reported to it.
+    # Read again, since the run itself has reported to the trial.
     latest = study.get_trials(deepcopy=False)[trial.number]
     if outcome.value is None:
-        Trial(study, trial._trial_id).set_user_attr("reason", outcome.reason)
+        open_trial(study, trial).set_user_attr("reason", outcome.reason)
         study.tell(trial.number, state=TrialState.FAIL)
     elif PRUNED in latest.user_attrs:
         study.tell(trial.number, state=TrialState.PRUNED)

@@ -1,4 +1,4 @@
-"""A Hydra sweeper that chooses each batch of jobs by what the ones before it have scored."""
+"""Hydra sweeper that chooses each batch of jobs by the scores of the previous ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.run import Run, is_run_folder
 from pcam_lightning.runs.status import check_free, is_alive
+from pcam_lightning.slurm.hydra_private import SweepLoader
 from pcam_lightning.slurm.job_config import JobConfig, compose
 
 if TYPE_CHECKING:
@@ -31,20 +32,18 @@ if TYPE_CHECKING:
     from pcam_lightning.search.space import Space
 
 COMPARABLE = ("metric", "pruner", "startup_trials", "warmup_epochs", "seed")
-"""Settings of a search that have to stay when it goes on."""
-
-
+"""Settings that must not change when a search continues."""
 PRUNING = ("study", "metric", "startup_trials", "warmup_epochs")
-"""Those that the callback in each job has to know."""
+"""Settings that are arguments of the pruning callback in each job."""
 
 
 class OptunaSweeper(Sweeper):
-    """Ask Optuna for settings, hand them to the launcher, read the run folders, tell Optuna.
+    """A sweeper that asks Optuna for settings, launches runs, and reports their scores to Optuna.
 
-    Trial N is job N, and its run is in the folder N of the sweep. What a trial scored is read from
-    there and not from what the launcher returns, so any launcher will do. A run that fails is a
-    failed trial, and the search goes on; a run that is preempted ends it. Started again in the same
-    sweep folder, it goes on with the trials that it finds unfinished there.
+    Trial N is job N, and its run is in the subfolder N of the sweep. Scores are read from run
+    folders and not from the launcher's return values, so that every launcher works. A failed run is
+    a failed trial, and the search continues; a preempted run ends the search. Started again in the
+    same sweep folder, the search continues with the unfinished trials there.
 
     The arguments are the keys of `conf/hydra/sweeper/optuna.yaml`.
     """
@@ -59,6 +58,7 @@ class OptunaSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self._context, self._config = hydra_context, config
+        self._loader = SweepLoader(hydra_context.config_loader, config)
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -82,7 +82,7 @@ class OptunaSweeper(Sweeper):
         if any(self._job(n, corner).folder != self.folder / str(n) for n in range(2)):
             sweep: Any = OmegaConf.to_container(self._config.hydra.sweep)
             raise InputError(
-                f"hydra.sweep.subdir={sweep['subdir']}: a search keeps trial N in the folder N, "
+                f"hydra.sweep.subdir={sweep['subdir']}: a search keeps trial N in the folder N; "
                 "expected ${hydra.job.num}"
             )
         with exclusive_lock(self.folder):
@@ -101,7 +101,7 @@ class OptunaSweeper(Sweeper):
                 ask = (self.study, self.space, settings["seed"], settings["startup_trials"])
                 self._run([study.ask(*ask) for _ in range(count)])
                 report.write_report(self.folder, self.study, metric)
-        failed = report.failed(self.study)
+        failed = report.count_failed(self.study)
         if failed:
             print(f"failed: {failed} of {len(self.study.trials)} trials", file=sys.stderr)
         print(f"study: {self.folder / 'study.json'}", flush=True)
@@ -109,10 +109,7 @@ class OptunaSweeper(Sweeper):
             sys.exit(1)
 
     def _wait_for_jobs(self) -> None:
-        """Let jobs end that an earlier start submitted and that go on without it.
-
-        Launched again, two jobs would write to one run.
-        """
+        """Wait for the jobs of an earlier start; a second job must not write to the same run."""
         if not (self.folder / "sweep.json").is_file():
             return
         from optuna.trial import TrialState
@@ -121,23 +118,23 @@ class OptunaSweeper(Sweeper):
         from pcam_lightning.slurm.queue import Watch
 
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        numbers, said = {trial.number for trial in running}, None
+        numbers, printed = {trial.number for trial in running}, None
         watch = Watch(lambda text: print(text, flush=True))
-        while going := [
+        while active := [
             job.number
             for job in job_states(self.folder, watch.states)
             if job.number in numbers and not job.has_ended
         ]:
-            if going != said:
-                trials = ", ".join(map(str, going))
+            if active != printed:
+                trials = ", ".join(map(str, active))
                 print(f"waiting for jobs of an earlier start: trials {trials}", flush=True)
-            said = going
+            printed = active
             time.sleep(1)
 
     def _left_behind(self) -> Iterator[list[FrozenTrial]]:
-        """Trials of an earlier start whose runs can go on, in batches of consecutive numbers.
+        """Yield an earlier start's resumable trials, in batches of consecutive numbers.
 
-        Those that ended without being told are told.
+        Trials whose runs have ended are reported to the study.
         """
         from optuna.trial import TrialState
 
@@ -162,12 +159,13 @@ class OptunaSweeper(Sweeper):
             yield batch
 
     def _run(self, trials: Sequence[FrozenTrial]) -> None:
-        """Launch trials of consecutive numbers, and tell how they ended.
+        """Launch trials of consecutive numbers, and report their outcomes to the study.
 
-        Launchers may give up at the first job that fails: what has not begun is launched again.
+        A launcher may stop at the first job that fails; jobs that have not begun are launched
+        again.
         """
         while trials:
-            begins = [self._begin(trial) for trial in trials]
+            begins = [self._begin_time(trial) for trial in trials]
             jobs = [self._overrides(trial.number, trial.params) for trial in trials]
             code = None
             try:
@@ -176,7 +174,7 @@ class OptunaSweeper(Sweeper):
             except (Exception, SystemExit) as error:
                 code = error.code if isinstance(error, SystemExit) else None
                 pairs = zip(trials, begins, strict=True)
-                begun = [trial for trial, before in pairs if self._begin(trial) != before]
+                begun = [trial for trial, before in pairs if self._begin_time(trial) != before]
                 if not begun:
                     raise
                 if not isinstance(error, SystemExit):
@@ -185,7 +183,7 @@ class OptunaSweeper(Sweeper):
             trials = [trial for trial in trials if trial not in begun]
 
     def _settle(self, trials: Sequence[FrozenTrial], signalled: int | None) -> None:
-        """Tell the study of runs that have ended; exit where one is to go on later instead."""
+        """Report the outcomes of trials to the study; exit if a run was stopped to be resumed."""
         from pcam_lightning.search.study import Outcome, read_outcome, tell
 
         stopped = []
@@ -202,8 +200,8 @@ class OptunaSweeper(Sweeper):
                 print(f"trial {trial.number}: failed: {outcome.reason}", file=sys.stderr)
         if stopped:
             print(
-                f"stopped in trial {', '.join(map(str, stopped))}: the same command with "
-                f"hydra.sweep.dir={self.folder} goes on",
+                f"stopped in trial {', '.join(map(str, stopped))}: repeat the command with "
+                f"hydra.sweep.dir={self.folder} to continue",
                 file=sys.stderr,
             )
             sys.exit(signalled or 1)
@@ -211,13 +209,13 @@ class OptunaSweeper(Sweeper):
     def _run_folder(self, trial: FrozenTrial) -> Path:
         return self.folder / str(trial.number)
 
-    def _begin(self, trial: FrozenTrial) -> int | None:
-        """What changes when a run's job begins: Hydra writes this file first."""
+    def _begin_time(self, trial: FrozenTrial) -> int | None:
+        """Return when the trial's job last began; Hydra writes this file first."""
         path = self._run_folder(trial) / ".hydra" / "overrides.yaml"
         return path.stat().st_mtime_ns if path.is_file() else None
 
     def _overrides(self, number: int, parameters: Mapping[str, Any]) -> list[str]:
-        """What makes a job of a trial."""
+        """Return the overrides of a trial's job."""
         overrides = self.space.overrides(parameters)
         if self.settings["pruner"] is None:
             return overrides
@@ -231,36 +229,36 @@ class OptunaSweeper(Sweeper):
 
     def _job(self, number: int, parameters: Mapping[str, Any]) -> JobConfig:
         overrides = self._overrides(number, parameters)
-        return compose(self._context.config_loader, self._config, overrides, number)
+        return compose(self._loader, overrides, number)
 
     def _begun_with(self, config: dict[str, Any]) -> dict[str, Any]:
-        """What has to be the same when the search goes on, or its trials cannot be compared."""
+        """Return the settings that must not change when the search continues."""
         config["callbacks"].pop("pruning", None)
         shared = weight_settings(config)
         search = {f"hydra.sweeper.{key}": self.settings[key] for key in COMPARABLE}
-        if self.settings["storage"]:  # elsewhere than the runs: it has to find them again
+        if self.settings["storage"]:  # the journal does not lie beside the runs
             search["hydra.sweep.dir"] = str(self.folder)
         return shared | self.space.texts | search
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Raise `InputError` if another search is at work in a folder, which is made if not there."""
+    """Lock a folder for one search; create it if needed. Raise `InputError` if it is locked."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".search.lock", timeout=0):
             yield
     except Timeout:
         raise InputError(
-            f"{folder}: another search is at work here; wait for it, stop it, or choose another "
+            f"{folder}: another search is running here; wait for it, stop it, or choose another "
             "folder"
         ) from None
 
 
 def wait_for(folder: Path) -> str | None:
-    """The state of a run when its process is gone; None where no run has begun.
+    """Wait until a run's process has ended; return the run's state, None if it has not begun.
 
-    A launcher may give up at one job while others are still at work.
+    A launcher may stop at a failed job while others are still running.
     """
     if not is_run_folder(folder):
         return None

@@ -1,29 +1,26 @@
-"""The config of a sweep's job, composed and resolved once, when the job is submitted."""
+"""The config of a sweep's job, composed and resolved when the job is submitted."""
 
-import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra.conf import HydraConf
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.resolvers import oc
 
 from pcam_lightning.config.compose import Config, resolved, run_folder
 from pcam_lightning.errors import InputError
+from pcam_lightning.slurm.hydra_private import SweepLoader
 
 JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-"""Beginnings of the environment variables that a job has of its own."""
-JOBS_OWN = re.compile("|".join((r"job\.id", *JOB_VARIABLES)))
-"""A text without these cannot depend on the job."""
+"""Prefixes of the environment variables that Slurm and submitit set in a job."""
+JOB_DEPENDENT = re.compile("|".join((r"job\.id", *JOB_VARIABLES)))
+"""A pattern that every config with a job-dependent value contains."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +28,11 @@ class JobConfig:
     """The config of one job, as plain containers, with Hydra's own part under `hydra`.
 
     Attributes:
-        checked: every value resolved, with stand-ins for the id and the variables that the job will
-            get; of Hydra's part what a job starts with.
-        given: the same, except that values made of those are interpolations. The job resolves them
-            and nothing else, so that it runs with what was checked when it was submitted.
+        checked: the config with every value resolved; placeholders replace the job's id and the
+            job's environment variables, which do not exist yet. Under `hydra` only the values that
+            a job starts with are resolved.
+        given: the same config, but values that depend on the job stay interpolations. The job
+            resolves these and nothing else, so that it runs with the config that was checked.
     """
 
     checked: Config
@@ -42,7 +40,7 @@ class JobConfig:
 
     @property
     def folder(self) -> Path:
-        """The run's folder, with a stand-in where its name has the job's id in it."""
+        """The run's folder, with a placeholder for the job's id."""
         return run_folder(self.checked)
 
     def folder_of(self, job_id: str) -> Path:
@@ -52,44 +50,18 @@ class JobConfig:
             return run_folder(cfg)
 
 
-class _FilesReadOnce(CachingConfigRepository):
-    """A repository that reads each file at most once, for any number of configs."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # Hydra copies the loader's repository for each config that it composes
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        return copy.deepcopy(super().load_config(config_path))
-
-
-def snapshot(loader: ConfigLoader) -> ConfigLoader:
-    """Return a loader for all jobs of a sweep, which are composed of the same files.
-
-    An edit while they are being composed changes none of them, and a hundred take a third less time
-    than with Hydra's, which reads every file again for each (hydra-core 1.3).
-    """
-    once = copy.copy(loader)
-    once.repository = _FilesReadOnce(loader.repository)  # type: ignore[attr-defined]
-    return once
-
-
-def compose(
-    loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], number: int
-) -> JobConfig:
-    """Compose the config of job `number` of a sweep as Hydra does, and resolve it.
-
-    Args:
-        loader, master: Hydra's, for the sweep as a whole.
-        overrides: of this job.
+def compose(sweep: SweepLoader, overrides: Sequence[str], number: int) -> JobConfig:
+    """Compose and resolve the config of job `number` of a sweep.
 
     Raises:
-        HydraException, OmegaConfBaseException, InputError: there is no such config.
+        HydraException, OmegaConfBaseException, InputError: the config does not exist or its
+            `hydra.sweep.subdir` names no folder inside the sweep.
     """
-    cfg = loader.load_sweep_config(master, list(overrides))
+    cfg = sweep.load(overrides)
     with open_dict(cfg.hydra):
         cfg.hydra.job.num = number
-        # Of the sweep, though a key of its name is swept: a sweep has one folder.
-        cfg.hydra.sweep.dir = os.path.abspath(master.hydra.sweep.dir)
+        # The sweep's own folder, even if its name contains a key that the sweep varies.
+        cfg.hydra.sweep.dir = os.path.abspath(sweep.master.hydra.sweep.dir)
     interpolated = cast(Config, OmegaConf.to_container(cfg))
     one, two = str(number), str(number + 1)
     with _in_job(cfg, job_id=one, variables=one):
@@ -97,18 +69,18 @@ def compose(
     folder = run_folder(checked)
     if not os.path.normpath(folder).startswith(f"{checked['hydra']['sweep']['dir']}{os.sep}"):
         raise _bad_subdir(interpolated, "expected a folder inside hydra.sweep.dir")
-    if JOBS_OWN.search(repr(interpolated)):
+    if JOB_DEPENDENT.search(repr(interpolated)):
         with _in_job(cfg, job_id=two, variables=two):
             other = _resolved(cfg)
         with _in_job(cfg, job_id=one, variables=two):
             if run_folder(cfg) != folder:
-                reason = "a variable that only the job has; expected ${hydra.job.num} or the like"
+                reason = "depends on a variable of the job; expected one such as ${hydra.job.num}"
                 raise _bad_subdir(interpolated, reason)
     return JobConfig(checked, _keep_interpolations(interpolated, checked, other))
 
 
 def restore(given: Config, job_id: str) -> DictConfig:
-    """Return the config that a job was given as Hydra runs it: typed, and with the job's id."""
+    """Return `given` as the typed config that Hydra runs, with the job's id."""
     hydra = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(hydra, False)
     del hydra["defaults"]  # as Hydra does after composing
@@ -124,14 +96,14 @@ def _bad_subdir(interpolated: Any, reason: str) -> InputError:
 
 
 def _resolved(cfg: DictConfig) -> Config:
-    """Resolve a config, and in Hydra's part what a job starts with.
+    """Resolve a config, and the values under `hydra` that a job starts with.
 
-    Other texts there, such as the overrides as they were typed, need not resolve.
+    Other values under `hydra`, such as the overrides as typed, may contain unresolvable text.
     """
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.copy_cache(from_config=cfg, to_config=own)
     values = resolved(own)
-    OmegaConf.copy_cache(from_config=own, to_config=cfg)  # one ${now:} for every resolution
+    OmegaConf.copy_cache(from_config=own, to_config=cfg)  # ${now:} resolves once
     hydra = cast(Config, OmegaConf.to_container(cfg.hydra))
     for key in ("sweep", "job_logging"):
         hydra[key] = OmegaConf.to_container(cfg.hydra[key], resolve=True)
@@ -141,19 +113,20 @@ def _resolved(cfg: DictConfig) -> Config:
 
 @contextmanager
 def _in_job(cfg: DictConfig, job_id: str, variables: str) -> Iterator[None]:
-    """Let a config resolve as in a job with this id, all of whose own variables have one value."""
+    """Resolve a config as in a job with this id; every job variable has the value `variables`."""
     with read_write(cfg), open_dict(cfg.hydra), _job_variables(variables):
         cfg.hydra.job.id = job_id
         with _hydra_config(cfg):
-            folder = run_folder(cfg)
-        cfg.hydra.runtime.output_dir = str(folder)
-        with _hydra_config(cfg):
+            cfg.hydra.runtime.output_dir = str(run_folder(cfg))
+            published: Any = HydraConfig.get()  # a copy
+            with read_write(published), open_dict(published):
+                published.runtime.output_dir = cfg.hydra.runtime.output_dir
             yield
 
 
 @contextmanager
 def _hydra_config(cfg: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` resolve from a config."""
+    """Resolve `${hydra:...}` from a config."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     OmegaConf.set_readonly(cfg.hydra, False)
@@ -165,7 +138,7 @@ def _hydra_config(cfg: DictConfig) -> Iterator[None]:
 
 @contextmanager
 def _job_variables(value: str) -> Iterator[None]:
-    """Resolve `${oc.env:...}` of every variable that a job has of its own to one value."""
+    """Resolve `${oc.env:...}` of every job variable to one value."""
 
     def env(key: str, *default: Any) -> Any:
         return value if key.startswith(JOB_VARIABLES) else oc.env(key, *default)
@@ -178,8 +151,8 @@ def _job_variables(value: str) -> Iterator[None]:
 
 
 def _keep_interpolations(interpolated: Any, value: Any, other: Any) -> Any:
-    """Return a config's values, and its interpolations where two resolutions differ."""
-    same = value is other or value == other  # NaN is the same
+    """Return a resolved config, with its interpolations where two resolutions differ."""
+    same = value is other or value == other  # `is`: NaN != NaN
     if isinstance(value, dict) and (same or isinstance(interpolated, dict)):
         texts = interpolated if isinstance(interpolated, dict) else {}
         return {
@@ -191,5 +164,5 @@ def _keep_interpolations(interpolated: Any, value: Any, other: Any) -> Any:
         return [_keep_interpolations(*each) for each in zip(texts, value, other, strict=True)]
     if not same or value == interpolated:
         return interpolated
-    # OmegaConf would take a text like ${this} for an interpolation.
+    # OmegaConf would interpret the text ${...} as an interpolation.
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

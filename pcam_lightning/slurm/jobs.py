@@ -1,4 +1,4 @@
-"""How the jobs of a sweep stand."""
+"""States of the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from pcam_lightning.slurm import queue
 FAILURES = ("failed", "lost", "damaged")
 STATES = ("finished", *FAILURES, "running", "queued", "preempted", "killed", "unknown")
 
-# Slurm has more words; what is neither of these has left the queue.
-QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
-"""As submitit gives them: of a process, a job, or a task of an array."""
+"""submitit's id of a process, a Slurm job, or a task of a Slurm array."""
+
+# A job in any other state of Slurm has left the queue.
+QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
 
@@ -31,17 +32,17 @@ class JobState:
     """One job of a sweep.
 
     Attributes:
-        number: in its sweep, from 0.
-        overrides: of the job, such as `seed=1`.
-        state: `finished`; `failed`; `lost`: it left the queue, or its process is gone, and it did
-            not say how it ended; `damaged`: a file of its folder cannot be read; `running`;
-            `queued`; where there is no queue, `preempted` or `killed`; `unknown`: Slurm does not
-            answer, or the run has no status.
-        error: the last line of what went wrong, None where nothing did.
-        log: of the job's process, None where it has none of its own.
-        folder: of the run; it may not be there yet.
-        sweep: the folder it was found in.
-        job_id: Slurm's.
+        number: number in its sweep, from 0.
+        overrides: the job's overrides, such as `seed=1`.
+        state: `finished`; `failed`; `lost`: the job left the queue, or its process is gone, without
+            a recorded end; `damaged`: a file of its folder cannot be read; `running`; `queued`;
+            without a queue, `preempted` or `killed`; `unknown`: Slurm does not answer, or the run
+            has no status.
+        error: last line of the job's error; None if it has none.
+        log: log file of the job's process; None if the job has no log of its own.
+        folder: run folder, which may not exist yet.
+        sweep: folder of the sweep.
+        job_id: Slurm's job id, or the process id of a local job.
     """
 
     number: int
@@ -55,32 +56,35 @@ class JobState:
 
     @property
     def run(self) -> Run | None:
-        """The run, None where it has not begun."""
+        """The job's run; None if it has not begun."""
         return Run(self.folder) if is_run_folder(self.folder) else None
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more is to be expected of it."""
+        """True if the job's state is final."""
         return self.state not in ("running", "queued", "unknown")
 
 
 Queue = Callable[[Sequence[str]], dict[str, str] | None]
-"""Returns the states of Slurm jobs by their ids, as `queue.states` does."""
+"""A function like `queue.states`: job ids in, their states in Slurm's queue out."""
 
 
 def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
-    """The jobs of a sweep: those of its `sweep.json`, else the runs in and below the folder.
+    """Return the jobs in a sweep's `sweep.json`, or without this file the runs below the folder.
 
-    Slurm's queue is asked at once, or through `ask`.
+    Args:
+        folder: folder of the sweep.
+        ask: returns the states in Slurm's queue; `queue.states` by default.
 
     Raises:
-        RunFileError: no such folder, or a sweep.json that is damaged or points out of it.
+        RunFileError: the folder does not exist, or its sweep.json is damaged or names a path
+            outside the folder.
     """
     sweep = Path(folder)
     if not (sweep / "sweep.json").is_file():
         return [_of_run(sweep, number, run) for number, run in enumerate(find_runs(sweep))]
     submitted, jobs = _read_sweep(sweep)
-    # Asked first: a job that ends in between has left its state by the time its folder is read.
+    # Slurm first: a job that ends afterwards has recorded its state when its folder is read.
     ids = [job["job_id"] for job in jobs if job["job_id"]]
     ask = ask or queue.states
     queued = ask(ids) if submitted.get("executor") == "slurm" else None
@@ -88,13 +92,13 @@ def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
 
 
 def titles(jobs: Sequence[JobState]) -> list[str]:
-    """What tells jobs apart: the overrides that not all of them have; all, of a single job."""
+    """Return each job's overrides that not all jobs have; of a single job, all overrides."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     return [one_line(" ".join(o for o in job.overrides if o not in common)) for job in jobs]
 
 
 def count_states(states: Iterable[str]) -> str:
-    """In words, such as `3 finished, 1 lost`."""
+    """Return a text such as `3 finished, 1 lost`."""
     counts = Counter(states)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
@@ -105,7 +109,7 @@ def _of_run(sweep: Path, number: int, run: Run) -> JobState:
         overrides = tuple(map(printable, run.overrides))
     except RunFileError:
         overrides = ()
-    # Nothing will start it again.
+    # No launcher will start it again.
     state = "lost" if state == "killed" else state
     return JobState(number, overrides, state, error, None, run.path, sweep)
 
@@ -115,18 +119,18 @@ def _of_job(
 ) -> JobState:
     folder, log, job_id = job["folder"], job["log"], job["job_id"]
     state, error = _state(Run(folder)) if is_run_folder(folder) else (None, None)
-    word = (queued or {}).get(job_id)
-    if state in ("failed", "damaged") and word in QUEUED:  # and starts once more
+    in_queue = (queued or {}).get(job_id)
+    if state in ("failed", "damaged") and in_queue in QUEUED:  # requeued
         state, error = "queued", None
     elif state not in ("finished", "failed", "damaged"):
         if queued is not None:
-            # A job that was killed with its node says `running` for ever.
-            state = "queued" if word in QUEUED else "running" if word in RUNNING else "lost"
+            # The status of a job that died with its node stays `running` forever.
+            state = "queued" if in_queue in QUEUED else "running" if in_queue in RUNNING else "lost"
         elif executor == "slurm":
-            # What the run says may have been its last word: it may be queued again, or gone.
+            # The status may be outdated: the job may be queued again, or gone.
             state, error = "unknown", queue.NO_ANSWER
         elif executor == "local":
-            state = _local(state, job_id)
+            state = _local_state(state, job_id)
         else:
             state = state or "unknown"
     if state in FAILURES and error is None:
@@ -135,9 +139,9 @@ def _of_job(
     return JobState(job["number"], overrides, state, error, log, folder, sweep, job_id)
 
 
-def _local(state: str | None, job_id: str | None) -> str:
+def _local_state(state: str | None, job_id: str | None) -> str:
     if state in (None, "preempted", "killed"):
-        # The id of a local job is that of a process, which may start the run once more.
+        # A local job's id is the id of its controller process, which may start the run again.
         if job_id and job_id.isdecimal() and process_mark(int(job_id)):
             return "queued"
         return state if state == "preempted" else "lost"
@@ -145,7 +149,7 @@ def _local(state: str | None, job_id: str | None) -> str:
 
 
 def _state(run: Run) -> tuple[str, str | None]:
-    """What a run says of itself, and its error; `damaged` where one of its files cannot be read."""
+    """Return a run's own state and error; `damaged` if one of its files cannot be read."""
     try:
         state = run.state
         for name in ("manifest", "summary", "overrides"):
@@ -153,7 +157,7 @@ def _state(run: Run) -> tuple[str, str | None]:
                 getattr(run, name)
             except MissingRunFileError:
                 if state == "finished" and name == "summary":
-                    raise  # a result that is not there is none
+                    raise
         error = run.status.get("error") if state == "failed" else None
     except RunFileError as damaged:
         return "damaged", one_line(damaged)
@@ -203,7 +207,7 @@ def _inside(sweep: Path, name: Any, where: str) -> Path:
 
 
 def last_line(log: Path | None, size: int = 1 << 16) -> str | None:
-    """The last line of a log that says something, from its last `size` bytes."""
+    """Return the last line that is not blank, from the last `size` bytes of a log."""
     try:
         text = b"" if log is None else read_end(log, size)
     except RunFileError:

@@ -1,9 +1,11 @@
-"""Hydra's submitit launchers, made to check before they submit and to survive jobs that fail.
+"""Hydra launchers that check a sweep before its submission and survive jobs that fail.
 
-The stock ones (1.2) submit whatever they are given, copy the variables of a surrounding job into
-the new ones, and wait for ever for a job that ended without a result (hydra#1928, submitit#1641).
+The launchers of hydra-submitit-launcher 1.2 check nothing, copy the variables of a surrounding job
+into the new jobs, and wait forever for a job that ended without a result (hydra#1928,
+submitit#1641).
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,21 +16,29 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
-from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from pcam_lightning.config.compose import Config
 from pcam_lightning.errors import InputError
-from pcam_lightning.slurm.job_config import JOB_VARIABLES, compose, restore, snapshot
+from pcam_lightning.slurm.hydra_private import SweepLoader
+from pcam_lightning.slurm.job_config import JOB_VARIABLES, compose, restore
 from pcam_lightning.slurm.local import parallelism, waiting_setup
 
+SHARED_PARAMETERS = {field.name for field in dataclasses.fields(BaseQueueConf)}
+"""The launcher's parameters that submitit takes without the prefix `slurm_` or `local_`."""
 
-class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
-    """A launcher that composes the config of each job, checks it, and hands it to the job."""
 
-    def __call__(  # type: ignore[override]  its arguments are those that launch submits
+class CheckingLauncher(BaseSubmititLauncher):
+    """A launcher that composes and checks the config of each job before it submits any."""
+
+    cluster: str
+    """submitit's name of the place where the jobs run."""
+
+    def __call__(  # type: ignore[override]  launch() submits these arguments
         self, config: Config, singletons: dict[type, Singleton]
     ) -> JobReturn:
-        """Run a job, in the job, with the config of its submission; `conf/` is not read again."""
+        """Run one job, inside the job, with the config that was submitted."""
         import submitit
 
         assert self.hydra_context is not None and self.task_function is not None
@@ -45,13 +55,12 @@ class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Check, submit as one array, say where everything is, and wait.
+        """Check all jobs, submit them as one array, report their folders, and wait for them.
 
-        Returns one JobReturn a job; one whose job failed raises SystemExit when asked for its
-        value.
+        Returns one JobReturn per job; that of a failed job raises SystemExit on `return_value`.
 
         Raises:
-            PreflightError: something would fail; nothing has been submitted.
+            PreflightError: a check failed; nothing has been submitted.
         """
         from pcam_lightning.slurm.preflight import check, settle_data
         from pcam_lightning.slurm.wait import wait
@@ -59,9 +68,9 @@ class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
         assert self.config is not None and self.hydra_context is not None
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        loader = snapshot(self.hydra_context.config_loader)
+        loader = SweepLoader(self.hydra_context.config_loader, self.config)
         configs = [
-            compose(loader, self.config, overrides, number)
+            compose(loader, overrides, number)
             for overrides, number in zip(job_overrides, numbers, strict=True)
         ]
         executor = _executor(self)
@@ -87,24 +96,24 @@ class CheckingLauncher(submitit_launcher.BaseSubmititLauncher):
                 numbers, job_overrides, configs, jobs, strict=True
             )
         ]
-        write_sweep(sweep, str(self.config.hydra.job.name), self._EXECUTOR, records)
+        write_sweep(sweep, str(self.config.hydra.job.name), self.cluster, records)
         return wait(sweep, records, jobs)
 
 
 class LocalLauncher(CheckingLauncher):
-    """Every run a process of this machine."""
+    """A launcher that starts every run as a process on this machine."""
 
-    _EXECUTOR = "local"
+    cluster = "local"
 
 
 class SlurmLauncher(CheckingLauncher):
-    """Every run a Slurm job."""
+    """A launcher that submits every run as a Slurm job."""
 
-    _EXECUTOR = "slurm"
+    cluster = "slurm"
 
 
 def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, Any]]) -> None:
-    """Add jobs to `sweep.json`, by which a sweep is found again while it runs and afterwards."""
+    """Add jobs to `sweep.json`, from which `job_states` finds the jobs of a sweep."""
     from pcam_lightning.files import write_json
     from pcam_lightning.runs.status import read_json
 
@@ -123,42 +132,46 @@ def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, 
 
 
 def _executor(launcher: CheckingLauncher) -> Any:
-    """submitit's executor with the launcher's parameters, named as it names them."""
+    """Return submitit's executor with the launcher's parameters."""
     import submitit
 
-    kind, own = launcher._EXECUTOR, dict(launcher.params)
-    if kind == "slurm" and not shutil.which("sbatch"):
+    cluster, parameters = launcher.cluster, dict(launcher.params)
+    if cluster == "slurm" and not shutil.which("sbatch"):
         raise InputError(
-            "hydra/launcher: no sbatch on this machine, expected one that can submit to Slurm, or "
-            "hydra/launcher=submitit_local"
+            "hydra/launcher: this machine has no sbatch; expected a login node of a Slurm cluster, "
+            "or hydra/launcher=submitit_local"
         )
-    inits = {"folder": own.pop("submitit_folder")}
-    if kind == "local":
-        places = parallelism(own)
-        own["setup"] = [*(own.get("setup") or []), waiting_setup(inits["folder"], places)]
-        own.pop("array_parallelism", None)
-    if "max_num_timeout" in own:
-        inits[f"{kind}_max_num_timeout"] = own.pop("max_num_timeout")
-    executor = submitit.AutoExecutor(cluster=kind, **inits)
-    shared = submitit.AutoExecutor._typed_parameters()
-    if kind == "slurm":
-        # Where one rank fails, the others would wait for it.
-        own.setdefault("srun_args", ["--kill-on-bad-exit=1"])
-        # Since Slurm 22.05 srun does not look at what the job was given.
-        own["setup"] = [*own["setup"], "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
-        # Where sbatch exports less (SBATCH_EXPORT), srun would keep submitit's variables back too.
-        own["setup"] += ["export SLURM_EXPORT_ENV=ALL"]
-    given = {key: value for key, value in own.items() if value is not None}
+    inits = {"folder": parameters.pop("submitit_folder")}
+    if cluster == "local":
+        setup = waiting_setup(inits["folder"], parallelism(parameters))
+        parameters["setup"] = [*(parameters.get("setup") or []), setup]
+        parameters.pop("array_parallelism", None)
+    if "max_num_timeout" in parameters:
+        inits[f"{cluster}_max_num_timeout"] = parameters.pop("max_num_timeout")
+    executor = submitit.AutoExecutor(cluster=cluster, **inits)
+    if cluster == "slurm":
+        # If one rank fails, the others would wait for it.
+        parameters.setdefault("srun_args", ["--kill-on-bad-exit=1"])
+        parameters["setup"] = [
+            *parameters["setup"],
+            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # srun ignores it since Slurm 22.05
+            # If the user's SBATCH_EXPORT is set, srun would hide submitit's own variables too.
+            "export SLURM_EXPORT_ENV=ALL",
+        ]
     executor.update_parameters(
-        **{key if key in shared else f"{kind}_{key}": value for key, value in given.items()}
+        **{
+            key if key in SHARED_PARAMETERS else f"{cluster}_{key}": value
+            for key, value in parameters.items()
+            if value is not None
+        }
     )
     return executor
 
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Without the variables of the job that this process may itself be part of."""
-    kept_out = {
+    """Hide the variables of the Slurm job that this process may itself run in."""
+    hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
         if name.startswith(JOB_VARIABLES) and name != "SLURM_CONF"
@@ -166,4 +179,4 @@ def _outside_of_jobs() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.update(kept_out)
+        os.environ.update(hidden)

@@ -1,7 +1,7 @@
-"""Jobs of a local sweep, of which only so many run at the same time.
+"""Limit of the jobs of a local sweep that run at the same time.
 
-submitit starts a controller process for each job at once, and each controller its training.
-Here a controller waits for a free place first: `python -m pcam_lightning.slurm.local PLACES COUNT
+submitit starts a controller process for each job at once, and each controller starts its training.
+Here a controller first waits for a free slot: `python -m pcam_lightning.slurm.local FILE COUNT
 FOLDER`.
 """
 
@@ -25,53 +25,53 @@ def cores() -> int:
 
 
 def parallelism(parameters: Mapping[str, Any]) -> int:
-    """Return how many jobs of a local launcher run at the same time.
+    """Return the number of a local launcher's jobs that run at the same time.
 
-    `array_parallelism` of its parameters; null for as many as there are cores for.
+    The launcher's `array_parallelism`; if null, the number of jobs that the CPU cores suffice for.
     """
-    each = (parameters.get("tasks_per_node") or 1) * (parameters.get("cpus_per_task") or 1)
-    return parameters.get("array_parallelism") or max(1, cores() // each)
+    per_job = (parameters.get("tasks_per_node") or 1) * (parameters.get("cpus_per_task") or 1)
+    return parameters.get("array_parallelism") or max(1, cores() // per_job)
 
 
 def waiting_setup(folder: str, count: int) -> str:
-    """Return a line for submitit's `setup`, by which a controller waits for one of `count` places.
+    """Return a shell line for submitit's `setup` that makes a job wait for one of `count` slots.
 
-    `folder` is submitit's, with %j for a job's id.
+    `folder` is submitit's folder, with %j for the job's id.
     """
-    places = Path(folder.partition("%j")[0]) / "places"
-    # In the place of the shell, whose process id is the id of the job.
-    words = [sys.executable, "-m", __name__, str(places), str(count), folder]
+    slots = Path(folder.partition("%j")[0]) / "slots"
+    # `exec`: the process id of the shell is the id of the job.
+    words = [sys.executable, "-m", __name__, str(slots), str(count), folder]
     return f"exec {shlex.join(words)}"
 
 
-def take_place(places: IO[bytes], count: int) -> None:
-    """Wait until one of the first `count` bytes of a file is free; lock it until this process ends.
+def take_slot(slots: IO[bytes], count: int) -> None:
+    """Wait until one of the first `count` bytes of a file is unlocked, and lock it.
 
-    Raises OSError where the file system has no locks.
+    The lock ends with this process. Raises OSError if the file system has no locks.
     """
-    while not any(_lock(places, place) for place in range(count)):
+    while not any(_lock(slots, slot) for slot in range(count)):
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def _lock(places: IO[bytes], place: int) -> bool:
+def _lock(slots: IO[bytes], slot: int) -> bool:
     try:
-        fcntl.lockf(places, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-    except (BlockingIOError, PermissionError):  # another process has it
+        fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+    except (BlockingIOError, PermissionError):  # another process holds it
         return False
     return True
 
 
 def main() -> None:
     path, count, folder = sys.argv[1:]
-    os.setsid()  # Ctrl-C ends the wait for the jobs, not the jobs
-    with open(path, "ab") as places:
+    os.setsid()  # Ctrl-C in the terminal must not end the jobs
+    with open(path, "ab") as slots:
         try:
-            take_place(places, int(count))
+            take_slot(slots, int(count))
         except OSError as error:
             print(f"warning: {path}: {error.strerror}; this job does not wait", file=sys.stderr)
         from submitit.local.local import Controller
 
-        os.environ["SUBMITIT_LOCAL_WITH_SHELL"] = ""  # this process has the shell's id
+        os.environ["SUBMITIT_LOCAL_WITH_SHELL"] = ""  # this process has replaced the shell
         Controller(Path(folder)).run()
 
 

@@ -1,9 +1,7 @@
-"""What would make the jobs of a sweep fail, found before anything is queued."""
+"""Preflight checks: find what would make a sweep's jobs fail before any is submitted."""
 
 import re
-import socket
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,24 +17,22 @@ from pcam_lightning.runs.status import check_free
 from pcam_lightning.slurm.job_config import JobConfig
 from pcam_lightning.slurm.queue import ask
 from pcam_lightning.slurm.ranks import ranks_per_node
-
-SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "glusterfs", "afs", "panfs", "wekafs")
-"""File systems (how their names begin) that all nodes of a cluster can see."""
+from pcam_lightning.slurm.submitit_private import submission_script
 
 
 def check(
     configs: Sequence[Config], resources: Mapping[str, Any], executor: Any, sweep: Path
 ) -> None:
-    """Check every job of a sweep, and that Slurm can ever start it.
+    """Check the config of every job, and that Slurm accepts the request.
 
     Args:
-        configs: of each job, with `hydra` in it, resolved.
+        configs: the resolved config of each job, including `hydra`.
         resources: the launcher's parameters.
-        executor: submitit's, with them.
-        sweep: the sweep's folder.
+        executor: submitit's executor with these parameters.
+        sweep: folder of the sweep.
 
     Raises:
-        PreflightError: with a line for each problem, those that jobs share once.
+        PreflightError: holds one line per problem; a problem that several jobs share appears once.
     """
     problems: list[str] = []
     plain = []
@@ -49,13 +45,12 @@ def check(
     problems += _double_problems(configs, sweep)
     if "partition" in resources:
         problems += _slurm_problems(resources, executor, len(configs))
-        problems += _path_problems(plain, resources["partition"], sweep)
     if problems:
         raise PreflightError(list(dict.fromkeys(problems)))
 
 
 def settle_data(jobs: Sequence[JobConfig]) -> list[JobConfig]:
-    """Return checked jobs that will read the data set that there is now, and no other."""
+    """Return the jobs with the data set's present folder fixed in their configs."""
     from pcam_lightning.data.source import find_root, warn_of_demo
 
     keys = ("root", "default_root")
@@ -75,7 +70,7 @@ def settle_data(jobs: Sequence[JobConfig]) -> list[JobConfig]:
 
 
 def _checked(config: Config) -> Config:
-    """A job's config without `hydra`; raises InputError for what its command would refuse."""
+    """Return a job's config without `hydra`; raise InputError if its command would reject it."""
     from pcam_lightning.config import build
 
     folder = run_folder(config)
@@ -93,7 +88,7 @@ def _checked(config: Config) -> Config:
 def _check_data(data: dict[str, Any]) -> None:
     from pcam_lightning.data.source import find_root
 
-    # Jobs that start together must not download or wait for a download.
+    # Jobs that start at the same time must not all download.
     root = find_root(data | {"on_missing": data["on_missing"].replace("download", "error")})
     if root is None:
         return
@@ -107,7 +102,7 @@ def _check_data(data: dict[str, Any]) -> None:
 
 @cache
 def _rows(root: Path, scale: str | tuple[float, ...]) -> int:
-    """Training patches in a folder whose files are sound and on this scale, else InputError."""
+    """Return the number of training patches; raise InputError for damage or another scale."""
     from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
     from pcam_lightning.data.scale import check_scales
 
@@ -119,7 +114,7 @@ def _rows(root: Path, scale: str | tuple[float, ...]) -> int:
 def _resource_problems(
     configs: Sequence[dict[str, Any]], resources: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Where the trainer's devices are not those that a job asks for."""
+    """Yield a line for each resource that differs between the trainer and the job."""
     tasks, gpus = resources["tasks_per_node"], resources["gpus_per_node"] or 0
     for trainer in (config["trainer"] for config in configs if "trainer" in config):
         ranks = ranks_per_node(trainer["devices"])
@@ -145,17 +140,17 @@ def _resource_problems(
                 f"trainer.devices={trainer['devices']}"
             )
     delay = resources.get("signal_delay_s")
-    # Slurm looks at time limits twice a minute and may send the signal that much early.
+    # Slurm checks time limits twice a minute and may send the signal up to 30 s early.
     if delay is not None and 60 * resources["timeout_min"] <= delay + 30:
         yield (
-            f"hydra.launcher.timeout_min={resources['timeout_min']}: the signal to save, "
-            f"signal_delay_s={delay} before the end, would come at once; expected a limit of more "
-            f"than {delay + 30} s or a shorter delay"
+            f"hydra.launcher.timeout_min={resources['timeout_min']}: Slurm would send the "
+            f"signal to save at once, signal_delay_s={delay} before the end; expected a limit of "
+            f"more than {delay + 30} s or a shorter delay"
         )
 
 
 def _double_problems(configs: Sequence[Config], sweep: Path) -> Iterator[str]:
-    """Where two jobs, or jobs of an earlier start, would write to the same runs."""
+    """Yield a line if two jobs, or a job of an earlier start, would write to the same run."""
     from pcam_lightning.slurm.jobs import job_states
 
     folders = Counter(run_folder(config) for config in configs)
@@ -166,17 +161,17 @@ def _double_problems(configs: Sequence[Config], sweep: Path) -> Iterator[str]:
         )
     if not (sweep / "sweep.json").is_file():
         return
-    going = [job for job in job_states(sweep) if job.folder in folders and not job.has_ended]
-    if going:
+    active = [job for job in job_states(sweep) if job.folder in folders and not job.has_ended]
+    if active:
         yield (
-            f"hydra.sweep.dir={sweep}: {len(going)} jobs of an earlier start have not ended, the "
-            f"first is {going[0].job_id} ({going[0].state}); wait for them, cancel them, or choose "
-            "another folder"
+            f"hydra.sweep.dir={sweep}: {len(active)} jobs of an earlier start have not ended, the "
+            f"first is {active[0].job_id} ({active[0].state}); wait for them, cancel them, or "
+            "choose another folder"
         )
 
 
 def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> Iterator[str]:
-    """What Slurm says of the request; it is only asked, nothing is queued."""
+    """Yield a line for each objection of Slurm to the request; nothing is queued."""
     listed = ask("sinfo", "--noheader", "--format=%R")
     if listed is None:
         yield "sinfo gives no answer: expected a machine that can submit to Slurm"
@@ -200,80 +195,38 @@ def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> I
         if facts["State"] != "UP":
             yield f"hydra.launcher.partition={name}: it is {facts['State']} now"
     yield from array_problems(jobs)
-    yield from _refusal(executor)
+    yield from _sbatch_problems(executor)
 
 
 def array_problems(jobs: int) -> list[str]:
-    """Return one line where Slurm takes no array of so many jobs; its largest index is one less."""
+    """Return one line if Slurm accepts no array of this many jobs (largest index: one less)."""
     largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
     if largest is None or jobs <= int(largest[1]):
         return []
-    return [f"{jobs} jobs: Slurm takes {largest[1]} in one array at most; split the sweep"]
+    return [f"{jobs} jobs: Slurm accepts at most {largest[1]} in one array; split the sweep"]
 
 
-def _refusal(executor: Any) -> Iterator[str]:
-    """What sbatch would refuse."""
-    text = executor._executor._make_submission_file_text("true", "preflight")
+def _sbatch_problems(executor: Any) -> Iterator[str]:
+    """Yield sbatch's error message if it would reject the request."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "job.sh"
-        script.write_text(text)
+        script.write_text(submission_script(executor))
         done = subprocess.run(
             ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=60
         )
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        words = [line.split("error: ")[-1].removeprefix("allocation failure: ") for line in said]
-        yield f"Slurm refuses the request: {'; '.join(dict.fromkeys(words))}"
-
-
-def _path_problems(
-    configs: Sequence[dict[str, Any]], partition: str | None, sweep: Path
-) -> Iterator[str]:
-    """Files that are on a disk of this machine alone while jobs run on others."""
-    asked = ask(
-        "sinfo", "--noheader", "--format=%o", *(["--partition", partition] if partition else [])
-    )
-    if all(_is_this_machine(node) for node in (asked or "").split()):
-        return
-    paths = {"the Python of the jobs": Path(sys.executable), "hydra.sweep.dir": sweep}
-    for config in configs:
-        data = config.get("data", {})
-        for key in ("root", "default_root"):
-            if data.get(key) and Path(data[key]).exists():
-                paths[f"data.{key}"] = Path(data[key]).absolute()
-    for what, path in paths.items():
-        kind = _file_system(path)
-        if kind and not kind.startswith(SHARED):
-            yield (
-                f"{what}={path}: on a disk of this machine alone ({kind}), which the nodes do not "
-                "see; expected a shared one (preflight=false if they do)"
-            )
-
-
-def _is_this_machine(address: str) -> bool:
-    try:
-        return socket.gethostbyname(address).startswith("127.") or address == socket.gethostname()
-    except OSError:
-        return False
-
-
-def _file_system(path: Path) -> str | None:
-    """The type of the file system that holds a path, None where that is not known."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return None
-    holding = [(len(point), kind) for point, kind in mounts if path.is_relative_to(point)]
-    return max(holding)[1] if holding else None
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reasons = [line.split("error: ")[-1].removeprefix("allocation failure: ") for line in lines]
+        yield f"Slurm rejects the request: {'; '.join(dict.fromkeys(reasons))}"
 
 
 def _facts(line: str) -> dict[str, str]:
-    """`Key=value Key=value` as a dict."""
+    """Return the text `Key=value Key=value` as a dict."""
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
 def _minutes(limit: str) -> int | None:
-    """Slurm's `days-hours:minutes:seconds`, or None for no limit."""
+    """Return the minutes in Slurm's `days-hours:minutes:seconds`; None for no limit."""
     found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
     if found is None:
         return None

@@ -1,18 +1,19 @@
-"""Slurm's queue, as far as it can be asked."""
+"""States of Slurm jobs, from squeue."""
 
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 
 SECONDS = 30
+"""Time limit of a Slurm command."""
 MOST_SECONDS_BETWEEN_LOOKS = 30.0
-"""Slurm's controller serves everybody: who waits asks after 1, 2, 4, ... seconds, and then this
-often."""
+"""Upper limit of the pause between two queries, which doubles from 1 s: all users of a cluster
+share one Slurm controller."""
 NO_ANSWER = "Slurm does not answer"
 
 
 def ask(*command: str) -> str | None:
-    """What a command of Slurm prints; None where there is none or it fails."""
+    """Return the output of a Slurm command; None if it does not exist, fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -21,33 +22,35 @@ def ask(*command: str) -> str | None:
 
 
 def states(job_ids: Sequence[str]) -> dict[str, str] | None:
-    """State in Slurm's queue, such as PENDING, of each of these jobs that is still in it.
+    """Return the state, such as PENDING, of each of these jobs that is still in Slurm's queue.
 
-    `job_ids` are submitit's: "13", or "12_0" of an array. None where Slurm cannot be asked now.
+    `job_ids` are submitit's: "13", or "12_0" in an array. Returns None if Slurm does not answer.
     """
     return _of(job_ids, _listed()) if job_ids else {}
 
 
 class Watch:
-    """The queue as a waiting command sees it, which asks less and less often.
+    """A cached view of the queue for a waiting command, which asks Slurm less and less often.
+
+    Args:
+        report: called with one line when Slurm stops answering, and when it answers again.
 
     Attributes:
-        answered: when Slurm last answered, by `time.monotonic`.
+        answered: time of Slurm's last answer, by `time.monotonic`.
     """
 
-    def __init__(self, say: Callable[[str], object] = lambda text: None) -> None:
-        """`say` is called with one line when Slurm stops to answer, and when it answers again."""
+    def __init__(self, report: Callable[[str], object] = lambda text: None) -> None:
         self.answered = 0.0
-        self._say = say
+        self._report = report
         self._known: dict[str, str] | None = {}
         self._next, self._pause = 0.0, 1.0
 
     def states(self, job_ids: Sequence[str]) -> dict[str, str] | None:
-        """Return what `states` returns, or would have returned when Slurm was last asked."""
+        """Return `states(job_ids)` as of the last query."""
         if time.monotonic() >= self._next:
             known = _listed()
             if (known is None) != (self._known is None):
-                self._say(f"{NO_ANSWER}; waiting" if known is None else "Slurm answers again")
+                self._report(f"{NO_ANSWER}; waiting" if known is None else "Slurm answers again")
             self._known = known
             now = time.monotonic()
             self.answered = self.answered if known is None else now
@@ -57,8 +60,8 @@ class Watch:
 
 
 def _listed() -> dict[str, str] | None:
-    """Return the state of each of this user's jobs; None where Slurm cannot be asked now."""
-    # Of all jobs: asked for one that has left the queue, squeue fails.
+    """Return the state of each of this user's jobs; None if Slurm does not answer."""
+    # All jobs, since squeue fails if it is asked for a job that has left the queue.
     listed = ask("squeue", "--noheader", "--array", "--me", "--format=%i %T")
     if listed is None:
         return None

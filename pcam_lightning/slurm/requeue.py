@@ -1,4 +1,4 @@
-"""Giving a job back to the queue, to go on later."""
+"""Requeue of a job that Slurm asked to stop."""
 
 import os
 import signal
@@ -6,10 +6,10 @@ import time
 
 
 def requeue(number: int) -> None:
-    """Where submitit's own signal asked this job to stop, have it requeued; else return.
+    """Requeue this job if signal `number` is submitit's signal to stop; else return.
 
-    Everything has to be saved by now. Does not return where the job was requeued, since Slurm then
-    ends all of its processes.
+    The caller has saved everything. Does not return if the job is requeued, since Slurm then ends
+    all of its processes.
     """
     if "SUBMITIT_EXECUTOR" not in os.environ or number != signal.SIGUSR2:
         return
@@ -20,5 +20,5 @@ def requeue(number: int) -> None:
     except UncompletedJobError as error:
         print(f"error: {error}", flush=True)
         return
-    # A rank that ended before the first one has requeued the job would take it along.
+    # If this rank ended before the first rank has requeued the job, Slurm would end the job.
     time.sleep(60)

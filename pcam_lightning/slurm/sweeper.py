@@ -1,20 +1,20 @@
-"""Hydra's own sweeper, which composes the jobs of our launchers once instead of twice.
+"""Hydra's grid sweeper without its second composition of every job.
 
-Import it after Hydra has discovered its plugins, since that executes the module of the base class
-again (hydra-core 1.3).
+Import this module after Hydra has discovered its plugins (see `hydra_private.BASIC_SWEEPER`).
 """
 
 from collections.abc import Sequence
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.utils import get_class
 
+from pcam_lightning.slurm.hydra_private import BASIC_SWEEPER
 from pcam_lightning.slurm.launcher import CheckingLauncher
 
 
-class GridSweeper(BasicSweeper):
-    """A sweeper that does not compose jobs before a launcher that does so itself."""
+class GridSweeper(get_class(BASIC_SWEEPER)):
+    """A sweeper that leaves the composition of jobs to a launcher that checks them."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Raise HydraException if a job cannot be composed and the launcher would not notice."""
+        """Raise HydraException if a job cannot be composed, unless the launcher checks that."""
         if not isinstance(self.launcher, CheckingLauncher):
             super().validate_batch_is_legal(batch)

@@ -1,1 +1,1 @@
-"""Train one classifier, from a checked config to a run folder."""
+"""Training of one classifier, from a checked config to a run folder."""

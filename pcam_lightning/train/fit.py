@@ -24,14 +24,14 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     """Fit, score the best checkpoint, write the run folder, and return its `summary.json`.
 
     Args:
-        config: of the command `train`, checked against its schema; `auto` in it is settled.
-        fingerprint: what the data must be; None takes any data, or, where the folder's run goes
-            on, the data it was begun with.
+        config: config of `train`, checked against its schema; replaces `trainer.precision=auto`.
+        fingerprint: expected fingerprint of the data. None accepts any data; but a run that
+            continues expects its own.
 
     Raises:
-        InputError: the config asks for what is not there; nothing has been trained.
-        Diverged: training met numbers that are not finite; earlier checkpoints survive.
-        Preempted: a signal asked to stop, and all is saved.
+        InputError: the config, its data or its checkpoint cannot be used; nothing was trained.
+        Diverged: training produced numbers that are not finite; earlier checkpoints survive.
+        Preempted: a signal asked to stop; all progress is saved.
     """
     folder = Path(config["run_dir"])
     fingerprint = check_resumable(config, folder) or fingerprint
@@ -55,7 +55,7 @@ def _train(
     fingerprint: str | None,
     checkpoint: str | None,
 ) -> Path:
-    # Heavy imports wait until the config is known to be sound.
+    # Heavy imports come after the checks that need none.
     from pcam_lightning.config import build
     from pcam_lightning.config.precision import choose_precision
     from pcam_lightning.data.identity import is_fingerprint
@@ -72,14 +72,15 @@ def _train(
         save_resolved(config, folder)
     trainer = build.build_trainer(config)
     module = build.build_module(config)
+    module.compiled = config["compile"]
     check_checkpoint(checkpoint, module, trainer.max_steps)
     source = find_source(config["data"])
     datamodule = build.build_datamodule(config, source.root)
     datamodule.setup()
     if fingerprint is not None and not is_fingerprint(source.root, fingerprint):
         raise InputError(
-            f"{source.root}: other data than the run was made with (fingerprint "
-            f"{datamodule.fingerprint}), expected files with fingerprint {fingerprint}"
+            f"{source.root}: data with fingerprint {datamodule.fingerprint}, expected the data of "
+            f"the run, with fingerprint {fingerprint}"
         )
     limits.check_batches(trainer, datamodule)
     limits.check_classes(config["callbacks"], trainer, datamodule)

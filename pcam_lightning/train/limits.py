@@ -11,20 +11,20 @@ from pcam_lightning.data.files import SPLIT_FILES
 from pcam_lightning.data.sampler import EpochBatches, SequentialBatches
 from pcam_lightning.errors import InputError
 
-OF_BOTH_CLASSES = ("val/auroc", "val/average_precision")
-"""Validation metrics that are undefined where only one class is present."""
+NEEDS_BOTH_CLASSES = ("val/auroc", "val/average_precision")
+"""Validation metrics that are undefined if one class is absent."""
 
 
 def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
-    """Check that training, validation and test each have a batch.
+    """Check that training, validation and test have at least one batch each.
 
     Args:
-        trainer: with its limits.
-        datamodule: set up.
+        trainer: trainer with its limits.
+        datamodule: datamodule after `setup`.
 
     Raises:
-        InputError: a share of the batches is less than one, or validation would come after more
-            training batches than an epoch has.
+        InputError: a limit leaves less than one batch, or the validation interval is longer than an
+            epoch.
     """
     counts = {split: _batches(trainer, datamodule, split) for split in ("train", "val", "test")}
     for split, count in counts.items():
@@ -50,16 +50,16 @@ def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
 def check_classes(
     callbacks: Mapping[str, Mapping[str, Any] | None], trainer: Trainer, datamodule: PCamDataModule
 ) -> None:
-    """Check that the metrics which callbacks monitor are defined on the validation patches.
+    """Check that the metrics that callbacks monitor are defined on the validation patches.
 
     Args:
-        callbacks: of the config.
-        trainer: with its limits.
-        datamodule: set up.
+        callbacks: section `callbacks` of the config.
+        trainer: trainer with its limits.
+        datamodule: datamodule after `setup`.
 
     Raises:
-        InputError: one class is absent, and a metric that needs both picks the best checkpoint or
-            stops training.
+        InputError: the patches are all of one class, and a callback monitors a metric that needs
+            both.
     """
     labels = datamodule.datasets["valid"].labels
     count = _limited(_batches(trainer, datamodule, "val"), trainer.limit_val_batches)
@@ -67,7 +67,7 @@ def check_classes(
     if not count or labels.min() != labels.max():
         return
     for name, part in callbacks.items():
-        if part and part.get("monitor") in OF_BOTH_CLASSES:
+        if part and part.get("monitor") in NEEDS_BOTH_CLASSES:
             found = "tumour" if labels[0] else "normal"
             raise InputError(
                 f"{datamodule.files('valid').labels}: the {len(labels)} validation patches are all "
@@ -77,7 +77,7 @@ def check_classes(
 
 
 def _batches(trainer: Trainer, datamodule: PCamDataModule, split: str) -> int:
-    """How many batches of a split each rank has."""
+    """Return the number of batches of a split on each rank."""
     size, ranks = datamodule.batch_size, trainer.world_size
     dataset = datamodule.datasets[SPLIT_FILES.get(split, split)]
     if split == "train":
@@ -86,5 +86,5 @@ def _batches(trainer: Trainer, datamodule: PCamDataModule, split: str) -> int:
 
 
 def _limited(batches: int, limit: float) -> int:
-    """How many of these batches a limit leaves: a share where it is a float, else a number."""
+    """Return the number of batches under a limit: a share (float) or a maximum (int)."""
     return int(batches * limit) if isinstance(limit, float) else min(batches, limit)

@@ -1,4 +1,4 @@
-"""From a run's predictions to its result: tables, pictures, `summary.json` and a few lines."""
+"""Result of a run: prediction tables, plots, `summary.json` and a table in the terminal."""
 
 import os
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from pcam_lightning.runs.run import MissingRunFileError
 
 FEATURE_PATCHES = 4096
 """Training patches whose appearance is kept: their distribution is known to 2 %."""
-SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
+SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
 
 
 def write_result(
@@ -46,12 +46,12 @@ def write_result(
     """Write `predictions/`, `plots/` and `summary.json` of a run, and return the summary.
 
     Args:
-        folder: the run folder, with the history of the run in it.
-        dataset_name: what every output is marked with.
-        datamodule: set up, for the labels, slides and cleaning counts.
-        predictions: of "val" and "test".
-        facts: what else the summary holds, such as seconds and the weights digest.
-        threshold: probability from which a patch is called tumour, in (0, 1).
+        folder: run folder, with the history of the run.
+        dataset_name: name that labels every output.
+        datamodule: datamodule after `setup`, with labels, slides and cleaning counts.
+        predictions: predictions of "val" and "test".
+        facts: further entries of the summary, such as seconds and the weights digest.
+        threshold: probability from which a patch is classified as tumour, in (0, 1).
     """
     train_prevalence = float(np.mean(datamodule.datasets["train"].labels))
     summary: dict[str, Any] = {"dataset": dataset_name, **facts, "data": _data_facts(datamodule)}
@@ -65,12 +65,12 @@ def write_result(
         summary[split] = summarize(table, threshold, train_prevalence)
         title = f"{split}, dataset: {dataset_name}"
         scores = (table["label"], table["probability"])
-        pictures = folder / "plots"
-        plots.plot_roc(pictures / f"roc_{split}.png", *scores, title, threshold)
-        plots.plot_precision_recall(pictures / f"pr_{split}.png", *scores, title, threshold)
-        plots.plot_confusion(pictures / f"confusion_{split}.png", *scores, threshold, title)
+        plot_folder = folder / "plots"
+        plots.plot_roc(plot_folder / f"roc_{split}.png", *scores, title, threshold)
+        plots.plot_precision_recall(plot_folder / f"pr_{split}.png", *scores, title, threshold)
+        plots.plot_confusion(plot_folder / f"confusion_{split}.png", *scores, threshold, title)
         dataset = datamodule.datasets[SPLIT_FILES[split]]
-        _plot_patches(pictures / f"patches_{split}.png", dataset, table, title)
+        _plot_patches(plot_folder / f"patches_{split}.png", dataset, table, title)
     plot_curves(Run(folder), folder / "plots")
     write_features(folder, _training_features(datamodule))
     _plot_spikes(folder, datamodule, f"gradient spikes, dataset: {dataset_name}")
@@ -79,13 +79,13 @@ def write_result(
 
 
 def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
-    """A short table of validation and test beside the constant baselines, and where to look."""
+    """Print metrics of validation and test beside constant baselines, and the paths of plots."""
     test = summary["test"]
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     table.add_column("", no_wrap=True)
     for column in ("val", "test", "95% interval", "all tumour", "majority"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name in SHOWN:
+    for name in SHOWN_METRICS:
         scores = test["metrics"][name]
         constants = [test["baselines"][constant][name] for constant in ("all_tumour", "majority")]
         mark = "!" if name in test["beaten_by_constant"] else ""
@@ -99,16 +99,16 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
     console = Terminal()
     console.print(table)
     if test["beaten_by_constant"]:
-        console.print(f"! a constant does as well: {', '.join(test['beaten_by_constant'])}")
-    where = os.path.relpath(folder)
-    console.print(f"plots: {where}/plots", soft_wrap=True)
-    console.print(f"curves: tensorboard --logdir {where}", soft_wrap=True)
+        console.print(f"! constants score as well: {', '.join(test['beaten_by_constant'])}")
+    path = os.path.relpath(folder)
+    console.print(f"plots: {path}/plots", soft_wrap=True)
+    console.print(f"curves: tensorboard --logdir {path}", soft_wrap=True)
 
 
 def _plot_patches(
     path: Path, dataset: PatchDataset, table: pd.DataFrame, title: str, count: int = 24
 ) -> None:
-    """Evenly spaced patches of a split with what is true and what was said of them."""
+    """Plot evenly spaced patches of a split with their labels and predictions."""
     shown = table.iloc[np.unique(np.linspace(0, len(table) - 1, count).astype(int))]
     captions = [
         f"row {row}: {'tumour' if label else 'normal'}\np(tumour) {probability:.2f}"
@@ -123,7 +123,7 @@ def _plot_patches(
 def _plot_spikes(
     folder: Path, datamodule: PCamDataModule, title: str, spikes: int = 3, patches: int = 8
 ) -> None:
-    """The patches with the highest loss of a run's largest gradient spikes, if it had any."""
+    """Plot the patches with the highest loss in the largest gradient spikes, if there are any."""
     try:
         table = Run(folder).gradients
     except MissingRunFileError:
@@ -131,7 +131,7 @@ def _plot_spikes(
     table = table[table["rows"].notna()] if "rows" in table else table.iloc[:0]
     if table.empty:
         return
-    # What is not finite is larger than any number.
+    # A norm that is not finite counts as infinite.
     times = np.where(np.isfinite(table["norm"]), table["norm"] / table["median"], np.inf)
     table = table.assign(times=times)
     table = table.sort_values("times", ascending=False, kind="stable").head(spikes)
@@ -169,7 +169,7 @@ def _number(value: float | None) -> str:
 
 
 def determinism(trainer: Trainer) -> dict[str, Any]:
-    """What decides, beside the hardware, whether the same bits are computed again."""
+    """Return the settings on which bit-identical repetition depends, besides the hardware."""
     return {
         "ranks": trainer.world_size,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
@@ -180,16 +180,17 @@ def determinism(trainer: Trainer) -> dict[str, Any]:
 
 
 def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataModule) -> str | None:
-    """Fill `module.predictions` with those of the best checkpoint, whose path is returned.
+    """Predict val and test with the best checkpoint, and return its path.
 
-    Without a checkpoint callback the weights are scored as they are, and the path is None.
+    The predictions are in `module.predictions`. Without a checkpoint callback, the current weights
+    predict, and the path is None.
     """
     paths = [getattr(each, "best_model_path", None) for each in trainer.checkpoint_callbacks]
     best = next((path for path in paths if path), None)
     arguments: dict[str, Any] = dict(
         datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
     )
-    # The best epoch's validation metrics have been logged already, at their own step.
+    # The validation metrics of the best epoch are logged already, at their own step.
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, **arguments)
     trainer.loggers = loggers
@@ -198,9 +199,9 @@ def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataMod
 
 
 def training_speed(trainer: Trainer) -> dict[str, float | None]:
-    """Training patches per second, and the share of that time spent waiting for data.
+    """Return training patches per second, and the share of time spent waiting for data.
 
-    Over all epochs of this start; None where it was not measured.
+    Both are means over all epochs since this start; None if not measured.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     meter = next((each for each in callbacks if isinstance(each, Throughput)), None)

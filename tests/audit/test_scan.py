@@ -1,3 +1,5 @@
+"""Tests of the scan of a split, on several layouts, damages and pixel scales."""
+
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +19,17 @@ def scanned(root: Path, split: str = "train") -> SplitScan:
 @pytest.mark.parametrize(
     ("layout", "why"),
     [
-        ({}, "one byte a value"),
+        ({}, "one byte"),
         ({"dtype": np.float32}, "float32 takes 4 bytes"),
-        ({"dtype": np.float64, "chunks": (5, 96, 96, 3), "compression": "gzip"}, "gzip packs it"),
+        ({"dtype": np.float32, "chunks": (5, 96, 96, 3), "compression": "gzip"}, "gzip"),
     ],
 )
-def test_a_pass_over_any_layout_sees_the_same(tmp_path: Path, layout: dict, why: str) -> None:
-    images, labels = random_split(150)
+def test_all_layouts_give_the_same_scan(tmp_path: Path, layout: dict, why: str) -> None:
+    images, labels = random_split(90)
     images[7], images[8:10] = 3, images[0]
     write_split(tmp_path, "train", images, labels, **layout)
     scan = scanned(tmp_path)
-    assert len(scan) == 150
+    assert len(scan) == 90
     np.testing.assert_allclose(scan.mean, images.mean(axis=(1, 2, 3)), rtol=1e-12)
     np.testing.assert_array_equal(scan.labels, labels)
     assert (scan.low, scan.high) == (0, 255)
@@ -36,14 +38,16 @@ def test_a_pass_over_any_layout_sees_the_same(tmp_path: Path, layout: dict, why:
     np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2)) / 255)
     np.testing.assert_allclose(std, images.std(axis=(0, 1, 2)) / 255)
     equal = (scan.content[:, None] == scan.content[None]).all(axis=2)
-    expected = (images.reshape(150, 1, -1) == images.reshape(1, 150, -1)).all(axis=2)
+    group = np.arange(90)
+    group[8:10] = 0
+    expected = group[:, None] == group[None]
     np.testing.assert_array_equal(equal, expected)
     assert why in scan.storage["why"]
     assert scan.storage["bytes"] == scan.files.images.stat().st_size
     assert scan.storage["bytes_as_uint8"] == images.nbytes
 
 
-def test_damage_is_counted_by_patch_and_the_range_is_that_of_finite_pixels(tmp_path: Path) -> None:
+def test_damage_is_counted_by_patch_and_excluded_from_the_range(tmp_path: Path) -> None:
     images, labels = random_split(40)
     damaged = images.astype(np.float32)
     damaged[3, 0, 0] = np.nan
@@ -67,7 +71,7 @@ def test_damage_is_counted_by_patch_and_the_range_is_that_of_finite_pixels(tmp_p
         (lambda x: x.astype(np.int16) - 128, "minus 128", "[-128,127]"),
     ],
 )
-def test_patches_on_another_scale_are_seen_as_they_were(
+def test_patches_on_another_scale_are_converted(
     tmp_path: Path, other, seems: str, read_as: str
 ) -> None:
     images, labels = random_split(20)
@@ -82,7 +86,7 @@ def test_patches_on_another_scale_are_seen_as_they_were(
 @pytest.mark.parametrize(
     ("other", "seems"), [(lambda x: (x - 170) / 60, "normalized"), (lambda x: x * np.nan, "none")]
 )
-def test_patches_on_no_scale_are_scanned_all_the_same(tmp_path: Path, other, seems: str) -> None:
+def test_patches_on_an_unknown_scale_are_scanned(tmp_path: Path, other, seems: str) -> None:
     images, labels = random_split(20)
     write_split(tmp_path, "train", other(images.astype(np.float32)), labels)
     scan = scanned(tmp_path)
@@ -90,7 +94,7 @@ def test_patches_on_no_scale_are_scanned_all_the_same(tmp_path: Path, other, see
     assert len(scan) == scan.changes.total().patches == 20
 
 
-def test_files_that_cannot_be_audited_are_one_clear_line(tmp_path: Path) -> None:
+def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     images, labels = random_split(12)
     write_split(tmp_path, "train", images, labels[:5])
     with pytest.raises(InputError, match="5 labels, expected 12"):

@@ -1,7 +1,7 @@
 from typing import Any
 
 from pcam_lightning.benchmark.against import causes, changes
-from pcam_lightning.provenance.provenance import Difference
+from pcam_lightning.provenance.record import Difference
 
 
 def row(model: str, low: float, median: float | None, high: float) -> dict[str, Any]:
@@ -10,7 +10,7 @@ def row(model: str, low: float, median: float | None, high: float) -> dict[str, 
     return names | {"low": low, "median": median, "high": high}
 
 
-def test_slower_is_what_noise_does_not_explain() -> None:
+def test_verdicts_need_ranges_that_do_not_overlap() -> None:
     then = [
         row("slower", 95, 100, 105),
         row("noisy", 80, 100, 120),
@@ -36,7 +36,7 @@ def test_slower_is_what_noise_does_not_explain() -> None:
     }
 
 
-def test_causes_are_versions_and_settings_first() -> None:
+def test_causes_list_packages_first_and_omit_the_benchmarks_own_settings() -> None:
     differing = [
         Difference("code", "pcam_lightning/engine/module.py", ["a", "b"], True),
         Difference("config", "benchmark.repeats", [3, 5], True),

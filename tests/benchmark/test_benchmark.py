@@ -2,44 +2,35 @@ from pathlib import Path
 
 import pytest
 
-from pcam_lightning.models import CNN
+from pcam_lightning.benchmark import timer
+from pcam_lightning.benchmark.case import cases
+from pcam_lightning.benchmark.modes import implementations_of
+from pcam_lightning.benchmark.roofline import COPIED, SIDE
+from pcam_lightning.errors import InputError
+from pcam_lightning.models import MLP
 from pcam_lightning.runs import Run
 
-QUICK = ("benchmark.repeats=2", "benchmark.seconds=0.05")
-SMALL = ("data.batch_size=8", "model.channels=[4,4]", "trainer=cpu", "trainer.precision=32", *QUICK)
+QUICK = ("benchmark.repeats=2", "benchmark.seconds=0.02")
+SMALL = ("data.batch_size=8", "model=mlp", "model.hidden=[4]", "trainer=cpu", *QUICK)
 
 
-def test_the_loader_table_has_every_contender(command, pcam_root: Path) -> None:
-    arguments = [f"data.root={pcam_root}", "data.batch_size=16", *QUICK, "mode=loader"]
+@pytest.fixture(autouse=True)
+def _short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timer, "MAX_WARM_UPS", 1)
+    monkeypatch.setitem(SIDE, "cpu", 512)
+    monkeypatch.setitem(COPIED, "cpu", 2**24)
+
+
+def test_training_steps_of_every_combination(command, pcam_root: Path) -> None:
+    lists = ("benchmark.batch_sizes=[4,8]", "benchmark.precisions=[32,bf16]")
     code, out, err = command(
-        *arguments, "trainer.precision=bf16", "hydra.run.dir=run", name="benchmark"
+        f"data.root={pcam_root}", *SMALL, *lists, "hydra.run.dir=run", name="benchmark"
     )
     assert code == 0, err
     run = Run("run")
     assert out.splitlines()[-1] == f"summary: {run.path.absolute() / 'summary.json'}"
     assert run.state == "finished"
     summary = run.summary
-    assert {row["dtype"] for row in summary["rows"]} == {"bfloat16"}
-    assert [row["contender"] for row in summary["rows"]] == [
-        "memory copy",
-        "pcam_lightning, bytes",
-        "sample at a time, bytes",
-        "torchvision PCAM, bytes",
-        "pcam_lightning, normalized",
-        "sample at a time, normalized",
-        "torchvision PCAM, normalized",
-    ]
-    for row in summary["rows"]:
-        assert 0 < row["low"] <= row["median"] <= row["high"]
-        assert row["contender"] in out
-
-
-def test_steps_are_measured_for_every_combination(command, pcam_root: Path) -> None:
-    lists = ("benchmark.batch_sizes=[4,8]", "benchmark.precisions=[32,bf16]", "compile=false")
-    arguments = (f"data.root={pcam_root}", *SMALL, *lists, "hydra.run.dir=run")
-    code, out, err = command(*arguments, name="benchmark")
-    assert code == 0, err
-    summary = Run("run").summary
     rows = summary["rows"]
     assert [(row["precision"], row["batch_size"]) for row in rows[::3]] == [
         ("32-true", 4),
@@ -52,53 +43,66 @@ def test_steps_are_measured_for_every_combination(command, pcam_root: Path) -> N
         "bare loop, one batch",
         "pcam_lightning",
     ]
-    model = CNN((4, 4))
     for row in rows:
         assert 0 < row["low"] <= row["median"] <= row["high"]
         assert row["milliseconds"] == pytest.approx(
             1e3 * row["batch_size"] / row["median"], rel=0.5
         )
         assert 0 <= row["waiting"] < 1 and row["peak_host_mib"] > 100
-        assert row["parameters"] == sum(p.numel() for p in model.parameters())
+        assert row["parameters"] == sum(p.numel() for p in MLP((4,)).parameters())
         assert 0 < row["share_of_flops"] < 1 and row["bytes_per_patch"] > 96 * 96 * 3
         assert row["partition"] is None and row["threads"] >= 1
-    # A patch costs as many operations in a batch of any size, and in any precision.
+    # The operations per patch depend neither on the batch size nor on the precision.
     assert len({row["flops_per_patch"] for row in rows}) == 1
     assert len([line for line in summary["said"] if "bound by" in line]) == 4
     names = {path.name for path in Path("run/plots").iterdir()}
     assert names == {"by_batch_size.png", "by_precision.png"}
+    # The files of the measured fits are deleted.
+    assert not {"checkpoints", "gradients.parquet"} & {path.name for path in Path("run").iterdir()}
 
-    again = ("benchmark.batch_sizes=[4]", "benchmark.against=run", "trainer.precision=32")
+
+def test_forward_passes_with_a_batch_beyond_memory_and_an_earlier_run(
+    command, pcam_root: Path
+) -> None:
+    arguments = (f"data.root={pcam_root}", *SMALL, "mode=forward", "trainer.precision=32")
     code, out, err = command(
-        f"data.root={pcam_root}", *SMALL, *again, "optimizer.lr=0.5", name="benchmark"
+        *arguments, "benchmark.batch_sizes=[4,10000000]", "hydra.run.dir=run", name="benchmark"
     )
-    assert code == 0, err
-    assert "of 3 rows as fast, within noise" in out
-    assert "since then: config optimizer.lr: then 0.003, now 0.5" in out
-
-
-def test_a_batch_that_memory_does_not_suffice_for_is_a_row(command, pcam_root: Path) -> None:
-    sizes = "benchmark.batch_sizes=[4,10000000,8]"
-    arguments = (f"data.root={pcam_root}", *SMALL, "mode=forward", sizes, "hydra.run.dir=run")
-    code, out, err = command(*arguments, name="benchmark")
     assert code == 0, err
     speeds = [row["median"] for row in Run("run").summary["rows"]]
-    assert [speed is None for speed in speeds] == [False, True, False]
+    assert [speed is None for speed in speeds] == [False, True]
     assert "batch 10000000, 32-true, cpu: out of memory" in out
 
+    again = ("benchmark.batch_sizes=[4]", "benchmark.against=run", "optimizer.lr=0.5")
+    code, _, err = command(*arguments, *again, "hydra.run.dir=again", name="benchmark")
+    assert code == 0, err
+    against = Run("again").summary["against"]
+    assert [row["batch_size"] for row in against["rows"]] == [4]
+    assert "config optimizer.lr: then 0.003, now 0.5" in against["changed"]
 
-def test_epochs_are_measured_beside_the_usual_loop(command, pcam_root: Path) -> None:
-    arguments = (f"data.root={pcam_root}", "model=mlp", "model.hidden=[4]", "data.batch_size=8")
-    code, _, err = command(
-        *arguments, *QUICK, "trainer=cpu", "mode=end_to_end", "hydra.run.dir=run", name="benchmark"
-    )
+
+def test_loaders_in_the_dtype_of_the_precision(command, pcam_root: Path) -> None:
+    arguments = (f"data.root={pcam_root}", *SMALL, "mode=loader", "trainer.precision=bf16")
+    code, out, err = command(*arguments, "hydra.run.dir=run", name="benchmark")
     assert code == 0, err
     rows = Run("run").summary["rows"]
-    assert [row["contender"] for row in rows] == ["usual loop", "pcam_lightning"]
+    assert len(rows) == 4 and {row["dtype"] for row in rows} == {"bfloat16"}
+    for row in rows:
+        assert 0 < row["low"] <= row["median"] <= row["high"]
+        assert row["contender"] in out
+
+
+def test_epochs_beside_the_naive_loop(command, pcam_root: Path) -> None:
+    arguments = (f"data.root={pcam_root}", *SMALL, "mode=end_to_end", "data.batch_size=48")
+    code, _, err = command(*arguments, "benchmark.repeats=1", "hydra.run.dir=run", name="benchmark")
+    assert code == 0, err
+    rows = Run("run").summary["rows"]
+    assert [row["contender"] for row in rows] == ["naive loop", "pcam_lightning"]
     assert all(row["low"] > 0 for row in rows)
 
 
-def test_start_up_is_measured_in_seconds(command, pcam_root: Path) -> None:
+@pytest.mark.slow
+def test_start_up_in_seconds(command, pcam_root: Path) -> None:
     arguments = (f"data.root={pcam_root}", "data.batch_size=8", "benchmark.repeats=1")
     code, _, err = command(*arguments, "mode=startup", "hydra.run.dir=run", name="benchmark")
     assert code == 0, err
@@ -109,50 +113,35 @@ def test_start_up_is_measured_in_seconds(command, pcam_root: Path) -> None:
     assert 0 < seconds["--help"] < seconds["first training step"]
 
 
-def test_conversion_is_measured_beside_a_sequential_read(command) -> None:
-    small = ("data=demo", "data.demo.train=64", "data.demo.valid=16", "data.demo.test=16")
-    options = (*small, "mode=conversion", "benchmark.repeats=1", "benchmark.seconds=0.01")
-    code, out, err = command(*options, "data.demo.dtype=float32", name="benchmark")
-    assert code == 0, err
-    assert "sequential read" in out and "conversion to uint8" in out
-    code, _, err = command(*options, name="benchmark")
-    assert code == 2 and "there is nothing to convert" in err
-
-
-def test_callbacks_are_measured_beside_none(command, pcam_root: Path) -> None:
-    small = ("data.batch_size=8", "model.channels=[4,4]", "trainer=cpu")
-    options = (*small, *QUICK, "mode=callbacks", "hydra.run.dir=run")
-    code, _, err = command(f"data.root={pcam_root}", *options, name="benchmark")
-    assert code == 0, err
-    rows = Run("run").summary["rows"]
-    assert [row["contender"] for row in rows] == [
-        "no callbacks",
-        "gradient_norm",
-        "last_checkpoint",
-        "last_checkpoint, at every step",
-        "all callbacks",
-    ]
-    assert rows[0]["of_first"] == 1 and all(row["low"] > 0 for row in rows)
-    # What the fits wrote is gone: it is no run's.
-    assert not {"checkpoints", "gradients.parquet"} & {path.name for path in Path("run").iterdir()}
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("mode=sideways", ("mode='sideways'", "train", "forward", "end_to_end", "loader")),
+        ("benchmark.against=nowhere", ("nowhere", "run folder")),
+        ("benchmark.batch_sizes=[8,49]", ("49", "48 training patches")),
+    ],
+)
+def test_bad_input_is_one_line(
+    command, pcam_root: Path, override: str, parts: tuple[str, ...]
+) -> None:
+    code, out, err = command(f"data.root={pcam_root}", *SMALL, override, name="benchmark")
+    assert code == 2 and "summary:" not in out
+    (line,) = err.splitlines()
+    assert all(part in line for part in parts)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "parts"),
     [
-        ("mode=sideways", "mode='sideways': expected 'train', 'forward', 'end_to_end', 'loader'"),
-        ("benchmark.repeats=0", "benchmark.repeats=0: expected greater than 0"),
-        ("benchmark.batch_sizes=[8,49]", "expected no more than the 48 training patches"),
-        ("benchmark.models=[cnn,vit]", "model=vit: no such choice, expected one of cnn, densenet"),
-        ("benchmark.precisions=[8]", "benchmark.precisions.0=8: expected"),
-        ("benchmark.against=nowhere", "nowhere is no run folder"),
-        ("benchmark.contenders=[ours]", "expected some of bare loop, bare loop, one batch, pcam_"),
-        ("data.batch_size=49", "expected no more than the 48 training patches"),
+        ("benchmark.models=[mlp,vit]", ("vit", "cnn", "densenet")),
+        ("benchmark.contenders=[ours]", ("benchmark.contenders", "ours", "bare loop, one batch")),
     ],
 )
-def test_bad_input_is_one_line(command, pcam_root: Path, override: str, said: str) -> None:
-    small = ("data.batch_size=8", "trainer=cpu")
-    code, out, err = command(f"data.root={pcam_root}", *small, override, name="benchmark")
-    assert code == 2 and "summary:" not in out
-    (line,) = err.splitlines()
-    assert said in line
+def test_unknown_names_are_rejected_with_the_valid_ones(
+    composed, pcam_root: Path, override: str, parts: tuple[str, ...]
+) -> None:
+    config = composed([f"data.root={pcam_root}", *SMALL, override], name="benchmark")
+    with pytest.raises(InputError) as error:
+        for case in cases(config, "mlp", pcam_root):
+            implementations_of("train", case)
+    assert all(part in str(error.value) for part in parts)

@@ -11,17 +11,17 @@ BATCH = SimpleNamespace(row=range(16))
 
 
 @pytest.fixture(autouse=True)
-def _held_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "PIECE", 0.0)
+def _pause_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "MIN_SECONDS", 0.0)
 
 
 class Fit:
-    """Something like a trainer with epochs of two steps and one batch of validation."""
+    """Fake trainer: epochs of two steps and one batch of validation."""
 
     should_stop = False
 
     def __init__(self, epochs: int) -> None:
-        self.epochs, self.made = epochs, 0
+        self.epochs, self.steps = epochs, 0
         self.train_dataloader = SimpleNamespace(waited=0.0)
 
     def __call__(self, gate: StepGate) -> None:
@@ -32,43 +32,43 @@ class Fit:
             for index in range(2):
                 if self.should_stop:
                     return
-                self.made += 1
+                self.steps += 1
                 self.train_dataloader.waited += 0.25
                 gate.on_train_batch_end(trainer, module, None, BATCH, index)
             gate.on_validation_batch_end(trainer, module, None, BATCH, 0)
             gate.on_train_epoch_end(trainer, module)
 
 
-def test_a_fit_goes_on_only_when_asked() -> None:
+def test_a_fit_runs_only_while_a_sample_is_requested() -> None:
     first, second = Fit(2), Fit(2)
     one, other = iterate_fit(first, StepGate()), iterate_fit(second, StepGate())
     assert [next(each)[:3] for each in (one, one, other)] == [(16, 0.25, 1)] * 3
-    assert (first.made, second.made) == (2, 1)
-    assert len([*one]) == 2 and (first.made, second.made) == (4, 1)
+    assert (first.steps, second.steps) == (2, 1)
+    assert len([*one]) == 2 and (first.steps, second.steps) == (4, 1)
 
 
-def test_of_an_epoch_validation_is_part() -> None:
+def test_an_epoch_includes_validation() -> None:
     fit = Fit(3)
     done = iterate_fit(fit, StepGate("epoch"))
     assert [next(done)[:3], next(done)[:3]] == [(48, 0.5, 2)] * 2
-    assert fit.made == 4
+    assert fit.steps == 4
 
 
-def test_between_steps_the_end_of_an_epoch_is_aside() -> None:
+def test_steps_exclude_the_end_of_an_epoch() -> None:
     done = [*iterate_fit(Fit(2), StepGate())]
-    assert [piece.aside > 0 for piece in done] == [False, False, True, False]
+    assert [sample.excluded > 0 for sample in done] == [False, False, True, False]
 
 
-def test_it_is_stopped_when_nobody_asks_for_more() -> None:
+def test_closing_stops_the_fit_and_its_thread() -> None:
     before, fit = threading.active_count(), Fit(50)
-    asked = iterate_fit(fit, StepGate())
-    next(asked)
-    asked.close()
-    assert fit.should_stop and fit.made == 1
+    samples = iterate_fit(fit, StepGate())
+    next(samples)
+    samples.close()
+    assert fit.should_stop and fit.steps == 1
     assert threading.active_count() == before
 
 
-def test_its_errors_are_raised_where_pieces_are_asked_for() -> None:
+def test_errors_of_the_fit_are_raised_to_the_caller() -> None:
     def fail(gate: StepGate) -> None:
         raise ValueError("no step")
 

@@ -1,4 +1,4 @@
-"""Text of others reaches terminals, logs and spreadsheets as text."""
+"""Untrusted text appears as plain text in terminals, logs and spreadsheets."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ def assert_harmless(text: str) -> None:
     assert "[/red][bold]:smile:" in text
 
 
-def test_a_terminal_shows_it(monkeypatch) -> None:
+def test_a_terminal_shows_plain_text() -> None:
     stream = io.StringIO()
     console = Terminal(file=stream, width=1000)
     table = Table(title=f"dataset: {EVIL}")
@@ -32,12 +32,12 @@ def test_a_terminal_shows_it(monkeypatch) -> None:
     assert stream.getvalue().count("[/red][bold]") == 4
 
 
-def test_a_log_shows_it() -> None:
+def test_a_log_shows_plain_text() -> None:
     record = logging.LogRecord("x", logging.INFO, "x", 1, "dataset: %s", (EVIL,), None)
     assert_harmless(LineFormatter("%(message)s").format(record))
 
 
-def test_printable_text_stays() -> None:
+def test_printable_text_is_unchanged() -> None:
     for text in ("plain", "Krankenhaus Köln", "数据", "", "\U0001f600"):
         assert printable(text) == text
 
@@ -50,11 +50,11 @@ def test_printable_text_stays() -> None:
         ("a=1", "a=1"), ("", ""),
     ],
 )  # fmt: skip
-def test_spreadsheet_cells(value: object, cell: object) -> None:
+def test_a_spreadsheet_cell_holds_no_formula(value: object, cell: object) -> None:
     assert spreadsheet_cell(value) == cell
 
 
-def test_a_csv_holds_no_formula_and_its_numbers_stay() -> None:
+def test_a_csv_holds_no_formula_and_unchanged_numbers() -> None:
     table = pd.DataFrame(
         {"=name": ["=1", "b", None], "n": [-1.5, 2.0, float("nan")], "i": [-1, 2, 3]}
     )
@@ -63,7 +63,7 @@ def test_a_csv_holds_no_formula_and_its_numbers_stay() -> None:
     assert csv_bytes(mixed).decode().splitlines() == ["a,b", "-1,'@x", ",0.1"]
 
 
-def test_parquet_takes_any_file_name() -> None:
+def test_parquet_accepts_any_file_name() -> None:
     back = pd.read_parquet(
         io.BytesIO(parquet_bytes(pd.DataFrame({"a": ["x\udcff", None]}, dtype=object)))
     )

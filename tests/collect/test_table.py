@@ -1,4 +1,4 @@
-"""Rows of runs and settings, held against NumPy."""
+"""Tests of the tables of runs and configurations, compared with NumPy."""
 
 import math
 from pathlib import Path
@@ -9,22 +9,22 @@ from sweep_files import scores, write_run
 
 from pcam_lightning.collect.table import (
     Result,
+    configurations_table,
+    group_by_configuration,
     hidden_keys,
     runs_table,
-    settings,
-    settings_table,
     swept_keys,
 )
 from pcam_lightning.slurm.jobs import job_states
 
 
 def found(folder: Path):
-    return settings([Result.of(job) for job in job_states(folder)])
+    return group_by_configuration([Result.of(job) for job in job_states(folder)])
 
 
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:
-    """Two networks, three seeds each; another key is the same everywhere."""
+    """Two networks with three seeds each; one more key has the same value in all runs."""
     values = np.random.default_rng(0).uniform(0.6, 1, (2, 3))
     for row, model in enumerate(("cnn", "mlp")):
         for seed in range(3):
@@ -40,9 +40,9 @@ def grid(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_means_and_deviations_are_numpys(grid: Path) -> None:
+def test_means_and_deviations_equal_numpys(grid: Path) -> None:
     values = np.random.default_rng(0).uniform(0.6, 1, (2, 3))
-    table = settings_table(found(grid)).set_index("model")
+    table = configurations_table(found(grid)).set_index("model")
     assert list(table["setting"]) == ["model=cnn", "model=mlp"]
     assert table[["jobs", "finished", "seeds"]].to_numpy().tolist() == [[3] * 3] * 2
     np.testing.assert_allclose(table["val/auroc_mean"], values.mean(axis=1))
@@ -55,7 +55,7 @@ def test_means_and_deviations_are_numpys(grid: Path) -> None:
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["seed=1"], scores(auroc=0.75))
-    (row,) = settings_table(found(tmp_path)).to_dict("records")
+    (row,) = configurations_table(found(tmp_path)).to_dict("records")
     assert row["val/auroc_mean"] == 0.75 and math.isnan(row["val/auroc_sd"])
     assert row["setting"] == "(default)"
 
@@ -64,15 +64,15 @@ def test_unfinished_runs_are_counted_and_not_averaged(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["seed=1"], scores(auroc=0.75))
     write_run(tmp_path / "1", ["seed=2"], state="failed", error="boom")
     write_run(tmp_path / "2", ["seed=3"], state="running")
-    (row,) = settings_table(found(tmp_path)).to_dict("records")
+    (row,) = configurations_table(found(tmp_path)).to_dict("records")
     assert [row[key] for key in ("jobs", "finished", "failed", "running")] == [3, 1, 1, 1]
     assert row["val/auroc_mean"] == 0.75
 
 
-def test_a_constant_that_does_as_well_is_named(tmp_path: Path) -> None:
+def test_metrics_beaten_by_a_constant(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["seed=1"], scores(f2=0.83, sensitivity=0.99))
     write_run(tmp_path / "1", ["seed=2"], scores(f2=0.82, sensitivity=0.99), started="2026-02")
-    (row,) = settings_table(found(tmp_path)).to_dict("records")
+    (row,) = configurations_table(found(tmp_path)).to_dict("records")
     assert row["val/beaten_by_constant"] == "f2"
     assert row["test/beaten_by_constant"] == ""
 
@@ -101,16 +101,16 @@ def test_a_row_for_each_run(grid: Path) -> None:
     ],
 )
 def test_swept_keys(tmp_path: Path, overrides: list[list[str]], keys: list[str]) -> None:
-    for number, words in enumerate(overrides):
-        write_run(tmp_path / str(number), words)
+    for number, each in enumerate(overrides):
+        write_run(tmp_path / str(number), each)
     assert swept_keys(job_states(tmp_path)) == keys
 
 
 BASE = {"seed": 1, "run_dir": "/s/0", "optimizer": {"lr": 0.1}, "data": {"seed": 1, "root": "/a"}}
 
 
-# Two runs with the overrides seed=1 and seed=2, the first of BASE: the second is of the same
-# setting unless its config differs in a key that can change scores and is not its seed.
+# The overrides are seed=1 and seed=2. The two runs belong to the same configuration unless their
+# configs differ in a key that can change scores and does not follow the seed.
 @pytest.mark.parametrize(
     ("changes", "dataset", "key"),
     [

@@ -1,4 +1,4 @@
-"""What a live view says, and when it ends."""
+"""Tests of the live view: its content and its end."""
 
 import dataclasses
 import os
@@ -31,12 +31,12 @@ HEADER = "epoch,step,train/loss,val/auroc\n"
         (None, "", "", ""),
     ],
 )
-def test_progress_of_half_written_files(tmp_path: Path, text, epoch, auroc, loss) -> None:
+def test_progress_of_incomplete_files(tmp_path: Path, text, epoch, auroc, loss) -> None:
     run = Run(write_run(tmp_path, ["seed=1"], state="running"))
     if text is not None:
         (tmp_path / "metrics.csv").write_text(text)
-    far = progress(run)
-    assert (far.epoch, far.auroc, far.loss) == (epoch, auroc, loss)
+    found = progress(run)
+    assert (found.epoch, found.auroc, found.loss) == (epoch, auroc, loss)
 
 
 def test_elapsed_ends_with_the_run(tmp_path: Path) -> None:
@@ -47,30 +47,30 @@ def test_elapsed_ends_with_the_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def story(tmp_path: Path):
-    """A job that is queued, runs, writes an epoch, and fails: one state at each look."""
+    """Return a function that returns a job's next state at each call: queued, running, failed."""
     folder = tmp_path / "0"
     job = JobState(0, ("seed=[b]",), "queued", None, None, folder, tmp_path, "12_0")
-    looks = 0
+    calls = 0
 
     def look() -> list[JobState]:
-        nonlocal looks
-        looks += 1
-        if looks < 3:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
             return [job]
-        if looks == 3:
+        if calls == 3:
             write_run(folder, ["seed=1"], state="running")
-        elif looks < 6:
+        elif calls < 6:
             (folder / "metrics.csv").write_text(HEADER + "0,9,0.7,0.75\n")
-        elif looks > 6:
-            raise AssertionError("looked at once more, though all had ended")
-        if looks == 6:
+        elif calls > 6:
+            raise AssertionError("called after all jobs had ended")
+        if calls == 6:
             return [dataclasses.replace(job, state="failed", error="out of memory")]
         return [dataclasses.replace(job, state="running")]
 
     return look
 
 
-def test_a_line_when_something_changes(story, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_for_each_change(story, capsys: pytest.CaptureFixture[str]) -> None:
     assert watch(story, 0.001) is True
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[:3] for line in lines] == [
@@ -93,7 +93,9 @@ def test_a_table_on_a_terminal(story, capsys, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_ctrl_c_is_quiet(story, capsys, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_ctrl_c_ends_the_view(
+    story, capsys, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
 
@@ -105,7 +107,7 @@ def test_ctrl_c_is_quiet(story, capsys, monkeypatch: pytest.MonkeyPatch, termina
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_between_two_jobs_the_basic_launcher_is_not_done(tmp_path: Path, monkeypatch) -> None:
+def test_the_view_waits_while_the_basic_launcher_lives(tmp_path: Path, monkeypatch) -> None:
     parent = os.getppid()
     alive = {"host": os.uname().nodename, "pid": parent, "process": process_mark(parent)}
     write_run(tmp_path / "0", ["seed=0"], **alive)
@@ -122,8 +124,8 @@ def test_between_two_jobs_the_basic_launcher_is_not_done(tmp_path: Path, monkeyp
     assert len(sleeps) == 2
 
 
-def test_a_job_that_is_lost_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+def test_the_view_waits_for_a_job_that_is_lost_for_a_moment(tmp_path: Path) -> None:
     job = JobState(0, (), "running", None, None, tmp_path / "0", tmp_path, "12")
-    told = iter(["running", "lost", "running", "lost", "lost"])
-    assert watch(lambda: [dataclasses.replace(job, state=next(told))], 0.001) is True
-    assert list(told) == []
+    states = iter(["running", "lost", "running", "lost", "lost"])
+    assert watch(lambda: [dataclasses.replace(job, state=next(states))], 0.001) is True
+    assert list(states) == []

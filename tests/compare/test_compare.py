@@ -1,4 +1,4 @@
-"""`compare` names what runs that were really made differ in: a flag, a pixel, a line, a package."""
+"""`compare` names the differences between trained runs: a flag, a pixel, a line, a package."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import h5py
 import pytest
+from command_processes import CommandProcess
+from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data.files import SplitFiles
 
@@ -24,13 +26,28 @@ SMALL = (
 )
 
 
+def train(root: Path, folder: Path, *overrides: str) -> Path:
+    process = CommandProcess([f"data.root={root}", f"hydra.run.dir={folder}", *SMALL, *overrides])
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """The folder `a` of a run, with its data in the folder beside it."""
+    folder = tmp_path_factory.mktemp("first")
+    for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True)):
+        write_split(folder / "data", split, *random_split(rows, seed))
+    return train(folder / "data", folder / "a")
+
+
 @pytest.fixture
-def train(command, pcam_root: Path, tmp_path: Path):
-    def run(name: str, *overrides: str, root: Path = pcam_root) -> Path:
-        folder = tmp_path / name
-        code, _, err = command(f"data.root={root}", f"hydra.run.dir={folder}", *SMALL, *overrides)
-        assert code == 0, err
-        return folder
+def second(first: Path, tmp_path: Path):
+    """Train the run `b`."""
+
+    def run(*overrides: str, root: Path = first.parent / "data") -> Path:
+        return train(root, tmp_path / "b", *overrides)
 
     return run
 
@@ -49,51 +66,52 @@ def compare(command, tmp_path: Path):
     return run
 
 
-def mattering(report: dict) -> list[tuple[str, str, list]]:
+def relevant(report: dict) -> list[tuple[str, str, list]]:
     return [(d["kind"], d["name"], d["values"]) for d in report["differences"] if d["matters"]]
 
 
-def test_a_flag(train, compare) -> None:
-    report, out = compare(train("a"), train("b", "optimizer.lr=0.01"))
-    assert mattering(report) == [("config", "optimizer.lr", [0.003, 0.01])]
+def test_another_learning_rate(first: Path, second, compare) -> None:
+    report, out = compare(first, second("optimizer.lr=0.01"))
+    assert relevant(report) == [("config", "optimizer.lr", [0.003, 0.01])]
     pair = report["pairs"][0]
     assert pair["same_weights"] is False
-    assert pair["parted"]["loss"]["step"] == 1  # the first step's loss is of the same weights
+    assert pair["parted"]["loss"]["step"] == 1  # the weights of step 0 are equal
     assert "config optimizer.lr" in report["verdict"][0]
     assert "optimizer.lr" in out
 
 
-def test_nothing(train, compare) -> None:
-    report, _ = compare(train("a"), train("b", "data.num_workers=2"))
-    assert mattering(report) == []
+def test_a_setting_that_changes_no_result(first: Path, second, compare) -> None:
+    report, _ = compare(first, second("data.num_workers=2"))
+    assert relevant(report) == []
     assert [d["name"] for d in report["differences"]] == ["data.num_workers"]
     assert report["pairs"][0]["same_weights"] is True
     assert report["verdict"] == ["the same weights, bit for bit"]
 
 
-def test_a_damaged_pixel(train, compare, pcam_root: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(pcam_root, tmp_path / "copy")
+def test_a_damaged_pixel(first: Path, second, compare, tmp_path: Path) -> None:
+    copy = shutil.copytree(first.parent / "data", tmp_path / "copy")
     images = SplitFiles(copy, "train").images
     with h5py.File(images, "r+") as file:
         dataset = file["x"]
         assert isinstance(dataset, h5py.Dataset)
         before = int(dataset[7, 40, 41, 2])
         dataset[7, 40, 41, 2] = after = 255 - before
-    report, out = compare(train("a"), train("b", root=copy))
-    assert [(kind, name) for kind, name, _ in mattering(report)] == [("data", images.name)]
+    report, out = compare(first, second(root=copy))
+    assert [(kind, name) for kind, name, _ in relevant(report)] == [("data", images.name)]
     line = f"row 7: 1 value, first [40, 41, 2]: {before} and {after}"
     difference = next(d for d in report["differences"] if d["kind"] == "data")
     assert difference["detail"] == [line, "1 of 48 rows differs"]
     assert line in out
 
 
-def test_other_rows_in_a_batch(train, compare) -> None:
-    report, _ = compare(train("a"), train("b", "data.seed=7"))
-    assert [name for _, name, _ in mattering(report)] == ["data.seed"]
+def test_other_rows_in_a_batch(first: Path, second, compare) -> None:
+    report, _ = compare(first, second("data.seed=7"))
+    assert [name for _, name, _ in relevant(report)] == ["data.seed"]
     assert report["pairs"][0]["parted"]["batch"]["step"] == 0
     assert "their batches hold other rows" in report["verdict"][0]
 
 
+@pytest.mark.slow
 def test_a_source_line_and_a_package(pcam_root: Path, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     for name in ("pcam_lightning", "conf"):
@@ -122,7 +140,7 @@ def test_a_source_line_and_a_package(pcam_root: Path, tmp_path: Path) -> None:
     call("compare", f"runs=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"hydra.run.dir={tmp_path / 'c'}")
 
     report = json.loads((tmp_path / "c" / "compare.json").read_text())
-    named = {(kind, name): values for kind, name, values in mattering(report)}
+    named = {(kind, name): values for kind, name, values in relevant(report)}
     assert set(named) == {("code", "pcam_lightning/engine/module.py"), ("package", "tqdm")}
     assert named["package", "tqdm"][1] == "99.0"
     code = next(d for d in report["differences"] if d["kind"] == "code")
@@ -130,10 +148,10 @@ def test_a_source_line_and_a_package(pcam_root: Path, tmp_path: Path) -> None:
     assert report["pairs"][0]["parted"]["tensor"]["step"] == 0
 
 
-def test_intervals_hold_the_difference_and_one_folder_stands_for_its_runs(train, compare) -> None:
-    first = train("sweep/a")
-    train("sweep/b", "seed=1")
-    report, _ = compare(first.parent)
+def test_intervals_contain_the_difference(first: Path, second, compare, tmp_path: Path) -> None:
+    shutil.copytree(first, tmp_path / "sweep" / "a")
+    second("seed=1").rename(tmp_path / "sweep" / "b")
+    report, _ = compare(tmp_path / "sweep")
     assert sorted(report["names"]) == ["a", "b"]
     for split in ("val", "test"):
         for value in report["pairs"][0]["metrics"][split]["metrics"].values():
@@ -141,15 +159,15 @@ def test_intervals_hold_the_difference_and_one_folder_stands_for_its_runs(train,
 
 
 @pytest.mark.parametrize(
-    ("runs", "said"),
+    ("runs", "message"),
     [
         ("[]", "0 runs found"),
         ("[nowhere]", "nowhere is no folder"),
-        ("[a]", "1 runs found, expected the folders of two or more"),
+        ("[a]", "1 runs found, expected two or more"),
     ],
 )
-def test_what_cannot_be_compared(command, tmp_path: Path, runs: str, said: str) -> None:
+def test_bad_input_is_one_line(command, tmp_path: Path, runs: str, message: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "manifest.json").write_text("{}")
     code, _, err = command(f"runs={runs}", name="compare")
-    assert code == 2 and said in err and err.count("\n") == 1
+    assert code == 2 and message in err and err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""A config from a file calls only what `conf/` calls, and writes only in its run's folder."""
+"""An untrusted config calls only the targets in `conf/`, and writes only to its run's folder."""
 
 import json
 import sys
@@ -27,7 +27,10 @@ def set_in(config: Any, path: str, value: Any) -> None:
 
 @pytest.fixture
 def stranger(tmp_path: Path, composed) -> Callable[..., Run]:
-    """A finished run with these values in its config, beside a module that tells of imports."""
+    """Return a function that makes a stranger's run with some changed values in its config.
+
+    A module `strange` beside it reports its own import.
+    """
     (tmp_path / "strange.py").write_text(CODE)
     config = composed(["data.root=/data/pcam", "model=mlp", "hydra.run.dir=x"])
 
@@ -55,7 +58,7 @@ def nothing_runs(tmp_path: Path, monkeypatch):
     assert not (tmp_path / "outside").exists()
 
 
-HIDDEN = (
+TARGETS = (
     "strange.Net",
     "os.system",
     "builtins.eval",
@@ -92,9 +95,13 @@ PLACES = (
 )
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("target", HIDDEN)
-def test_a_twin_calls_nothing_else(stranger, tmp_path: Path, place: str, target: Any) -> None:
+# Every target in one place, and every place with one target.
+CASES = [("model._target_", target) for target in TARGETS[1:]]
+CASES += [(place, "strange.Net") for place in PLACES]
+
+
+@pytest.mark.parametrize(("place", "target"), CASES)
+def test_a_twin_calls_no_other_target(stranger, tmp_path: Path, place: str, target: Any) -> None:
     value = target if place.endswith("_target_") else {"_target_": target}
     run = stranger(**{place: value})
     with pytest.raises(InputError) as caught:
@@ -103,10 +110,12 @@ def test_a_twin_calls_nothing_else(stranger, tmp_path: Path, place: str, target:
     assert f"config.{place}" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("target", HIDDEN)
-@pytest.mark.parametrize("place", ["_target_", "extra", "hidden"])
-@pytest.mark.parametrize("key", ["run", "checkpoint"])
-def test_an_evaluation_calls_nothing_else(stranger, composed, place, target, key) -> None:
+EVALUATIONS = [("run", "_target_", target) for target in TARGETS]
+EVALUATIONS += [(k, p, TARGETS[0]) for k in ("run", "checkpoint") for p in ("extra", "hidden")]
+
+
+@pytest.mark.parametrize(("key", "place", "target"), EVALUATIONS)
+def test_an_evaluation_calls_no_other_target(stranger, composed, key, place, target) -> None:
     value = {"_target_": target, "extra": {"_target_": target}, "hidden": [{"_target_": target}]}
     run = stranger(**{f"model.{place}": value[place]})
     where = run.path if key == "run" else run.best_checkpoint
@@ -139,7 +148,7 @@ def test_an_evaluation_calls_nothing_else(stranger, composed, place, target, key
         ("model.hidden", "${oc.env:HOME}"),
     ],
 )
-def test_a_twin_writes_nowhere_else(stranger, tmp_path: Path, place: str, value: Any) -> None:
+def test_a_twin_writes_to_no_other_folder(stranger, tmp_path: Path, place: str, value: Any) -> None:
     names = {"outside": tmp_path / "outside", "run": tmp_path / "run"}
     filled = json.loads(json.dumps(value).replace("${", "$<"))
     if isinstance(value, str | list) and "$" not in json.dumps(value):
@@ -157,7 +166,7 @@ def test_a_twin_of_a_run_in_the_root_folder_writes_in_its_own(stranger, tmp_path
     assert paths and all(Path(path).is_relative_to(folder) for path in paths)
 
 
-def test_a_twin_downloads_nothing_and_makes_its_data_in_known_places(stranger, tmp_path) -> None:
+def test_a_twin_downloads_nothing_and_writes_no_data_elsewhere(stranger, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"data.on_missing": "download", "data.cache_dir": "/outside"}
     twin = twin_config(stranger(**changes, **{"data.demo.parent": "/outside"}), tmp_path / "twin")
     assert "/outside" not in json.dumps(twin) and twin["data"]["on_missing"] == "error"
@@ -165,7 +174,7 @@ def test_a_twin_downloads_nothing_and_makes_its_data_in_known_places(stranger, t
     assert set(twin["logger"]) == {"csv"}
 
 
-def test_an_evaluation_takes_no_folder_to_write_from_a_file(stranger, composed) -> None:
+def test_an_evaluation_writes_no_data_to_a_folder_from_a_file(stranger, composed) -> None:
     changes: dict[str, Any] = {"data.on_missing": "download", "data.cache_dir": "/outside"}
     run = stranger(**changes, **{"data.demo.parent": "/outside"})
     found = resolve_target(composed([f"run={run.path}"], "evaluate"), [])
@@ -173,7 +182,7 @@ def test_an_evaluation_takes_no_folder_to_write_from_a_file(stranger, composed) 
     assert found.config["data"]["on_missing"] == "error"
 
 
-def test_what_the_user_names_is_trusted(stranger, tmp_path: Path) -> None:
+def test_a_target_that_the_user_names_is_trusted(stranger, tmp_path: Path) -> None:
     run = stranger(**{"model": {"_target_": "strange.Net", "path": "/anywhere"}})
     twin = twin_config(run, tmp_path / "twin", ["strange.Net"])
     assert twin["model"]["_target_"] == "strange.Net"
@@ -188,7 +197,7 @@ def test_what_the_user_names_is_trusted(stranger, tmp_path: Path) -> None:
         ["trainer=ddp", "+trainer.max_time=00:01:00:00", "logger=csv", "augment=none"],
     ],
 )
-def test_what_conf_composes_is_called(composed, stranger, tmp_path: Path, overrides) -> None:
+def test_every_shipped_config_passes(composed, stranger, tmp_path: Path, overrides) -> None:
     run = stranger()
     manifest = run.manifest
     manifest["config"] = composed(["data.root=/data/pcam", *overrides])
@@ -196,7 +205,7 @@ def test_what_conf_composes_is_called(composed, stranger, tmp_path: Path, overri
     assert OmegaConf.create(twin_config(run, tmp_path / "twin"))
 
 
-def test_a_path_needs_a_folder() -> None:
+def test_a_path_argument_needs_a_folder() -> None:
     part = {"_target_": "pcam_lightning.engine.loggers.CSVLogger", "folder": "/run"}
     with pytest.raises(InputError, match=r"config\.logger\.csv\.folder"):
         check_foreign({"logger": {"csv": part}}, ["logger"], "manifest.json")

@@ -31,7 +31,7 @@ def old_digest(path: Path) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_digest_is_of_rows_in_order_whatever_the_layout(tmp_path: Path, layout: str) -> None:
+def test_a_digest_does_not_depend_on_the_layout(tmp_path: Path, layout: str) -> None:
     images, labels = random_split(11)
     write_split(tmp_path, "train", images, labels, **LAYOUTS[layout])
     wide = images.astype("<u2") if layout == "big endian" else images
@@ -40,7 +40,7 @@ def test_a_digest_is_of_rows_in_order_whatever_the_layout(tmp_path: Path, layout
     assert content_digest(SplitFiles(tmp_path, "train").images) == expected
 
 
-def test_a_patch_a_label_and_the_order_count(tmp_path: Path) -> None:
+def test_a_digest_depends_on_patches_labels_order_and_dtype(tmp_path: Path) -> None:
     images, labels = random_split(9)
     variants = {
         "one": (images, labels),
@@ -64,7 +64,7 @@ def test_the_second_start_reads_no_data(pcam_root: Path, monkeypatch) -> None:
     assert file_digests(pcam_root) == before
 
 
-def test_data_of_runs_with_digests_of_bytes_is_known_again(pcam_root: Path) -> None:
+def test_digests_of_older_runs_are_recognized(pcam_root: Path) -> None:
     paths = [
         path
         for split in ("train", "valid", "test")
@@ -80,7 +80,7 @@ def test_data_of_runs_with_digests_of_bytes_is_known_again(pcam_root: Path) -> N
     assert not is_content(paths[0], old[paths[0].name])
 
 
-def test_an_old_and_a_new_digest_of_the_same_data_are_no_difference(
+def test_an_older_and_a_current_digest_of_the_same_data_agree(
     pcam_root: Path, tmp_path: Path
 ) -> None:
     path = SplitFiles(pcam_root, "train").images

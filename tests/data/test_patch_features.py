@@ -1,3 +1,5 @@
+"""Tests of the patch features, compared with independent implementations."""
+
 import colorsys
 from typing import Any
 
@@ -16,7 +18,7 @@ def noise(rows=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (rows, 96, 96, 3), dtype=np.uint8)
 
 
-def test_every_property_of_every_patch_in_order():
+def test_all_features_of_all_patches_in_order():
     patches = noise(2 * CHUNK + 3)
     found = compute(patches)
     assert list(found) == list(FEATURES)
@@ -27,17 +29,17 @@ def test_every_property_of_every_patch_in_order():
     assert all(len(values) == 0 for values in compute(patches[:0]).values())
 
 
-def test_brightness_is_on_the_scale_of_0_to_1_of_the_raw_bytes():
+def test_brightness_is_between_0_and_1():
     patches = np.concatenate([noise(), flat((0, 0, 0), (255, 255, 255))])
     expected = patches.mean((1, 2, 3)) / 255
     np.testing.assert_allclose(compute(patches)["brightness"], expected, rtol=1e-6)
     assert compute(patches)["brightness"][-2:].tolist() == [0, 1]
 
 
-def test_blank_is_the_share_of_glass_and_of_black():
+def test_blank_is_the_share_of_glass_and_black():
     patch = flat((180, 90, 160))
     assert compute(patch)["blank"] == 0
-    patch[0, :24] = 225  # a quarter of it glass
+    patch[0, :24] = 225  # a quarter is glass
     patch[0, 24:48] = (230, 219, 230)  # pale, but stained
     patch[0, 48:60] = 9
     assert compute(patch)["blank"][0] == pytest.approx(0.25 + 0.125)
@@ -52,24 +54,24 @@ def test_hue_is_the_angle_on_the_color_circle(color, hue):
     found = float(compute(flat(color))["hue"][0])
     assert found == pytest.approx(hue, abs=1.5)
     hexagon = 360 * colorsys.rgb_to_hsv(*color)[0]
-    if len(set(color)) > 1:  # HSV's hexagon differs from the circle by at most 1.1 degrees
+    if len(set(color)) > 1:  # HSV's hue differs from the circle's by at most 1.1 degrees
         assert (found - hexagon + 180) % 360 - 180 == pytest.approx(0, abs=1.5)
 
 
-def test_hue_does_not_break_at_red():
+def test_hue_is_continuous_at_red():
     patch = flat((255, 0, 20))
     patch[0, :48] = (255, 20, 0)
     assert compute(patch)["hue"][0] == pytest.approx(360, abs=0.5)
 
 
-def test_saturation_is_that_of_hsv():
+def test_saturation_is_hsv_saturation():
     for color in ((200, 100, 150), (255, 255, 255), (10, 0, 0)):
         found = compute(flat(color))["saturation"][0]
         assert found == pytest.approx(colorsys.rgb_to_hsv(*(c / 255 for c in color))[1])
     assert compute(flat((0, 0, 0)))["saturation"] == 0
 
 
-def test_sharpness_is_the_deviation_of_the_laplacian_and_falls_with_blur():
+def test_sharpness_is_the_deviation_of_the_laplacian():
     patches = noise()
     gray = patches.mean(3)
     expected = [laplace(each)[1:-1, 1:-1].std() for each in gray]

@@ -21,7 +21,7 @@ def test_shuffled_order_has_every_row_once_and_moves_with_seed_and_epoch() -> No
     assert (order != shuffled_order(LABELS, 2, 3)).any()
 
 
-def test_weighted_order_draws_the_classes_equally_and_rows_evenly() -> None:
+def test_balanced_order_draws_the_classes_equally_and_rows_evenly() -> None:
     order = balanced_order(LABELS, seed=1, epoch=0)
     assert len(order) == 1000 and LABELS[order].sum() == 500
     times = np.bincount(order, minlength=1000)
@@ -29,7 +29,7 @@ def test_weighted_order_draws_the_classes_equally_and_rows_evenly() -> None:
     assert set(times[LABELS == 0]) == {0, 1}  # 500 draws of 800 rows
 
 
-def test_weighted_order_has_the_expectation_of_inverse_frequency_weights() -> None:
+def test_balanced_order_has_the_expectation_of_inverse_frequency_weights() -> None:
     times = sum(
         np.bincount(balanced_order(LABELS, 7, epoch), minlength=1000) for epoch in range(400)
     )
@@ -38,12 +38,12 @@ def test_weighted_order_has_the_expectation_of_inverse_frequency_weights() -> No
     np.testing.assert_allclose(times / 400, weights, atol=0.125)
 
 
-def test_weighted_order_of_equal_classes_shows_every_row_once() -> None:
+def test_balanced_order_of_equal_classes_shows_every_row_once() -> None:
     labels = np.arange(100) % 2
     assert sorted(balanced_order(labels, 3, 0)) == list(range(100))
 
 
-def test_weighted_order_of_one_class_is_a_shuffle() -> None:
+def test_balanced_order_of_one_class_is_a_shuffle() -> None:
     assert sorted(balanced_order(np.ones(10, dtype=int), 3, 0)) == list(range(10))
 
 
@@ -61,7 +61,7 @@ def test_ranks_share_the_global_batches_of_one_rank_with_larger_batches(order: s
         assert len(set(rows)) == len(rows) == 41 * 24
 
 
-def test_epochs_differ_and_come_back() -> None:
+def test_epochs_differ_and_are_reproducible() -> None:
     sampler = EpochBatches(LABELS, 100)
     first = np.stack(list(sampler))
     sampler.set_epoch(1)

@@ -1,4 +1,4 @@
-"""The data set of a run: a folder that was named is never replaced by the demo set."""
+"""Data set of a run: a named folder is never replaced by the demo set."""
 
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,19 @@ def test_a_named_root_that_lacks_files_is_an_error(tmp_path: Path, root: str) ->
     assert not (tmp_path / "demo").exists()
 
 
-def test_the_demo_set_stands_in_for_the_default_root_alone(tmp_path: Path) -> None:
+def test_the_demo_set_replaces_the_default_root_only(tmp_path: Path) -> None:
     source = find_source(section(tmp_path, default_root=str(tmp_path / "nowhere")))
     assert source.name == "demo" and not missing_files(source.root)
     with pytest.raises(InputError, match="nowhere"):
         find_source(section(tmp_path, default_root="nowhere", on_missing="error"))
 
 
-def test_the_default_root_is_read_where_it_has_the_files(tmp_path: Path, pcam_root: Path) -> None:
+def test_the_default_root_is_used_if_it_has_the_files(tmp_path: Path, pcam_root: Path) -> None:
     data = section(tmp_path, default_root=str(pcam_root))
     assert find_source(data).name == "pcam" and find_root(data) == pcam_root
 
 
-def test_a_finished_run_names_its_data_again(tmp_path: Path) -> None:
+def test_the_data_set_of_a_finished_run_is_selected_again(tmp_path: Path) -> None:
     assert recorded_root({"name": "demo", "root": "/a"}) == {
         "root": None,
         "default_root": None,

@@ -1,4 +1,4 @@
-"""Layouts of HDF5 that keep patches elsewhere than in a file's own bytes, or nowhere."""
+"""HDF5 layouts whose values lie in other files, or were never written."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ IMAGES, LABELS = random_split(ROWS)
 SHAPE = IMAGES.shape
 
 Make = Callable[[Path], object]
-"""Writes HDF5 dataset `x` to a path, and perhaps files beside it."""
+"""Writer of HDF5 dataset `x` to a path, and of files beside it."""
 
 
 def h5(path: Path, images: np.ndarray = IMAGES, name: str = "x", **layout) -> Path:
@@ -45,7 +45,7 @@ def virtual(path: Path, *sources: tuple[object, h5py.VirtualSource], shape=SHAPE
 
 
 def shards(path: Path, *, stored: int = 5) -> None:
-    """Two shards of 7 and 5 rows, of which the second holds only its first rows."""
+    """Write two shards of 7 and 5 rows; the second stores only its first rows."""
     h5(path.parent / "one.h5", IMAGES[:7])
     h5(path.parent / "shards" / "two.h5", IMAGES[7 : 7 + stored], chunks=(1, 96, 96, 3))
     virtual(
@@ -106,10 +106,6 @@ def nested(path: Path) -> None:
     virtual(path, (slice(None), h5py.VirtualSource("inner.h5", "x", SHAPE)))
 
 
-def black(path: Path) -> None:
-    h5(path, np.zeros_like(IMAGES), chunks=(5, 48, 96, 3))
-
-
 SOUND: dict[str, Make] = {
     "contiguous": h5,
     "user block": lambda path: _user_block(path),
@@ -122,9 +118,7 @@ SOUND: dict[str, Make] = {
     "a file for each patch": one_file_a_patch,
     "endless source": endless,
     "virtual of virtual": nested,
-    "float link": lambda path: (
-        h5(path.parent / "all.h5", dtype=np.float32), link(path, "all.h5"))[1],
-}  # fmt: skip
+}
 
 
 def _user_block(path: Path) -> None:
@@ -141,7 +135,7 @@ def split_of(root: Path, make: Make) -> SplitFiles:
 
 
 @pytest.mark.parametrize("case", SOUND)
-def test_the_bytes_that_h5py_reads_are_those_that_train(tmp_path: Path, case: str) -> None:
+def test_the_bytes_equal_those_that_h5py_reads(tmp_path: Path, case: str) -> None:
     files = split_of(tmp_path / "data", SOUND[case])
     with h5py.File(files.images) as file:
         expected = np.asarray(file["x"])
@@ -153,14 +147,14 @@ def test_the_bytes_that_h5py_reads_are_those_that_train(tmp_path: Path, case: st
     assert content_digest(files.images) == content_digest(plain)
 
 
-@pytest.mark.parametrize("case", ["link", "chain of links", "shards", "virtual of virtual"])
-def test_a_change_behind_a_link_is_another_identity(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize("case", ["chain of links", "virtual of virtual"])
+def test_a_change_behind_a_link_changes_the_identity(tmp_path: Path, case: str) -> None:
     files = split_of(tmp_path, SOUND[case])
     before = content_digest(files.images)
     np.testing.assert_array_equal(patch_file(files).map(), IMAGES)
     (source,) = (path for path in tmp_path.glob("*.h5") if path.name in ("all.h5", "one.h5"))
     with h5py.File(source, "r+") as file:
-        dataset = next(file[name] for name in ("g/inner", "deep", "x") if name in file)
+        dataset = next(file[name] for name in ("deep", "x") if name in file)
         assert isinstance(dataset, h5py.Dataset)
         dataset[3:4] = 255 - IMAGES[3:4]
     assert content_digest(files.images) != before
@@ -214,23 +208,20 @@ def other_name(path: Path) -> None:
 UNWRITTEN: dict[str, tuple[Make, int]] = {
     "created and never written": (never, 12),
     "chunks, never written": (lambda path: never(path, chunks=(5, 96, 96, 3)), 12),
-    "gzip, never written": (lambda path: never(path, compression="gzip"), 12),
     "resized": (grown, 6),
     "half of each patch": (half_rows, 8),
     "shard missing": (without("one.h5"), 7),
-    "shard in a folder missing": (without("shards/two.h5"), 5),
     "shard of a shard missing": (without("one.h5", nested), 7),
     "shard too short": (lambda path: shards(path, stored=3), 2),
     "shard without x": (other_name, 7),
     "no shard for the last rows": (gap, 5),
     "channel missing": (without("1.h5", channels), 12),
     "patch missing": (without("4.h5", one_file_a_patch), 1),
-    "every other missing": (without("odd.h5", interleaved), 6),
 }
 
 
 @pytest.mark.parametrize("case", UNWRITTEN)
-def test_patches_without_data_are_counted_and_refused(tmp_path: Path, case: str) -> None:
+def test_patches_without_data_are_counted_and_rejected(tmp_path: Path, case: str) -> None:
     make, count = UNWRITTEN[case]
     files = split_of(tmp_path, make)
     for use in (check_split, patch_file, lambda files: scan_split(files, tqdm(disable=True))):
@@ -242,10 +233,13 @@ def test_patches_without_data_are_counted_and_refused(tmp_path: Path, case: str)
 
 
 def test_black_patches_that_were_written_are_data(tmp_path: Path) -> None:
+    def black(path: Path) -> None:
+        h5(path, np.zeros_like(IMAGES), chunks=(5, 48, 96, 3))
+
     assert check_split(split_of(tmp_path, black)) == ROWS
 
 
-def test_labels_that_were_never_written_are_refused(tmp_path: Path) -> None:
+def test_labels_that_were_never_written_are_rejected(tmp_path: Path) -> None:
     files = split_of(tmp_path, h5)
     with h5py.File(files.labels, "w") as file:
         file.create_dataset("y", (ROWS, 1, 1, 1), np.uint8)
@@ -253,7 +247,7 @@ def test_labels_that_were_never_written_are_refused(tmp_path: Path) -> None:
         check_split(files)
 
 
-def test_a_shard_that_arrives_is_seen(tmp_path: Path) -> None:
+def test_a_shard_that_arrives_is_detected(tmp_path: Path) -> None:
     files = split_of(tmp_path, without("one.h5"))
     with pytest.raises(InputError, match="7 of 12"):
         check_split(files)
@@ -262,7 +256,7 @@ def test_a_shard_that_arrives_is_seen(tmp_path: Path) -> None:
 
 
 def outside(path: Path) -> Path:
-    """A sound file of the right shape that is none of the data set's."""
+    """Write a valid file outside of the data set's folder."""
     return h5(path.parent.parent / "private" / "secret.h5")
 
 
@@ -273,12 +267,9 @@ def external_storage(path: Path) -> None:
         file.create_dataset("x", SHAPE, np.uint8, external=[(str(secret), 0, IMAGES.nbytes)])
 
 
-def external_storage_behind(wrap: Make) -> Make:
-    def make(path: Path) -> None:
-        external_storage(path.parent / "stored.h5")
-        wrap(path)
-
-    return make
+def external_storage_of_source(path: Path) -> None:
+    external_storage(path.parent / "stored.h5")
+    virtual(path, whole("stored.h5"))
 
 
 def symlinked(path: Path) -> None:
@@ -301,11 +292,6 @@ def virtual_circle(path: Path) -> None:
     virtual(path, (slice(None), h5py.VirtualSource("other.h5", "x", SHAPE)))
 
 
-def pipe(path: Path) -> None:
-    os.mkfifo(path.parent / "pipe.h5")
-    link(path, "pipe.h5")
-
-
 def whole(name: str) -> tuple[slice, h5py.VirtualSource]:
     return slice(None), h5py.VirtualSource(name, "x", SHAPE)
 
@@ -321,19 +307,14 @@ FOREIGN: dict[str, Make] = {
     "absolute link": lambda path: link(path, str(outside(path))),
     "link by a symbolic link": symlinked,
     "link to a device": lambda path: link(path, "/dev/zero"),
-    "link to a pipe": pipe,
     "links in a circle": circle,
     "virtual": lambda path: virtual(path, whole(f"../private/{outside(path).name}")),
-    "virtual, absolute": lambda path: virtual(path, whole(str(outside(path)))),
     "virtual behind a link": source_behind_link,
     "virtual by a pattern": pattern,
     "virtual in a circle": virtual_circle,
     "virtual of itself": lambda path: virtual(path, whole(".")),
     "external storage": external_storage,
-    "external storage by link": external_storage_behind(lambda path: link(path, "stored.h5")),
-    "external storage, virtual": external_storage_behind(
-        lambda path: virtual(path, whole("stored.h5"))
-    ),
+    "external storage of a source": external_storage_of_source,
 }
 
 
@@ -385,7 +366,7 @@ def test_labels_are_not_read_before_their_number_is_right(
             read(files)
 
 
-def test_more_rows_than_anybody_has_are_refused(tmp_path: Path) -> None:
+def test_too_many_rows_are_rejected(tmp_path: Path) -> None:
     files = split_of(tmp_path, lambda path: None)
     with h5py.File(files.images, "w") as file:
         file.create_dataset("x", (3 * 10**9, 96, 96, 3), np.uint8, chunks=(1, 96, 96, 3))

@@ -191,3 +191,18 @@ def test_an_epoch_of_a_schedule_is_an_epoch_of_the_data(pcam_root: Path) -> None
 
     fitted(pcam_root, scheduler=recorded, trainer={"max_steps": 2, "max_epochs": 5})
     assert given == [(2, 6)]
+
+
+def test_the_network_is_compiled_once_at_the_same_step(pcam_root: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pcam_lightning.engine.module.EAGER_STEPS", 3)
+    compiled_at = []
+
+    class Net(MLP):
+        def compile(self, *args, **kwargs) -> None:
+            compiled_at.append(module.trainer.global_step)
+
+    module = PCamClassifier(Net(hidden=(8,)), lambda p: torch.optim.SGD(p, lr=1e-3))
+    module.compiled = True
+    trainer = Trainer(max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(module, datamodule=PCamDataModule(pcam_root, batch_size=16))
+    assert compiled_at == [3]

@@ -4,7 +4,7 @@ from pcam_lightning.models import CNN
 from pcam_lightning.models.tta import D4TTA, orientations
 
 
-def test_they_are_the_eight_flips_and_turns():
+def test_the_orientations_are_the_eight_flips_and_turns():
     image = torch.arange(2 * 3 * 3 * 3).view(2, 3, 3, 3)
     views = orientations(image)
     turned = [torch.rot90(image, turns, (1, 2)) for turns in range(4)]
@@ -15,7 +15,7 @@ def test_they_are_the_eight_flips_and_turns():
         assert sum(each.equal(view) for view in views) == 1
 
 
-def test_the_logit_is_the_mean_over_them_and_depends_on_none():
+def test_the_logit_is_the_mean_and_does_not_depend_on_the_orientation():
     torch.manual_seed(0)
     model = CNN(channels=[4, 4]).eval()
     image = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
@@ -26,4 +26,4 @@ def test_the_logit_is_the_mean_over_them_and_depends_on_none():
     assert logit.shape == (3,)
     torch.testing.assert_close(logit, each.mean(0))
     torch.testing.assert_close(logit, turned)
-    assert each.std(0).min() > 1e-4  # or there would be nothing to average
+    assert each.std(0).min() > 1e-4  # the logits to average differ

@@ -1,4 +1,4 @@
-"""Metrics that need a decision are compared at the threshold that each run decides by."""
+"""Metrics that need a decision use the threshold of each run."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def made_run(folder: Path, **stored: Any) -> Run:
         ({"tta": "d4"}, 0.5, "summary.json"),  # chosen for logits that are not stored here
     ],
 )
-def test_a_run_decides_by_its_own_threshold(
+def test_each_run_has_its_own_threshold(
     tmp_path: Path, stored: dict[str, Any], value: float, source: str
 ) -> None:
     plain, other = made_run(tmp_path / "a"), made_run(tmp_path / "b", **stored)

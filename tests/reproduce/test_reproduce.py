@@ -1,18 +1,27 @@
-"""`reproduce` makes a run again, and says whether and where it came out otherwise."""
+"""`reproduce` repeats a run and reports the first difference, if there is one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from pcam_files import invert_patch
+from command_processes import CommandProcess
+from matplotlib.figure import Figure
+from pcam_files import SPLITS, invert_patch, random_split, write_split
 
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.runs import Run
 
 
-@pytest.fixture
-def run(command, pcam_root: Path, tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    """A finished run, with its data in the folder beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True)):
+        write_split(folder / "data", split, *random_split(rows, seed))
     arguments = (
+        f"data.root={folder / 'data'}",
+        f"hydra.run.dir={folder / 'run'}",
         "model=mlp",
         "model.hidden=[8]",
         "model.dropout=0.5",
@@ -20,14 +29,22 @@ def run(command, pcam_root: Path, tmp_path: Path) -> Run:
         "trainer.max_epochs=2",
         "data.batch_size=16",
     )
-    folder = f"hydra.run.dir={tmp_path / 'run'}"
-    code, _, err = command(f"data.root={pcam_root}", folder, *arguments)
-    assert code == 0, err
-    return Run(tmp_path / "run")
+    process = CommandProcess(arguments)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    return Run(folder / "run")
 
 
 @pytest.fixture
-def reproduce(command, run: Run, tmp_path: Path):
+def run(finished: Run, tmp_path: Path) -> Run:
+    """A copy of the finished run."""
+    return Run(shutil.copytree(finished.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def reproduce(command, run: Run, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # plots take half of the time
+
     def call() -> tuple[int, str, str]:
         where = f"hydra.run.dir={tmp_path / 'again'}"
         return command(f"run={run.path}", where, name="reproduce")
@@ -35,7 +52,7 @@ def reproduce(command, run: Run, tmp_path: Path):
     return call
 
 
-def test_the_same_again(run: Run, reproduce, tmp_path: Path) -> None:
+def test_an_identical_repetition(run: Run, reproduce, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     code, out, err = reproduce()
     assert code == 0, err
@@ -54,8 +71,8 @@ def edit_manifest(run: Run, change) -> None:
     (run.path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_where_it_comes_out_otherwise_is_named(run: Run, reproduce, tmp_path: Path) -> None:
-    # As if the run had been made with a larger step than its folder says.
+def test_the_first_difference_is_named(run: Run, reproduce, tmp_path: Path) -> None:
+    # As if the run had used another learning rate than its manifest states.
     edit_manifest(run, lambda manifest: manifest["config"]["optimizer"].update(lr=0.5))
     code, _, err = reproduce()
     assert code == 1
@@ -67,17 +84,17 @@ def test_where_it_comes_out_otherwise_is_named(run: Run, reproduce, tmp_path: Pa
     assert f"norm/{parted['tensor']['name']}" in run.gradients
 
 
-def test_other_data_is_refused_before_anything_is_trained(
-    run: Run, reproduce, pcam_root: Path, tmp_path: Path
-) -> None:
-    invert_patch(SplitFiles(pcam_root, "train").images, 3)
+def test_other_data_is_rejected_before_training(run: Run, reproduce, tmp_path: Path) -> None:
+    root = shutil.copytree(run.manifest["dataset"]["root"], tmp_path / "data")
+    invert_patch(SplitFiles(root, "train").images, 3)
+    edit_manifest(run, lambda manifest: manifest["dataset"].update(root=str(root)))
     code, _, err = reproduce()
     assert code == 2
-    assert "other data than the run was made with" in err.splitlines()[-1]
+    assert f"{root}: data with fingerprint" in err.splitlines()[-1]
     assert not (tmp_path / "again" / "twin" / "metrics.csv").exists()
 
 
-def test_other_packages_and_code_are_warned_of(run: Run, reproduce) -> None:
+def test_other_packages_and_code_give_warnings(run: Run, reproduce) -> None:
     text = (run.path / "environment.txt").read_text()
     (run.path / "environment.txt").write_text(text.replace("tqdm==", "tqdm==0."))
     edit_manifest(run, lambda m: m["sources"].update({"pcam_lightning/engine/module.py": "0"}))
@@ -87,7 +104,7 @@ def test_other_packages_and_code_are_warned_of(run: Run, reproduce) -> None:
     assert "code pcam_lightning/engine/module.py: then 0, now " in out + err
 
 
-def test_only_a_finished_run_is_made_again(run: Run, reproduce) -> None:
+def test_only_a_finished_run_is_repeated(run: Run, reproduce) -> None:
     status = run.status | {"state": "failed"}
     (run.path / "status.json").write_text(json.dumps(status))
     code, _, err = reproduce()

@@ -29,7 +29,7 @@ def own_git_config(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
-    # Settings that would spoil a patch made with plain `git diff`.
+    # Settings that would break a patch of plain `git diff`.
     (home / ".gitconfig").write_text(
         "[color]\n\tui = always\n[diff]\n\tnoprefix = true\n\texternal = false\n"
     )
@@ -115,7 +115,7 @@ def test_an_untracked_source_file_alone_is_dirty_and_a_note_is_not(repository):
     assert code.dirty is True and code.patch is not None and b"+echo" in code.patch
 
 
-def test_a_patch_over_the_limit_loses_whole_files_and_says_so(repository, tmp_path):
+def test_a_patch_over_the_limit_names_the_files_it_leaves_out(repository, tmp_path):
     train = repository / "package" / "train.py"
     train.write_text("".join(f"changed {i}\n" for i in range(2000)))
     (repository / "package" / "__init__.py").write_text("VERSION = 2\n")
@@ -172,14 +172,14 @@ def test_a_copy_inside_another_projects_ignored_folder_has_no_checkout(repositor
     assert read_checkout(package).commit is None
 
 
-def test_without_git_nothing_is_known_and_nothing_breaks(repository, monkeypatch):
+def test_without_git_all_facts_are_none(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
     code = read_checkout(repository / "package")
     assert (code.commit, code.dirty, code.patch) == (None, None, None)
     assert code.note is not None and "git cannot be run" in code.note
 
 
-def test_a_folder_git_refuses_is_reported(repository, monkeypatch):
+def test_a_folder_that_git_rejects_is_reported(repository, monkeypatch):
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     code = read_checkout(repository / "package")
     assert (code.commit, code.dirty, code.patch) == (None, None, None)
@@ -193,7 +193,7 @@ def test_a_recorded_run_holds_the_patch_of_its_own_checkout(tmp_path):
     shutil.copytree(PACKAGE / "runs", root / "pcam_lightning" / "runs", ignore=copied)
     for name in ("__init__.py", "errors.py", "files.py"):
         shutil.copy(PACKAGE / name, root / "pcam_lightning" / name)
-    # Not the real one, which takes seconds to load; the manifest does without.
+    # The real torch takes seconds to load; a manifest does not need it.
     (root / "torch.py").write_text("raise ImportError\n")
     git(root, "init", "--quiet")
     git(root, "add", ".")
@@ -226,7 +226,7 @@ def test_changed_lines_between_commits_and_patches(repository: Path) -> None:
     clean = state()
     make_dirty(repository)
     dirty = state()
-    (repository / "notes.txt").unlink()  # no code, and so in no patch
+    (repository / "notes.txt").unlink()  # not a source file, so in no patch
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "-m", "second")
     committed = state()
@@ -236,7 +236,7 @@ def test_changed_lines_between_commits_and_patches(repository: Path) -> None:
     assert changed is not None
     assert changed["package/train.py"] == ["-line 7", "+line seven"]
     assert changed["package/gone.py"] == ["-old = True"]
-    # However the same code came about, it is the same; and the other way round.
+    # A patch and a commit of the same code are equal.
     assert checkout.changed_lines(clean, committed, package) == changed
     assert checkout.changed_lines(dirty, committed, package) == {}
     back = checkout.changed_lines(committed, clean, package)

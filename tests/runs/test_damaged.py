@@ -1,7 +1,7 @@
-"""Any damage of any file of a run folder is one line that names the file, and costs no other run.
+"""Every kind of damage to a file of a run folder is one line that names the file.
 
-The readers, `collect`, `compare` and `evaluate` are called in this process with a folder in which
-one file is damaged.
+The readers, `collect`, `compare` and `evaluate` get a folder with one damaged file; other runs are
+still collected.
 """
 
 import io
@@ -51,7 +51,7 @@ def parquet(table: pa.Table) -> bytes:
 
 
 def zeros(rows: int, *names: str) -> bytes:
-    """A few kilobytes that stand for very many rows."""
+    """Return a parquet file of a few kilobytes with very many rows."""
     array = pa.RunEndEncodedArray.from_arrays([rows], pa.array([0]))
     table = pa.table({name: pc.call_function("run_end_decode", [array]) for name in names})
     return parquet(table)
@@ -82,7 +82,7 @@ TEXTS = {
         "cut short": '{"state": "fin',
     },
     "*.yaml": {
-        "nested": "[" * 100_000,
+        "nested": "[" * 3000,
         "nested mappings": "{a: " * 500 + "1" + "}" * 500,
         "bomb": "a: &a [x, x]\n" + "b: &b [*a, *a, *a]\n" * 20,
         "code": "!!python/object/apply:os.getcwd []",
@@ -166,7 +166,7 @@ TABLES: dict[str, dict[str, bytes]] = {
 
 
 def damages() -> list[Any]:
-    """Every file with every damage that it can have, the damaged content or what makes it."""
+    """Return every file with every kind of damage: its content, or a function that makes it."""
     found = []
     for name in READERS:
         for kind, make in KINDS.items():
@@ -190,7 +190,7 @@ def put(path: Path, damage: Any) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two whole runs."""
+    """A folder with two undamaged runs."""
     top = tmp_path_factory.mktemp("runs")
     for place, name in enumerate(("good", "other")):
         split = scores() | {"threshold": 0.5}
@@ -219,7 +219,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def damaged(runs: Path, tmp_path: Path) -> Callable[[str, Any], Path]:
-    """The two runs, the second with a damaged file."""
+    """Copies of the two runs, the second with a damaged file."""
 
     def make(name: str, damage: Any) -> Path:
         shutil.copytree(runs, tmp_path / "runs")
@@ -241,7 +241,7 @@ def test_one_line_names_the_file_and_the_other_run_is_collected(
 ) -> None:
     top = damaged(name, damage)
     path = top / "other" / name
-    run = Run(top / "other")  # whatever became of its files
+    run = Run(top / "other")
     with pytest.raises(InputError) as caught:
         READERS[name](run)
     assert_one_line(caught.value, path)
@@ -281,15 +281,13 @@ def test_an_evaluation_ends_in_one_line(damaged, composed, name: str, damage: An
     assert_one_line(caught.value, top / "other" / name)
 
 
-def test_whole_runs_compare(runs: Path) -> None:
+def test_undamaged_runs_are_compared(runs: Path) -> None:
     report = compare([Run(runs / "good"), Run(runs / "other")])
     assert report["pairs"][0]["parted"]["loss"]["step"] == 1
     assert report["pairs"][0]["metrics"]["val"]["identical"] is False
 
 
-def test_a_collection_lists_damaged_runs_and_goes_on(
-    damaged, tmp_path: Path, capsys, monkeypatch
-) -> None:
+def test_a_collection_lists_damaged_runs(damaged, tmp_path: Path, capsys, monkeypatch) -> None:
     top = damaged("summary.json", "[" * 100_000)
     (tmp_path / "collection").mkdir()
     monkeypatch.setenv("COLUMNS", "1000")

@@ -1,4 +1,4 @@
-"""A config's folder is moved by the parts of its paths."""
+"""`move_folder` compares paths by their parts."""
 
 import pytest
 
@@ -33,5 +33,5 @@ def test_only_values_of_every_depth_are_moved() -> None:
     assert move_folder(config, "/sweep/1", "/t") == moved
 
 
-def test_quotes_and_backslashes_are_letters_of_a_name() -> None:
+def test_quotes_and_backslashes_in_names() -> None:
     assert move_folder('/a"b\\/x', '/a"b\\', "/c") == "/c/x"

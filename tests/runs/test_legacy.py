@@ -1,4 +1,4 @@
-"""A run folder that version 0.1.0 wrote is read by every command of today."""
+"""Every command reads a run folder of version 0.1.0."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def old(tmp_path: Path) -> Run:
     return Run(shutil.copytree(Path(__file__).parent / "run_v0", tmp_path / "old"))
 
 
-def test_the_config_has_the_names_of_today(old: Run) -> None:
+def test_the_config_has_current_names(old: Run) -> None:
     raw = json.loads((old.path / "manifest.json").read_text())["config"]
     for config in (old.config, old.manifest["config"], translate(raw)):
         assert config["data"]["sampler"] == "balanced"
@@ -23,7 +23,18 @@ def test_the_config_has_the_names_of_today(old: Run) -> None:
         assert config["data"]["cache"] is True and config["resume"] is True
         assert "nan" not in config["data"]["exclude_kinds"]
         assert config["augment"]["_target_"] == "pcam_lightning.engine.augment.StainJitter"
+        assert "compilation" not in config["callbacks"] and config["compile"] is False
         assert translate(config) == config
+
+
+@pytest.mark.parametrize("package", ["pcam_lightning.callbacks", "pcam_lightning.engine.callbacks"])
+def test_the_callback_that_compiled_becomes_the_key(package: str) -> None:
+    target = f"{package}.Compilation"
+    part = {"_target_": target, "enabled": True}
+    old = {"compile": False, "callbacks": {"compilation": part, "progress": None}}
+    assert translate(old) == {"compile": True, "callbacks": {"progress": None}}
+    other = {"callbacks": {"compilation": {"_target_": "mine.Compilation", "enabled": True}}}
+    assert translate(other) == other
 
 
 def test_reproduce_and_compare_give_the_same_weights(command, old: Run, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_mark_stays_the_same_and_belongs_to_one_process():
         child.wait()
 
 
-def test_a_killed_process_is_gone_before_and_after_its_parent_collects_it():
+def test_a_killed_process_has_no_mark():
     child = _sleeper()
     child.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still a zombie

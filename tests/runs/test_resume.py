@@ -1,4 +1,4 @@
-"""Which configs continue a run or are the same as that of a finished one."""
+"""Configs that continue a run, and configs that count as those of a finished run."""
 
 import json
 import subprocess
@@ -13,40 +13,44 @@ from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, finished_summary
 
-# May differ in the folder of a run, for no weight depends on it.
+# No weight depends on these: they may change in the folder of a run. Each list is one config.
 HARMLESS = [
-    "preflight=false",
-    "cluster=snellius",
-    "cluster.account=me",
-    "experiment_name=other",
-    "logger=csv",
-    "+logger.more._target_=lightning.pytorch.loggers.CSVLogger",
-    "~logger.tensorboard",
-    "data.num_workers=3",
-    "data.cache=false",
-    "data.cache_dir=cache",
-    "data.device_resident=false",
-    "data.on_missing=error",
-    "data.demo.parent=elsewhere",
-    "trainer.log_every_n_steps=1",
-    "trainer.enable_model_summary=true",
-    "+trainer.enable_progress_bar=false",
-    "+trainer.profiler=simple",
-    "trainer.default_root_dir=elsewhere",
-    "callbacks.progress=null",
-    "~callbacks.progress",
-    "callbacks.throughput=null",
-    "callbacks.learning_rate=null",
-    "callbacks.learning_rate.logging_interval=epoch",
-    "callbacks.gradient_norm.window=50",
-    "callbacks.last_checkpoint.every_minutes=1",
-    "+callbacks.bar._target_=lightning.pytorch.callbacks.RichProgressBar",
-    "+callbacks.device._target_=lightning.pytorch.callbacks.DeviceStatsMonitor",
+    [
+        "preflight=false",
+        "cluster=snellius",
+        "cluster.account=me",
+        "experiment_name=other",
+        "logger=csv",
+        "+logger.more._target_=lightning.pytorch.loggers.CSVLogger",
+        "data.num_workers=3",
+        "data.cache=false",
+        "data.cache_dir=cache",
+        "data.device_resident=false",
+        "data.on_missing=error",
+        "data.demo.parent=elsewhere",
+        "trainer.log_every_n_steps=1",
+        "trainer.enable_model_summary=true",
+        "+trainer.enable_progress_bar=false",
+        "+trainer.profiler=simple",
+        "trainer.default_root_dir=elsewhere",
+        "callbacks.progress=null",
+        "callbacks.throughput=null",
+        "callbacks.learning_rate=null",
+    ],
+    [
+        "~logger.tensorboard",
+        "~callbacks.progress",
+        "callbacks.learning_rate.logging_interval=epoch",
+        "callbacks.gradient_norm.window=50",
+        "callbacks.last_checkpoint.every_minutes=1",
+        "+callbacks.bar._target_=lightning.pytorch.callbacks.RichProgressBar",
+        "+callbacks.device._target_=lightning.pytorch.callbacks.DeviceStatsMonitor",
+    ],
 ]
-# Changes weights, the best checkpoint, or may do so.
+# These may change weights or the best checkpoint.
 HARMFUL = [
     "seed=1",
-    "callbacks.compilation.enabled=true",
+    "compile=true",
     "model=mlp",
     "model.dropout=0.5",
     "augment=none",
@@ -73,14 +77,14 @@ HARMFUL = [
     "~callbacks.early_stopping",
     "+callbacks.own._target_=test_callbacks.Own",
 ]
-# Concerns what an unfinished run has still to do; a finished one has done otherwise.
+# These affect only the remaining part of an unfinished run.
 STILL_TO_COME = ["trainer.max_epochs=20", "trainer.limit_test_batches=2"]
 
 
 def write_folder(folder: Path, config: dict[str, Any], state: str, **dataset: Any) -> None:
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
-    trainer = config["trainer"] | {"precision": "32-true"}  # as it was settled
+    trainer = config["trainer"] | {"precision": "32-true"}  # as `train` replaces "auto"
     manifest = {"config": config | {"trainer": trainer}, "dataset": dataset}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "status.json").write_text(json.dumps({"state": state, "finished": "then"}))
@@ -89,7 +93,7 @@ def write_folder(folder: Path, config: dict[str, Any], state: str, **dataset: An
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two folders with other patches."""
+    """Two folders with different patches."""
     folders = []
     for first in (0, 10):
         folders.append(tmp_path_factory.mktemp("data"))
@@ -100,7 +104,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def folder(tmp_path: Path, composed, roots) -> Path:
-    """Of a run that has finished."""
+    """The folder of a finished run."""
     config = composed([f"data.root={roots[0]}"])
     digest = fingerprint(file_digests(roots[0]))
     write_folder(tmp_path / "run", config, "finished", name="pcam", fingerprint=digest)
@@ -112,15 +116,15 @@ def unfinished(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("override", HARMLESS)
-def test_what_changes_no_weights_may_differ(folder: Path, composed, roots, override) -> None:
-    config = composed([f"data.root={roots[0]}", override])
+@pytest.mark.parametrize("overrides", HARMLESS)
+def test_settings_that_change_no_weights(folder: Path, composed, roots, overrides) -> None:
+    config = composed([f"data.root={roots[0]}", *overrides])
     assert finished_summary(config, folder) == folder / "summary.json"
     assert check_resumable(config, unfinished(folder)) is not None
 
 
 @pytest.mark.parametrize("override", HARMFUL)
-def test_what_may_change_weights_is_one_line(folder: Path, composed, roots, override) -> None:
+def test_settings_that_may_change_weights(folder: Path, composed, roots, override) -> None:
     key = override.lstrip("+~").partition("=")[0]
     config = composed([f"data.root={roots[0]}", override])
     for ask in (finished_summary, check_resumable):
@@ -129,7 +133,7 @@ def test_what_may_change_weights_is_one_line(folder: Path, composed, roots, over
 
 
 @pytest.mark.parametrize("override", STILL_TO_COME)
-def test_what_is_still_to_come_may_differ(folder: Path, composed, roots, override) -> None:
+def test_settings_of_the_remaining_part(folder: Path, composed, roots, override) -> None:
     config = composed([f"data.root={roots[0]}", override])
     with pytest.raises(InputError, match=rf"^[^\n]*{override.partition('=')[0]}[^\n]*$"):
         finished_summary(config, folder)
@@ -143,7 +147,7 @@ def test_a_run_folder_may_be_moved(folder: Path, composed, roots, tmp_path: Path
     assert check_resumable(config, unfinished(moved)) is not None
 
 
-def test_other_data_is_not_the_finished_run(folder: Path, composed, roots, tmp_path) -> None:
+def test_other_data_is_rejected(folder: Path, composed, roots, tmp_path) -> None:
     for root in (roots[1], tmp_path / "nowhere", "null"):
         with pytest.raises(InputError, match=r"^data\.root=[^\n]*$"):
             finished_summary(composed([f"data.root={root}"]), folder)
@@ -152,14 +156,14 @@ def test_other_data_is_not_the_finished_run(folder: Path, composed, roots, tmp_p
     assert finished_summary(composed([f"data.root={copy}"]), folder) is not None
 
 
-def test_a_finished_run_whose_data_is_gone_is_finished(composed, tmp_path: Path) -> None:
+def test_a_finished_run_without_its_data(composed, tmp_path: Path) -> None:
     for name, root in (("pcam", tmp_path / "gone"), ("demo", "null")):
         config = composed([f"data.root={root}"])
         write_folder(tmp_path / name, config, "finished", name=name, fingerprint="f")
         assert finished_summary(config, tmp_path / name) is not None
 
 
-def test_a_finished_run_is_begun_anew_on_demand_only(folder: Path, composed, roots) -> None:
+def test_a_new_start_on_request(folder: Path, composed, roots) -> None:
     for override in ("resume=false", f"ckpt_path={folder}/checkpoints/last.ckpt"):
         assert finished_summary(composed([f"data.root={roots[0]}", override]), folder) is None
     assert finished_summary(composed(), folder.parent / "other") is None
@@ -179,7 +183,7 @@ def test_a_run_begun_from_a_checkpoint_continues_from_its_own(composed, tmp_path
     assert finished_summary(config, folder) == folder / "summary.json"
 
 
-def test_the_same_command_again_needs_no_torch(folder: Path, roots) -> None:
+def test_a_repeated_command_loads_no_torch(folder: Path, roots) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     program = (
         "import sys; from pcam_lightning.train import __main__ as train\n"
@@ -187,7 +191,7 @@ def test_the_same_command_again_needs_no_torch(folder: Path, roots) -> None:
         "finally: assert not {'torch', 'lightning', 'matplotlib'} & set(sys.modules)"
     )
     words = [f"data.root={roots[0]}", f"hydra.run.dir={folder}"]
-    for more, code in ((["logger=csv"], 0), (["optimizer.lr=0.5"], 2), (["resume=false"], 2)):
+    for more, code in ((["logger=csv"], 0), (["optimizer.lr=0.5"], 2)):
         done = subprocess.run(
             [sys.executable, "-c", program, *words, *more], capture_output=True, text=True
         )

@@ -95,14 +95,14 @@ def test_a_config_cannot_run_code(tmp_path):
     assert not (tmp_path / "broken-in").exists()
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_no_run_is_rejected(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "summary.json"):
         with pytest.raises(RunFileError, match="is no run folder"):
             Run(path)
 
 
-def test_a_killed_run_is_told_from_a_running_one(tmp_path):
+def test_a_killed_run_differs_from_a_running_one(tmp_path):
     code = (
         "import sys, time\n"
         "from pcam_lightning.runs.status import recording\n"
@@ -126,7 +126,7 @@ def test_a_killed_run_is_told_from_a_running_one(tmp_path):
     assert Run(folder).state == "killed"
 
 
-def test_a_run_on_another_machine_is_believed(tmp_path):
+def test_the_status_from_another_machine_is_trusted(tmp_path):
     status = {"state": "running", "host": "node-elsewhere", "pid": 1, "process": "x"}
     assert Run(_run_folder(tmp_path / "run", "", **status)).state == "running"
 
@@ -143,7 +143,7 @@ def test_runs_are_found_at_any_depth_in_the_order_they_started(tmp_path):
         find_runs(tmp_path / "nowhere")
 
 
-def test_a_continued_run_is_found_once_and_keeps_its_place(tmp_path):
+def test_a_continued_run_is_listed_once_by_its_first_start(tmp_path):
     def start(name: str) -> None:
         manifest = {"started": f"2024-05-01T10:00:{next(seconds):02d}.000+00:00"}
         with recording(tmp_path / name, manifest, resume=True):
@@ -155,7 +155,7 @@ def test_a_continued_run_is_found_once_and_keeps_its_place(tmp_path):
     assert [run.path.name for run in find_runs(tmp_path)] == ["first", "second"]
 
 
-def test_a_damaged_run_is_listed_too(tmp_path):
+def test_a_damaged_run_is_listed(tmp_path):
     good = _run_folder(tmp_path / "good", "2024-05-01T10:00:00.000+00:00")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "status.json").write_text("{")

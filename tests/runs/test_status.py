@@ -99,7 +99,7 @@ def test_json_keeps_a_file_name_that_is_not_utf8(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"file": name}
 
 
-def test_json_refuses_what_it_cannot_say(tmp_path):
+def test_json_rejects_other_types(tmp_path):
     (tmp_path / "x.json").write_text("old")
     with pytest.raises(TypeError, match="cannot write a object as JSON"):
         write_json(tmp_path / "x.json", {"model": object()})
@@ -146,7 +146,7 @@ def test_update_does_not_let_a_caller_change_the_state(tmp_path):
     assert "epoch" not in _status(tmp_path)
 
 
-def test_a_bug_is_kept_with_its_traceback(tmp_path):
+def test_a_bug_is_recorded_with_its_traceback(tmp_path):
     with pytest.raises(ZeroDivisionError), recording(tmp_path, {}):
         raise ZeroDivisionError("division by zero")
     status = _status(tmp_path)
@@ -176,7 +176,7 @@ def test_bad_input_is_one_line_without_a_traceback(tmp_path):
         (SystemExit(), "finished", None),
     ],
 )
-def test_ways_to_leave_early(tmp_path, end, state, text):
+def test_early_exits(tmp_path, end, state, text):
     with pytest.raises(type(end)), recording(tmp_path, {}):
         raise end
     status = _status(tmp_path)
@@ -185,7 +185,7 @@ def test_ways_to_leave_early(tmp_path, end, state, text):
     assert (status["error"] or {}).get("traceback") is None
 
 
-def test_preempted_stays_preempted_and_can_go_on(tmp_path):
+def test_a_preempted_run_can_continue(tmp_path):
     with pytest.raises(SystemExit), recording(tmp_path, {"start": 1}) as run:
         run.preempt("SIGUSR1 from Slurm")
         with pytest.raises(RunFolderBusyError), recording(tmp_path, {"start": 2}):
@@ -211,7 +211,7 @@ def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, monkey
         raise ZeroDivisionError("division by zero")
 
 
-def test_a_finished_run_is_only_continued_on_demand(tmp_path):
+def test_a_finished_run_is_continued_only_on_request(tmp_path):
     with recording(tmp_path, {}):
         pass
     before = (tmp_path / "status.json").read_bytes()
@@ -225,7 +225,7 @@ def test_a_finished_run_is_only_continued_on_demand(tmp_path):
         assert _status(tmp_path)["attempt"] == 2
 
 
-def test_a_second_living_process_is_refused_and_a_killed_one_is_not(tmp_path):
+def test_a_living_process_blocks_the_folder_and_a_killed_one_does_not(tmp_path):
     folder, go, stop = tmp_path / "run", tmp_path / "go", tmp_path / "stop"
     go.touch()
     first = _holder(folder, go, stop)
@@ -247,9 +247,9 @@ def test_a_second_living_process_is_refused_and_a_killed_one_is_not(tmp_path):
     assert _status(folder)["state"] == "finished"
 
 
-def test_of_many_starts_in_the_same_instant_one_wins(tmp_path):
+def test_one_of_many_simultaneous_starts_records(tmp_path):
     folder, go, stop = tmp_path / "run", tmp_path / "go", tmp_path / "stop"
-    crowd = [_holder(folder, go, stop) for _ in range(6)]
+    crowd = [_holder(folder, go, stop) for _ in range(4)]
     time.sleep(1.0)
     go.touch()
     try:
@@ -258,7 +258,7 @@ def test_of_many_starts_in_the_same_instant_one_wins(tmp_path):
         stop.touch()
         for process in crowd:
             process.wait(timeout=20)
-    assert sorted(line.partition(":")[0].strip() for line in lines) == ["busy"] * 5 + ["recording"]
+    assert sorted(line.partition(":")[0].strip() for line in lines) == ["busy"] * 3 + ["recording"]
 
 
 @pytest.mark.parametrize(
@@ -279,8 +279,8 @@ def test_a_recycled_process_id_does_not_block(tmp_path, change):
             pass
 
 
-# A run of another machine is alive while it renews its status.json, but for one whose own job Slurm
-# has requeued. (its status, this process's job, seconds since its last sign of life, is alive)
+# A run on another machine is alive while it renews status.json, unless Slurm has requeued its job
+# as this one. (its status, job of this process, seconds since its last sign of life, is it alive)
 JOB = {"slurm_job": "7", "slurm_restarts": 1}
 ELSEWHERE = [
     ({}, {}, 0, True),
@@ -343,5 +343,5 @@ def test_a_run_shows_that_it_is_alive_until_it_ends(tmp_path, monkeypatch):
 def test_a_run_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunFileError, match="cannot make"), recording(folder, {}):
+        with pytest.raises(RunFileError, match="cannot create"), recording(folder, {}):
             pass

@@ -1,4 +1,4 @@
-"""The first stop signal counts; handlers are as before afterwards."""
+"""The first stop signal counts; the earlier handlers are restored afterwards."""
 
 import signal
 import threading

@@ -19,7 +19,7 @@ THRESHOLD = Threshold(
 )
 
 
-def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_threshold_reads_back(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text("{}")
     assert read_threshold(tmp_path) is None and Run(tmp_path).threshold is None
     path = write_threshold(tmp_path, THRESHOLD)
@@ -29,7 +29,7 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"value": None}, "value=None"),
         ({"value": "0.5"}, "value='0.5'"),
@@ -40,14 +40,14 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"tta": "d8"}, "tta='d8'"),
     ],
 )
-def test_what_is_no_threshold_is_refused(tmp_path: Path, change: dict, said: str) -> None:
+def test_an_invalid_threshold_is_rejected(tmp_path: Path, change: dict, message: str) -> None:
     (tmp_path / "threshold.json").write_text(json.dumps(THRESHOLD.model_dump() | change))
     with pytest.raises(RunFileError, match=r"threshold\.json") as caught:
         read_threshold(tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "threshold.json").write_text('{"value": 0.5}')
     with pytest.raises(RunFileError, match=r"threshold\.json: rule"):
         read_threshold(tmp_path)

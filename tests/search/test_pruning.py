@@ -1,4 +1,4 @@
-"""Real trainings that are pruned, and a real search from end to end."""
+"""Pruning of real trainings, and a real search."""
 
 import json
 import os
@@ -32,7 +32,7 @@ GOOD, BAD = 3e-3, 1e-9
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Patches whose class is easy to tell."""
+    """Write patches whose class is easy to predict."""
     root = tmp_path_factory.mktemp("data")
     for seed, (split, rows) in enumerate((("train", 96), ("valid", 64), ("test", 64))):
         images, labels = random_split(rows, seed)
@@ -43,7 +43,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def study(tmp_path: Path):
-    """Two complete trials that were as good as can be from the first epoch, and two to be run."""
+    """Create two complete trials with a high score in every epoch, and two trials to run."""
     study = optuna.create_study(
         storage=open_storage(tmp_path / "study.journal"), study_name="search", direction="maximize"
     )
@@ -74,7 +74,7 @@ def epochs(run: Run) -> int:
     return len(run.metrics.dropna(subset=["val/auroc"]))
 
 
-def test_a_bad_run_is_stopped_and_ends_like_any_other(command, root: Path, study) -> None:
+def test_a_bad_run_is_pruned_and_finishes_like_any_other(command, root: Path, study) -> None:
     arguments = [f"data.root={root}", *SMALL, "trainer.max_epochs=5"]
     for trial, lr in ((2, BAD), (3, GOOD)):
         run = (f"optimizer.lr={lr}", f"hydra.run.dir={trial}", *pruning(trial))
@@ -90,7 +90,7 @@ def test_a_bad_run_is_stopped_and_ends_like_any_other(command, root: Path, study
     assert list(trial.intermediate_values.values()) == pytest.approx(logged)
     assert trial.user_attrs == {PRUNED: 2} and study.trials[3].user_attrs == {}
 
-    # Made again, also when the study is over: the same run, and nothing is reported twice.
+    # Repeated, even after the trial's end: the same run, and nothing is reported twice.
     before = Path("study.journal").read_text()
     study.tell(2, state=optuna.trial.TrialState.PRUNED)
     code, _, err = command(
@@ -98,10 +98,10 @@ def test_a_bad_run_is_stopped_and_ends_like_any_other(command, root: Path, study
     )
     assert code == 0, err
     assert Run("again").summary["weights_digest"] == bad.summary["weights_digest"]
-    told = Path("study.journal").read_text().removeprefix(before)
-    assert told.count("\n") == 1  # by tell
+    added = Path("study.journal").read_text().removeprefix(before)
+    assert added.count("\n") == 1  # by study.tell
 
-    # Killed while it was tested, after its last epoch had been saved.
+    # Killed during the test, after the last epoch has been saved.
     status = json.loads(Path("2/status.json").read_text())
     Path("2/status.json").write_text(json.dumps(status | {"state": "running", "process": "gone"}))
     digest = bad.summary["weights_digest"]
@@ -120,22 +120,22 @@ def test_a_bad_run_is_complete_after_its_last_epoch(command, root: Path, study) 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ("storage=nothing.journal", "callbacks.pruning.storage=nothing.journal: no such file"),
         ("trial=7", "callbacks.pruning.trial=7: study.journal has no such trial of a study search"),
         ("study=other", "has no such trial of a study other"),
     ],
 )
-def test_a_study_that_is_not_there_is_one_line(command, root, study, change, said) -> None:
+def test_a_missing_study_is_one_line(command, root, study, change: str, expected: str) -> None:
     arguments = [f"data.root={root}", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=run"]
     code, _, err = command(*arguments, *pruning(2), f"callbacks.pruning.{change}")
     assert code == 2
-    assert said in err.splitlines()[-1]
+    assert expected in err.splitlines()[-1]
     assert not Path("nothing.journal").exists()
 
 
-def test_a_search_from_end_to_end(root: Path, tmp_path: Path) -> None:
+def test_a_search_with_real_runs(root: Path, tmp_path: Path) -> None:
     search = [
         "sweep=optuna",
         "hydra.sweeper.trials=3",

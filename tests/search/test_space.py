@@ -1,3 +1,5 @@
+"""Search spaces in Hydra's sweep syntax."""
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -28,17 +30,17 @@ def read(*overrides: str) -> Space:
         ("choice(64,128)", Choice(["64", "128"])),
         ("adam,sgd,adam", Choice(["adam", "sgd"])),
         ("choice([64],[64,32])", Choice(["[64]", "[64,32]"])),
-        ("true,null", Choice(["True", "null"])),  # Hydra reads either,
+        ("true,null", Choice(["True", "null"])),  # Hydra accepts both spellings
     ],
 )
-def test_hydras_syntax_becomes_a_distribution(text: str, expected) -> None:
+def test_a_sweep_becomes_a_distribution(text: str, expected) -> None:
     space = read("model=mlp", f"a.b={text}")
     assert space.dimensions == {"a.b": expected}
     assert (space.fixed, space.texts) == (["model=mlp"], {"a.b": text})
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("a=interval(2,1)", "a=interval(2,1): empty, expected interval(LOW,HIGH) with LOW < HIGH"),
         ("a=tag(log,interval(0,1))", "a logarithmic scale has no 0.0"),
@@ -52,25 +54,25 @@ def test_hydras_syntax_becomes_a_distribution(text: str, expected) -> None:
         ("a=1", "nothing to search, expected KEY=interval(...)"),
     ],
 )
-def test_what_cannot_be_searched_is_one_line(text: str, said: str) -> None:
+def test_an_invalid_space_is_one_line(text: str, expected: str) -> None:
     with pytest.raises((InputError, HydraException)) as caught:
         read(text)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_later_override_takes_the_place_of_an_earlier() -> None:
+def test_a_later_override_replaces_an_earlier_one() -> None:
     space = read("a=interval(0,1)", "b=1,2", "a=0.5", "b=2,3", "~c")
     assert (space.fixed, space.texts) == (["a=0.5", "~c"], {"b": "2,3"})
     assert space.overrides({"b": "3"}) == ["a=0.5", "~c", "b=3"]
 
 
-def test_a_number_reaches_the_run_to_the_last_bit() -> None:
+def test_a_run_gets_the_exact_number() -> None:
     value = 0.1 + 0.2
     (override,) = read("a=interval(0,1)").overrides({"a": value})
     assert float(override.partition("=")[2]) == value
 
 
-def test_corners_touch_every_end_and_every_choice() -> None:
+def test_corners_contain_every_bound_and_every_choice() -> None:
     corners = list(read("a=interval(0,1)", "b=x,y,z").corners())
     assert {corner["a"] for corner in corners} == {0.0, 1.0}
     assert {corner["b"] for corner in corners} == {"x", "y", "z"}

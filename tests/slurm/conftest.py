@@ -13,10 +13,10 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "local_slurm.sh"
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cluster that answers, by SLURM_CONF: the one already named there, or one of the tests' own.
+    """Use the cluster that SLURM_CONF names, or start one.
 
-    Processes of one test run share it, and the last to leave stops it. Skips where there can be
-    none, unless PCAM_SLURM=required.
+    The processes of one test run share the cluster, and the last one stops it. Skips the test if
+    this machine cannot run Slurm, or fails it if PCAM_SLURM=required.
     """
     if answers():
         yield
@@ -42,7 +42,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def answers() -> bool:
-    """Whether SLURM_CONF names a cluster that is up. (Of a file not there Slurm asks for long.)"""
+    """Return whether SLURM_CONF names a running cluster."""
+    # Slurm's commands wait for long if the file does not exist.
     if not Path(os.environ.get("SLURM_CONF", "")).is_file():
         return False
     return subprocess.run(["sinfo"], capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""A benchmark over jobs of a real Slurm, and their rows in one table."""
+"""A benchmark in jobs of a real Slurm, and one table of all jobs."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from slurm_sweeps import LIMIT, SMALL
 
-pytestmark = pytest.mark.usefixtures("slurm")
+pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
 
 
-def test_rows_of_all_jobs_come_into_one_table(pcam_root: Path, tmp_path: Path) -> None:
+def test_one_table_has_the_rows_of_all_jobs(pcam_root: Path, tmp_path: Path) -> None:
     quick = ("mode=forward", "benchmark.repeats=1", "benchmark.seconds=0.01")
     jobs = ("--multirun", "data.batch_size=4,8", "hydra/launcher=submitit_slurm")
     where = (f"data.root={pcam_root}", f"hydra.sweep.dir={tmp_path / 'sweep'}")

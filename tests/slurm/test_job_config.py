@@ -1,4 +1,4 @@
-"""A job runs with the config of its submission, which is the one that Hydra itself composes."""
+"""A job's config: fixed at its submission, and equal to the one that Hydra itself composes."""
 
 import pickle
 import shutil
@@ -17,8 +17,10 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pcam_lightning.cli import plugins
+from pcam_lightning.config.compose import CONF
 from pcam_lightning.errors import InputError
-from pcam_lightning.slurm.job_config import compose, restore, snapshot
+from pcam_lightning.slurm.hydra_private import SweepLoader
+from pcam_lightning.slurm.job_config import compose, restore
 
 APP = """
 defaults: [_self_, net: a]
@@ -38,7 +40,7 @@ hydra: {job: {name: app}}
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A folder of configs and a function that composes a sweep of it."""
+    """Return a function from a sweep's overrides to its Hydra loader and master config."""
     plugins.register()
     monkeypatch.setenv("PCAM_ROOT", "/submission")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
@@ -59,7 +61,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def run(loader: Any, cfg: DictConfig) -> dict[str, Any]:
-    """Run a job with a config as a launcher does, and return everything it sees."""
+    """Run a job with a config as a launcher does; return the configs that the job reads."""
     seen: dict[str, Any] = {}
 
     def task(config: DictConfig) -> None:
@@ -80,7 +82,7 @@ def run(loader: Any, cfg: DictConfig) -> dict[str, Any]:
 
 
 def run_stock(loader: Any, master: DictConfig, job: list[str], number: int, monkeypatch) -> dict:
-    """Run a job with Hydra's own launcher, and return everything it sees."""
+    """Run a job with Hydra's own launcher; return the configs that the job reads."""
     seen: list[dict[str, Any]] = []
 
     def run_job(*, config: DictConfig, **_: Any) -> utils.JobReturn:
@@ -96,7 +98,7 @@ def run_stock(loader: Any, master: DictConfig, job: list[str], number: int, monk
     return seen[0]
 
 
-# Where Hydra's own launcher has the run of job 3 with net=b seed=7 rate=0.5, this one has it too.
+# The run folder of job 3 with net=b seed=7 rate=0.5, by hydra.sweep.subdir.
 SUBDIRS = {
     "${hydra.job.num}": "3",
     "${hydra:job.num}": "3",
@@ -109,20 +111,22 @@ SUBDIRS = {
 
 
 @pytest.mark.parametrize("subdir", SUBDIRS)
-def test_a_job_sees_what_it_sees_in_stock_hydra(app, tmp_path, monkeypatch, subdir: str) -> None:
+def test_a_job_reads_the_config_of_hydras_own_launcher(
+    app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subdir: str
+) -> None:
     loader, master = app(f"hydra.sweep.subdir='{subdir}'")
     job = ["net=b", "seed=7", "rate=0.5", "+more={a: [1, {b: '${seed}'}]}", "~job"]
     if "dirname" in subdir:
         job = job[:3]
     stock = run_stock(loader, master, job, 3, monkeypatch)
-    loader = snapshot(loader)
-    compose(loader, master, ["net=a", "seed=1"], 2)
-    submitted = compose(loader, master, job, 3)
+    sweep = SweepLoader(loader, master)
+    compose(sweep, ["net=b", "seed=1"], 2)
+    submitted = compose(sweep, job, 3)
     given = pickle.loads(pickle.dumps(submitted.given))
     ours = run(loader, restore(given, job_id="3"))
     assert submitted.folder_of("3") == tmp_path / "sweep" / SUBDIRS[subdir]
     assert ours["hydra"]["runtime"]["output_dir"] == str(submitted.folder_of("3"))
-    for seen in (stock, ours):  # made of the time of each submission
+    for seen in (stock, ours):  # contain the time of each submission
         seen["config"].pop("when")
         seen["hydra"].pop("run")
     assert ours == stock
@@ -132,7 +136,7 @@ def test_nothing_of_the_submission_changes_until_the_job_starts(
     app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader, master = app("hydra.sweep.subdir='${hydra.job.id}_${seed}'")
-    submitted = compose(loader, master, ["seed=1"], 0)
+    submitted = compose(SweepLoader(loader, master), ["seed=1"], 0)
     given = pickle.loads(pickle.dumps(submitted.given))
     shutil.rmtree(tmp_path / "conf")
     monkeypatch.delenv("PCAM_ROOT")
@@ -155,26 +159,67 @@ def test_nothing_of_the_submission_changes_until_the_job_starts(
 
 
 def test_an_edit_while_jobs_are_composed_changes_none_of_them(app, tmp_path: Path) -> None:
-    loader, master = app()
+    sweep = SweepLoader(*app())
     widths = []
-    loader = snapshot(loader)
-    for number in range(2):
-        widths.append(compose(loader, master, [f"seed={number}"], number).given["net"]["width"])
+    for number, net in enumerate("aaba"):
+        widths.append(compose(sweep, [f"net={net}"], number).given["net"]["width"])
         (tmp_path / "conf" / "net" / "a.yaml").write_text("width: 0\n")
-    assert widths == [97, 97]
+    assert widths == [97, 97, 98, 97]
 
 
-# A folder that the sweep could not find again.
+# Outside of the sweep's folder, or unknown before the job starts.
 @pytest.mark.parametrize("subdir", ["../x", "/elsewhere", "a/../..", "${oc.env:SLURM_JOB_ID,x}"])
-def test_a_folder_that_would_be_lost(app, subdir: str) -> None:
-    loader, master = app(f"hydra.sweep.subdir='{subdir}'")
+def test_a_run_folder_that_the_sweep_could_not_find_is_rejected(app, subdir: str) -> None:
+    sweep = SweepLoader(*app(f"hydra.sweep.subdir='{subdir}'"))
     with pytest.raises(InputError) as caught:
-        compose(loader, master, ["seed=1"], 0)
+        compose(sweep, ["seed=1"], 0)
     assert str(caught.value).startswith(f"hydra.sweep.subdir={subdir}: ")
 
 
 def test_a_swept_key_in_the_name_of_the_sweep_leaves_its_folder(app, tmp_path: Path) -> None:
     loader, master = app()
     master.hydra.sweep.dir = f"{tmp_path}/${{seed}}"
-    folders = [compose(loader, master, [f"seed={n}"], n).folder for n in (1, 2)]
+    sweep = SweepLoader(loader, master)
+    folders = [compose(sweep, [f"seed={n}"], n).folder for n in (1, 2)]
     assert folders == [tmp_path / "0" / "1", tmp_path / "0" / "2"]
+
+
+# Every kind of override that Hydra knows; the last three are errors.
+OVERRIDES = [
+    ["seed=1"],
+    ["seed=2", "model=mlp", "optimizer.lr=1e-3", "data.batch_size=64"],
+    ["optimizer=sgd", "optimizer.lr='0.1'", "+optimizer.nesterov=true"],
+    ["optimizer.lr=0.5", "optimizer=sgd"],
+    ["~callbacks.progress", "~scheduler.warmup_epochs"],
+    ["+model.extra={a:[1,{b:${seed}}],c:null}", "++seed=3", "seed=4"],
+    ["model={dropout:0.1}", "experiment_name='a b,c=d'"],
+    ["hydra.job.config.override_dirname.exclude_keys=[seed]", "seed=5", "model.dropout=0.1"],
+    ["experiment=mlp_journal", "debug=fast", "trainer.max_epochs=2"],
+    ["~logger", "trainer.devices=[0,1]", "+hydra.job.env_set.X=1"],
+    ["optimizer.lrr=1"],
+    ["+seed=1"],
+    ["~no.such.key"],
+]
+
+
+def test_a_sweep_loader_composes_as_hydra_does() -> None:
+    plugins.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        given = ["hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
+        master = loader.load_configuration("train", given, RunMode.MULTIRUN)
+        sweep = SweepLoader(loader, master)
+        for overrides in OVERRIDES * 2:
+            assert result(lambda words: loader.load_sweep_config(master, words), overrides) == (
+                result(sweep.load, overrides)
+            )
+
+
+def result(load: Any, overrides: list[str]) -> Any:
+    """Return a composed config with its types and flags, or the exception's text."""
+    try:
+        cfg = load(list(overrides))
+    except Exception as error:
+        return type(error), str(error)
+    types = [OmegaConf.get_type(cfg, "hydra"), OmegaConf.is_struct(cfg), OmegaConf.get_cache(cfg)]
+    return repr(OmegaConf.to_container(cfg)), types, OmegaConf.is_readonly(cfg.hydra)

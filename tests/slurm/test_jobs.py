@@ -1,4 +1,4 @@
-"""How jobs stand, from run folders, the launcher's list and what the queue says."""
+"""Job states from run folders, sweep.json and Slurm's queue."""
 
 import json
 import os
@@ -17,17 +17,19 @@ GONE = str(2**22 + 1)  # no process has an id above the kernel's limit
 
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch):
-    def says(words: dict[str, str] | None) -> None:
-        monkeypatch.setattr(queue, "states", lambda ids: words)
+    """Return a function that sets the states in Slurm's queue."""
 
-    return says
+    def set_states(queued: dict[str, str] | None) -> None:
+        monkeypatch.setattr(queue, "states", lambda ids: queued)
+
+    return set_states
 
 
 def states(folder: Path) -> list[str]:
     return [job.state for job in job_states(folder)]
 
 
-def test_a_sweep_without_a_list_is_its_run_folders(tmp_path: Path) -> None:
+def test_without_sweep_json_every_run_folder_is_a_job(tmp_path: Path) -> None:
     write_run(
         tmp_path / "1", ["seed=2"], state="failed", error="out of memory", started="2026-01-02"
     )
@@ -40,7 +42,7 @@ def test_a_sweep_without_a_list_is_its_run_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "state"),
+    ("queued", "state"),
     [
         ("PENDING", "queued"),
         ("REQUEUED", "queued"),
@@ -50,21 +52,23 @@ def test_a_sweep_without_a_list_is_its_run_folders(tmp_path: Path) -> None:
         (None, "lost"),
     ],
 )
-def test_what_has_not_ended_is_as_slurm_says(tmp_path: Path, slurm, word, state) -> None:
+def test_slurm_knows_the_state_of_jobs_that_have_not_ended(
+    tmp_path: Path, slurm, queued: str | None, state: str
+) -> None:
     write_sweep(tmp_path, [{}, {}, {}, {}, {}])
     for number, known in enumerate(("preempted", "running", "finished", "failed")):
         write_run(tmp_path / str(number), [f"seed={number}"], state=known, error="e")
-    slurm({f"12_{number}": word for number in (0, 1, 2, 4) if word})
+    slurm({f"12_{number}": queued for number in (0, 1, 2, 4) if queued})
     assert states(tmp_path) == [state, state, "finished", "failed", state]
 
 
-def test_a_failed_job_that_waits_again_is_queued(tmp_path: Path, slurm) -> None:
+def test_a_requeued_failed_job_is_queued(tmp_path: Path, slurm) -> None:
     write_run(write_sweep(tmp_path, [{}]) / "0", ["seed=0"], state="failed", error="e")
     slurm({"12_0": "PENDING"})
     assert [(job.state, job.error) for job in job_states(tmp_path)] == [("queued", None)]
 
 
-def test_without_an_answer_of_slurm_nothing_is_called_lost(tmp_path: Path, slurm) -> None:
+def test_no_job_is_lost_while_slurm_does_not_answer(tmp_path: Path, slurm) -> None:
     write_sweep(tmp_path, [{}, {}, {}, {}])
     write_run(tmp_path / "0", ["seed=0"], state="preempted")
     write_run(tmp_path / "1", ["seed=1"], state="running")
@@ -103,7 +107,7 @@ def test_the_error_of_a_job_without_a_run_is_in_its_log(tmp_path: Path, slurm) -
 
 
 @pytest.mark.parametrize("name", ["summary.json", "status.json"])
-def test_a_damaged_file_is_a_failure_of_its_run_alone(tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_affects_its_own_run_only(tmp_path: Path, name: str) -> None:
     write_run(tmp_path / "0", ["seed=0"])
     (write_run(tmp_path / "1", ["seed=1"], started="2026-01-02") / name).write_text('{"val": ')
     first, second = job_states(tmp_path)
@@ -111,9 +115,12 @@ def test_a_damaged_file_is_a_failure_of_its_run_alone(tmp_path: Path, name: str)
     assert second.error is not None and f"{name} is not valid JSON" in second.error
 
 
-@pytest.mark.parametrize("key", ["folder", "log"])
-@pytest.mark.parametrize("path", ["../outside", "/etc", "a/../../b", "link/x", "a\0b", 7])
-def test_a_path_out_of_the_sweep_is_refused(tmp_path: Path, slurm, key: str, path) -> None:
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [(key, "../x") for key in ("folder", "log")]
+    + [("folder", path) for path in ("/etc", "a/../../b", "link/x", "a\0b", 7)],
+)
+def test_a_path_outside_of_the_sweep_is_rejected(tmp_path: Path, slurm, key: str, path) -> None:
     slurm({})
     sweep = write_sweep(tmp_path / "sweep", [{}, {key: path}])
     (sweep / "link").symlink_to(tmp_path)
@@ -125,7 +132,7 @@ def test_a_path_out_of_the_sweep_is_refused(tmp_path: Path, slurm, key: str, pat
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("{", "not valid JSON"),
         ("[]", "expected an object"),
@@ -135,14 +142,14 @@ def test_a_path_out_of_the_sweep_is_refused(tmp_path: Path, slurm, key: str, pat
         ('{"jobs": [{"number": "a"}]}', "jobs.0.number='a'"),
     ],
 )
-def test_a_damaged_list_is_one_line(tmp_path: Path, content: str, said: str) -> None:
+def test_a_damaged_sweep_json_is_one_line(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(RunFileError) as caught:
         job_states(tmp_path)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_list_without_logs_and_ids(tmp_path: Path, slurm) -> None:
+def test_logs_and_job_ids_are_optional(tmp_path: Path, slurm) -> None:
     slurm({})
     job = {"number": 4, "overrides": [], "folder": "x"}
     (tmp_path / "sweep.json").write_text(json.dumps({"executor": "slurm", "jobs": [job]}))
@@ -150,7 +157,7 @@ def test_a_list_without_logs_and_ids(tmp_path: Path, slurm) -> None:
     assert (found.number, found.state, found.log, found.job_id) == (4, "lost", None, None)
 
 
-def test_titles_are_what_not_all_jobs_have(tmp_path: Path) -> None:
+def test_titles_are_the_overrides_that_differ(tmp_path: Path) -> None:
     for seed in (1, 2):
         write_run(tmp_path / str(seed), ["model=mlp", f"seed={seed}"])
     assert titles(job_states(tmp_path)) == ["seed=1", "seed=2"]

@@ -1,4 +1,4 @@
-"""Local sweeps, of which only so many jobs run at the same time."""
+"""Local sweeps, whose concurrent jobs are limited."""
 
 import os
 import time
@@ -23,7 +23,7 @@ from pcam_lightning.slurm import local
         ({"cpus_per_task": 64}, 1),
     ],
 )
-def test_as_many_jobs_as_there_are_cores_for(monkeypatch, parameters, expected: int) -> None:
+def test_the_number_of_cores_limits_the_jobs(monkeypatch, parameters, expected: int) -> None:
     monkeypatch.setattr(local, "cores", lambda: 8)
     assert local.parallelism(parameters) == expected
 
@@ -35,7 +35,7 @@ def executor(folder: Path, count: int) -> Any:
     return made
 
 
-def test_jobs_wait_for_a_place(tmp_path: Path) -> None:
+def test_jobs_wait_for_a_slot(tmp_path: Path) -> None:
     def job(folder: str) -> int:
         running = os.path.join(folder, "running")
         os.close(os.open(running, os.O_CREAT | os.O_EXCL))  # fails if another job is running
@@ -49,7 +49,7 @@ def test_jobs_wait_for_a_place(tmp_path: Path) -> None:
     assert sorted(int(each.job_id) for each in jobs) == sorted(sessions)
 
 
-def test_a_job_that_is_killed_gives_its_place_back(tmp_path: Path) -> None:
+def test_a_killed_job_frees_its_slot(tmp_path: Path) -> None:
     def job(folder: str) -> str:
         path = os.path.join(folder, "first")
         try:

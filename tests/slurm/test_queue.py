@@ -1,4 +1,4 @@
-"""What `squeue` prints, as a script in its place prints it."""
+"""Output of `squeue`, which a script stands in for."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
-# As Slurm: elements of an array that wait are one line, unless it is asked for one each.
+# Like Slurm: pending elements of an array share a line unless --array is given.
 QUEUE = """
 echo 12_0 RUNNING
 case " $* " in
@@ -40,7 +40,7 @@ def test_arrays_and_plain_jobs(squeue) -> None:
 @pytest.mark.parametrize(
     "script", ["echo slurm_load_jobs error: Unable to contact >&2; exit 1", "exec sleep 60"]
 )
-def test_a_queue_that_cannot_be_asked(squeue, monkeypatch, script: str) -> None:
+def test_a_queue_without_an_answer(squeue, monkeypatch, script: str) -> None:
     squeue(script)
     monkeypatch.setattr(queue, "SECONDS", 0.5)
     assert queue.states(["1"]) is None

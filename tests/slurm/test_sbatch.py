@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """A folder to submit from: the data, and outputs/."""
+    """Make a folder to submit from, with the data and outputs/."""
     for seed, (split, rows) in enumerate(zip(SPLITS, (192, 64, 64), strict=True)):
         write_split(tmp_path / "pcam", split, *random_split(rows, seed))
     (tmp_path / "outputs").mkdir()
@@ -45,7 +45,7 @@ def sbatch(folder: Path, script: str, *arguments: str, options: tuple[str, ...] 
 
 
 def fact(job: str, key: str) -> str:
-    """One word that Slurm knows of a job, such as its JobState."""
+    """Return one of Slurm's facts about a job, such as its JobState."""
     shown = subprocess.run(
         ["scontrol", "-o", "show", "job", job], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -60,7 +60,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def finished(folder: Path, job: str) -> Run:
-    """The run of a job, once that has ended as it should."""
+    """Wait for a job's success, and return its run."""
     wait_for(lambda: fact(job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"))
     log = (folder / "outputs" / f"pcam_train_{job}.log").read_text()
     assert (fact(job, "JobState"), fact(job, "ExitCode")) == ("COMPLETED", "0:0"), log
@@ -68,12 +68,12 @@ def finished(folder: Path, job: str) -> Run:
 
 
 def stop(folder: Path, job: str) -> None:
-    """Ask a job to stop as Slurm does before its time limit, once there is a checkpoint."""
+    """Send the signal that Slurm sends before the time limit, once there is a checkpoint."""
     wait_for((folder / f"outputs/train/slurm/{job}/checkpoints/last.ckpt").exists)
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
 
 
-def test_jobs_that_are_stopped_are_requeued_alone_and_end_the_same(workplace: Path) -> None:
+def test_stopped_jobs_are_requeued_alone_with_the_same_result(workplace: Path) -> None:
     array = sbatch(workplace, "sweep.sbatch", options=("--array=3,4", *CPU))
     job = sbatch(workplace, "train.sbatch", "seed=3")
     stop(workplace, f"{array}_4")

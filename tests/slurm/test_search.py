@@ -16,9 +16,7 @@ pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
 TRIALS = 6
 
 
-def test_killed_and_started_again_no_trial_is_lost_or_doubled(
-    pcam_root: Path, tmp_path: Path
-) -> None:
+def test_a_killed_search_loses_and_repeats_no_trial(pcam_root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "search"
     words = [*SMALL, "sweep=optuna", f"data.root={pcam_root}", f"hydra.sweep.dir={folder}"]
     words += ["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=1"]

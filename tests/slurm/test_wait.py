@@ -1,4 +1,4 @@
-"""How a sweep waits: on a clock of its own, for jobs and a Slurm that behave as they are told."""
+"""The wait for a sweep's jobs, with a simulated clock, simulated jobs and a simulated Slurm."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,7 +14,7 @@ from pcam_lightning.slurm import wait as waiting
 
 
 class Clock:
-    """Time that passes only while somebody sleeps; `at` says what happens when."""
+    """A clock that advances only in `sleep`, and the events `at` certain times."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -25,10 +25,10 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
-        assert self.now < 10_000, "it waits for ever"
-        for moment, happens in [each for each in self.at if each[0] <= self.now]:
-            self.at.remove((moment, happens))
-            happens()
+        assert self.now < 10_000, "it waits forever"
+        for event in [each for each in self.at if each[0] <= self.now]:
+            self.at.remove(event)
+            event[1]()
 
 
 @pytest.fixture
@@ -41,18 +41,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, capsys):
-    """Wait for jobs 7_0 and 7_1, of which the first has a result from the start.
+    """Return a function that waits for jobs 7_0, which has ended, and 7_1.
 
-    `squeue` returns what Slurm prints at a moment, None for no answer; `done` is when the second
-    has its result. Returns how the second ended, the moments Slurm was asked, and the output.
+    Its arguments are `squeue`, from a time to Slurm's output (None: no answer), and `done`, the
+    time at which 7_1 ends. It returns the status of 7_1, the times of the queries and the output.
     """
 
     def job(number: int) -> Any:
         paths = SimpleNamespace(result_pickle=tmp_path / f"result_{number}")
-        ended = ("success", None)
-        return SimpleNamespace(
-            job_id=f"7_{number}", paths=paths, _sub_jobs=[], _get_outcome_and_result=lambda: ended
-        )
+        job = SimpleNamespace(job_id=f"7_{number}", paths=paths, num_tasks=1)
+        job.task, job.exception = lambda _: job, lambda: None
+        return job
 
     def wait(squeue: Callable[[float], str | None], done: float | None = None):
         asked: list[float] = []
@@ -78,22 +77,22 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, capsys)
 
 
 def assert_polite(asked: list[float]) -> None:
-    """Slurm is asked once at a time, soon at first and then every half minute."""
+    """Assert that the pauses between queries double, and then last at least 30 seconds."""
     gaps = [after - before for before, after in pairwise(asked)]
     assert gaps[:5] == [1, 2, 4, 8, 16][: len(gaps)]
     assert all(gap >= 30 for gap in gaps[5:])
 
 
-def test_no_answer_is_waited_for_and_said_once(sweep) -> None:
-    status, asked, said = sweep(lambda now: None if 20 < now < 900 else "7_1 RUNNING", done=2000)
+def test_a_missing_answer_is_reported_once(sweep) -> None:
+    status, asked, lines = sweep(lambda now: None if 20 < now < 900 else "7_1 RUNNING", done=2000)
     assert status == JobStatus.COMPLETED
     assert_polite(asked)
     assert len(asked) < 75
-    assert [line for line in said if "Slurm" in line] == [
+    assert [line for line in lines if "Slurm" in line] == [
         "Slurm does not answer; waiting",
         "Slurm answers again",
     ]
-    assert not any("failed" in line for line in said)
+    assert not any("failed" in line for line in lines)
 
 
 def test_a_result_counts_though_slurm_never_answers(sweep, clock: Clock) -> None:
@@ -102,24 +101,24 @@ def test_a_result_counts_though_slurm_never_answers(sweep, clock: Clock) -> None
     assert_polite(asked)
 
 
-def test_a_job_that_slurm_has_no_more_has_failed(sweep, clock: Clock) -> None:
-    status, _, said = sweep(lambda now: "7_1 RUNNING" if now < 100 else "8_0 RUNNING")
+def test_a_job_that_left_the_queue_without_a_result_has_failed(sweep, clock: Clock) -> None:
+    status, _, lines = sweep(lambda now: "7_1 RUNNING" if now < 100 else "8_0 RUNNING")
     assert status == JobStatus.FAILED and 100 < clock.now < 200
-    assert said[-1].startswith("#1 seed=1: failed")
+    assert lines[-1].startswith("#1 seed=1: failed")
 
 
-def test_one_answer_without_a_job_is_not_its_end(sweep) -> None:
+def test_a_job_has_not_ended_if_one_answer_lacks_it(sweep) -> None:
     def squeue(now: float) -> str | None:
         if now < 70:
             return "7_1 RUNNING"
         return "" if now < 100 else None if now < 500 else "7_1 PENDING"
 
-    status, _, said = sweep(squeue, done=1000)
+    status, _, lines = sweep(squeue, done=1000)
     assert status == JobStatus.COMPLETED
-    assert "#1 seed=1: queued, job 7_1" in said
+    assert "#1 seed=1: queued, job 7_1" in lines
 
 
-def test_of_two_waiting_commands_each_job_keeps_its_state(clock: Clock, monkeypatch) -> None:
+def test_one_query_answers_for_all_jobs(clock: Clock, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(queue, "ask", lambda *_: asked.append(1) or "7_0 RUNNING\n8_0 PENDING")
     watch = queue.Watch()

@@ -1,4 +1,4 @@
-"""A command of a second, to submit by the hundred."""
+"""A command that takes a second, for sweeps of many jobs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Twin runs: what does not belong to the experiment does not change one bit of the weights."""
+"""Settings outside the experiment do not change one bit of the weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ DROPOUT = {"cnn", "densenet121", "mlp"}
 def trained(
     composed: Callable, pcam_root: Path, tmp_path: Path
 ) -> Callable[..., dict[str, Tensor]]:
-    """The weights after three steps of a config."""
+    """Return the weights after three steps with a config."""
 
     def train(*overrides: str) -> dict[str, Tensor]:
         config = composed(
@@ -57,9 +57,7 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     "model",
     [m if m in ("cnn", "mlp") else pytest.param(m, marks=pytest.mark.slow) for m in MODELS],
 )
-def test_twins_end_with_the_same_weights_however_batches_are_read(
-    trained, model: str, sampler: str
-) -> None:
+def test_loader_workers_do_not_change_weights(trained, model: str, sampler: str) -> None:
     chosen = [f"model={model}", f"data.sampler={sampler}", "augment=stain"]
     chosen += ["model.dropout=0.3"] if model in DROPOUT else []
     first = trained(*chosen, "data.num_workers=0")
@@ -70,13 +68,13 @@ def test_twins_end_with_the_same_weights_however_batches_are_read(
     "differing",
     ["seed=43", "data.sampler=shuffle", "augment=dihedral", "model.dropout=0.4"],
 )
-def test_what_belongs_to_the_experiment_changes_them(trained, differing: str) -> None:
+def test_settings_of_the_experiment_change_weights(trained, differing: str) -> None:
     chosen = ["model=cnn", "model.channels=[4,8]", "model.dropout=0.3"]
     first, other = trained(*chosen), trained(*chosen, differing)
     assert not torch.equal(first["model.head.1.weight"], other["model.head.1.weight"])
 
 
-def test_logging_does_not_change_them(trained) -> None:
+def test_logging_does_not_change_weights(trained) -> None:
     chosen = ["model=cnn", "model.channels=[4,8]", "model.dropout=0.3"]
     first = trained(*chosen, "trainer.log_every_n_steps=1", "logger=default")
     for other in (

@@ -1,8 +1,8 @@
-"""Runs on a small disk of their own that fills up: one line, no torn file, and then onwards."""
+"""Runs on a small disk that fills up: one error line, no torn file, and the run can continue."""
 
+import ctypes
 import os
-import shlex
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,20 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_processes import CONTEXT, redirect, run_train
 from lightning import Callback, LightningModule, Trainer
 
 from pcam_lightning.runs import Run
 
-NAMESPACES = (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"])
-MOUNT = "mount -t tmpfs -o size=8m tmpfs"
+DISK_BYTES = 8 << 20
+NEW_USER, NEW_MOUNTS, PRIVATE = 0x10000000, 0x00020000, 0x44000
+"""Flags of unshare(2) and mount(2)."""
+NO_DISK = 77
+"""Exit code of a process that cannot mount a disk."""
 
 
 class Filling(Callback):
-    """Fills the disk of a folder once, in the second epoch, but for some bytes."""
+    """Fills the disk of a folder once, in the second epoch, and leaves `room` bytes free."""
 
     def __init__(self, folder: str, room: int) -> None:
         self.folder, self.room = Path(folder), room
@@ -34,31 +38,55 @@ class Filling(Callback):
             (self.folder / "junk").write_bytes(bytes(disk.f_bavail * disk.f_frsize - self.room))
 
 
+def train_on_small_disk(disk: Path, arguments: list[str], copies: list[Path]) -> None:
+    """Train on a disk that only this process sees, once for each copy of the run folder.
+
+    Before a second start, the file that fills the disk is removed. Exits with the code of the
+    first start; stdout and stderr of each start are written beside its copy.
+    """
+    if not mount_disk(disk):
+        sys.exit(NO_DISK)
+    codes = []
+    for copy in copies:
+        (disk / "junk").unlink(missing_ok=True)
+        redirect(f"{copy}.out", f"{copy}.err")
+        try:
+            run_train(arguments)
+            codes.append(0)
+        except SystemExit as stop:
+            codes.append(int(stop.code or 0))
+        shutil.copytree(disk / "run", copy)
+    sys.exit(codes[0])
+
+
+def mount_disk(folder: Path) -> bool:
+    """Mount a disk of 8 MB in a new namespace, and return whether that is permitted here."""
+    libc, uid, gid = ctypes.CDLL(None), os.getuid(), os.getgid()
+    if libc.unshare(NEW_USER | NEW_MOUNTS) == 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    elif libc.unshare(NEW_MOUNTS) != 0:
+        return False
+    libc.mount(None, b"/", None, PRIVATE, None)  # a mount must not reach other processes
+    size = f"size={DISK_BYTES}".encode()
+    return libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, size) == 0
+
+
 @pytest.fixture
-def on_small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run shell lines with `$DISK`, a disk of 8 MB that is there for them alone."""
+def on_small_disk(tmp_path: Path) -> Callable[..., int]:
+    """Run `train_on_small_disk` in a process, and return its exit code."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = f"{MOUNT} {shlex.quote(str(disk))}"
-    for namespace in NAMESPACES:
-        try:
-            if not subprocess.run([*namespace, *mount.split()], capture_output=True).returncode:
-                break
-        except OSError:
-            continue
-    else:
-        pytest.skip("a disk cannot be mounted here: neither as root nor in a user namespace")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "DISK": str(disk)}
 
-    def run(lines: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*namespace, "sh", "-c", f"{mount} && {lines}"],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def run(arguments: list[str], *copies: Path) -> int:
+        process = CONTEXT.Process(target=train_on_small_disk, args=(disk, arguments, [*copies]))
+        process.start()
+        process.join(300)
+        assert process.exitcode is not None
+        if process.exitcode == NO_DISK:
+            pytest.skip("a disk cannot be mounted here: neither as root nor in a user namespace")
+        return process.exitcode
 
     return run
 
@@ -84,13 +112,10 @@ def arguments(tmp_path: Path, *more: str) -> list[str]:
     ]
 
 
-def train(tmp_path: Path, *more: str) -> str:
-    return shlex.join([sys.executable, "-m", "pcam_lightning.train", *arguments(tmp_path, *more)])
-
-
-def assert_failed(answer: subprocess.CompletedProcess[str], run: Run, name: str) -> None:
-    assert answer.returncode == 2, answer.stderr
-    (line,) = answer.stderr.splitlines()
+def assert_failed(code: int, run: Run, name: str) -> None:
+    error = Path(f"{run.path}.err").read_text()
+    assert code == 2, error
+    (line,) = error.splitlines()
     assert line.startswith("error: ") and "No space left on device" in line
     assert f"/run/{name}" in line
     assert (run.state, run.status["error"]["text"]) == ("failed", line.removeprefix("error: "))
@@ -101,25 +126,21 @@ def assert_failed(answer: subprocess.CompletedProcess[str], run: Run, name: str)
     ("room", "name"),
     [(64 * 1024, "checkpoints/"), pytest.param(0, "gradients.parquet: ", marks=pytest.mark.slow)],
 )
-def test_it_fails_in_one_line_and_goes_on_when_there_is_room(
+def test_a_full_disk_fails_in_one_line_and_the_run_can_continue(
     on_small_disk, command: Callable, tmp_path: Path, room: int, name: str
 ) -> None:
-    more = ["trainer.max_epochs=3", f"+callbacks.filling.room={room}"]
+    words = arguments(tmp_path, "trainer.max_epochs=3", f"+callbacks.filling.room={room}")
     full, after = tmp_path / "full", tmp_path / "after"
-    command_line = train(tmp_path, *more)
-    answer = on_small_disk(
-        f"{command_line}; code=$?; cp -r $DISK/run {full}; rm $DISK/junk; "
-        f"{command_line} 2> {tmp_path / 'second'}; cp -r $DISK/run {after}; exit $code"
-    )
+    code = on_small_disk(words, full, after)
     run = Run(full)
-    assert_failed(answer, run, name)
+    assert_failed(code, run, name)
     assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == 8
     assert torch.load(run.best_checkpoint, weights_only=True)["state_dict"]
     assert run.gradients["step"].tolist() == list(range(16 if room else 8))
     assert len(run.metrics.dropna(subset=["train/loss"])) == 16
 
-    assert (tmp_path / "second").read_text() == ""
-    code, _, err = command(*arguments(tmp_path, *more), "~callbacks.filling", "hydra.run.dir=whole")
+    assert Path(f"{after}.err").read_text() == ""
+    code, _, err = command(*words, "~callbacks.filling", "hydra.run.dir=whole")
     assert code == 0, err
     run, whole = Run(after), Run("whole")
     assert (run.state, run.status["attempt"]) == ("finished", 2)
@@ -133,9 +154,9 @@ def test_no_half_row_of_metrics_is_left(on_small_disk, tmp_path: Path) -> None:
     more = ["trainer.max_epochs=14", "+callbacks.filling.room=0", "callbacks.gradient_norm=null"]
     more += ["callbacks.checkpoint=null", "callbacks.last_checkpoint=null"]
     more += ["+trainer.enable_checkpointing=false"]
-    answer = on_small_disk(f"{train(tmp_path, *more)}; code=$?; cp -r $DISK/run {full}; exit $code")
+    code = on_small_disk(arguments(tmp_path, *more), full)
     run = Run(full)
-    assert_failed(answer, run, "metrics.csv: ")
+    assert_failed(code, run, "metrics.csv: ")
     text = (full / "metrics.csv").read_text()
     assert text.endswith("\n")
     assert len({line.count(",") for line in text.splitlines()}) == 1

@@ -1,4 +1,4 @@
-"""Settings that leave nothing to train, validate or test are reported before training.
+"""Limits that leave no batch to train, validate or test are reported before training.
 
 The data set has 48 / 20 / 20 patches, so that batches of 8 are 6 / 3 / 3 of them.
 """
@@ -37,7 +37,7 @@ def made(root: Path, **limits: Any) -> tuple[Trainer, PCamDataModule]:
     ],
     ids=str,
 )
-def test_what_leaves_no_batch(pcam_root: Path, limits: dict[str, Any]) -> None:
+def test_limits_that_leave_no_batch(pcam_root: Path, limits: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         check_batches(*made(pcam_root, **limits))
     message, (key, value) = str(caught.value), next(iter(limits.items()))
@@ -56,12 +56,12 @@ def test_what_leaves_no_batch(pcam_root: Path, limits: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_leaves_a_batch(pcam_root: Path, limits: dict[str, Any]) -> None:
+def test_limits_that_leave_a_batch(pcam_root: Path, limits: dict[str, Any]) -> None:
     check_batches(*made(pcam_root, **limits))
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_monitored_metric_has_to_be_defined(pcam_root: Path, label: int) -> None:
+def test_a_monitored_metric_must_be_defined(pcam_root: Path, label: int) -> None:
     labels = np.full(20, label)
     labels[8:] = 1 - label
     write_split(pcam_root, "valid", random_split(20)[0], labels)

@@ -1,4 +1,4 @@
-"""Two ranks on this machine's CPU: the same patches, exact metrics, one run folder, one ending."""
+"""Two ranks on the CPU: the same patches, exact metrics, one run folder, one end."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_processes import CommandProcess, checkpoint_time, python_path, wait_for
 from lightning import Callback, LightningModule, Trainer
 from sklearn import metrics
 
@@ -86,7 +87,7 @@ class Pausing(Callback):
 
 
 class Collectives(Callback):
-    """Counts the calls of each rank that ask others something, in all training steps together."""
+    """Counts the collective operations of each rank in all training steps."""
 
     NAMES = ("all_reduce", "broadcast", "barrier")
 
@@ -134,27 +135,43 @@ NETWORK = ["model=cnn", "model.channels=[4,8]", "model.dropout=0.3"]
 
 INTERACTIVE = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
 INTERACTIVE |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
-"""Of a shell inside a Slurm job."""
+"""Variables of a shell inside a Slurm job."""
+STEP = INTERACTIVE | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}
+"""Variables of a process that `srun --ntasks=2` starts."""
 
 
-def start(
-    parent: Path, folder: Path, *more: str, variables: dict[str, str] | None = None
-) -> subprocess.Popen[str]:
-    """Two ranks; Lightning starts the second one, unless `variables` say who does."""
+def launch(parent: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
+    """Start `python -m pcam_lightning.train`, where Lightning starts the second rank."""
     command = [sys.executable, "-m", "pcam_lightning.train", *arguments(parent, folder), *PAIR]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [*command, *more],
         stdout=-1,
         stderr=-1,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | (variables or INTERACTIVE),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()} | INTERACTIVE,
         start_new_session=True,
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    """What a command printed; both ranks hold its pipes, so that none is left when this returns."""
+def start_ranks(parent: Path, folder: Path, *more: str) -> tuple[CommandProcess, CommandProcess]:
+    """Start two ranks as Slurm does."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    words = [*arguments(parent, folder), *PAIR, *more]
+    step = STEP | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    first, second = (
+        CommandProcess(words, step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in ("0", "1")
+    )
+    return first, second
+
+
+def finish(process: subprocess.Popen[str] | CommandProcess, code: int = 0) -> tuple[str, str]:
+    """Wait for the end of a command, and return its output.
+
+    Ranks that Lightning starts hold its pipes: none of them is left afterwards.
+    """
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
     return out, err
@@ -166,7 +183,7 @@ def pair(parent: Path, tmp_path_factory) -> tuple[Run, str, str]:
     watch = ["+callbacks.rows._target_=test_ranks.Rows", f"+callbacks.rows.folder={folder.parent}"]
     watch += ["+callbacks.collectives._target_=test_ranks.Collectives"]
     watch += [f"+callbacks.collectives.folder={folder.parent}"]
-    out, err = finish(start(parent, folder, *NETWORK, *watch))
+    out, err = finish(launch(parent, folder, *NETWORK, *watch))
     return Run(folder), out, err
 
 
@@ -184,7 +201,7 @@ def test_no_row_comes_twice_in_an_epoch(pair) -> None:
         assert sorted(epoch.flat) == list(range(SIZES["train"]))
 
 
-def test_a_run_of_two_ranks_is_one_run_and_a_quiet_one(pair) -> None:
+def test_two_ranks_write_one_run_folder(pair) -> None:
     run, out, err = pair
     assert err == ""
     for once in ("dataset: demo, in", "run: ", f"epoch 1/{EPOCHS}", "summary: "):
@@ -203,36 +220,21 @@ def test_a_run_of_two_ranks_is_one_run_and_a_quiet_one(pair) -> None:
         assert len(steps) == count and not steps.duplicated().any(), name
 
 
-def test_ranks_do_not_ask_each_other_at_every_step(pair) -> None:
+def test_ranks_do_not_communicate_at_every_step(pair) -> None:
     folder = pair[0].path.parent
     calls = [int((folder / f"collectives_{rank}.txt").read_text()) for rank in (0, 1)]
     assert calls[0] == calls[1] < EPOCHS * STEPS * len(Collectives.NAMES)
 
 
-def test_ranks_that_slurm_starts_all_end_well(parent: Path, tmp_path: Path) -> None:
-    """As `srun --ntasks=2` starts them."""
-    step = INTERACTIVE | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    step |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        start(
-            parent,
-            tmp_path / "run",
-            *NETWORK,
-            "trainer.max_epochs=1",
-            variables=step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
-        )
-        for rank in ("0", "1")
-    ]
+def test_ranks_that_slurm_starts(parent: Path, tmp_path: Path) -> None:
+    ranks = start_ranks(parent, tmp_path / "run", *NETWORK, "trainer.max_epochs=1")
     (out, err), (other, other_err) = (finish(rank) for rank in ranks)
     assert "summary: " in out and "summary: " not in other
     assert err == other_err == ""
     assert Run(tmp_path / "run").state == "finished"
 
 
-def test_metrics_are_those_of_one_rank_with_the_same_weights(pair, parent: Path) -> None:
+def test_metrics_are_equal_to_metrics_of_one_rank(pair, parent: Path) -> None:
     run = pair[0]
     module = PCamClassifier(CNN((4, 8)))
     module.load_state_dict(torch.load(run.best_checkpoint, weights_only=True)["state_dict"])
@@ -244,7 +246,7 @@ def test_metrics_are_those_of_one_rank_with_the_same_weights(pair, parent: Path)
         table, alone = run.predictions(split), module.predictions[split]
         assert table["row"].tolist() == alone.row.tolist() == list(range(rows))
         assert table["label"].tolist() == alone.label.tolist()
-        # Other rows share a batch with each, which decides how a convolution is summed up.
+        # The order of sums in a convolution depends on the batch.
         np.testing.assert_allclose(table["logit"], alone.logit, rtol=0, atol=1e-5)
         found = {name: each["value"] for name, each in run.summary[split]["metrics"].items()}
         assert run.summary[split]["rows"] == rows
@@ -256,20 +258,18 @@ def test_metrics_are_those_of_one_rank_with_the_same_weights(pair, parent: Path)
         assert np.isclose(logged, found["auroc"], rtol=0, atol=1e-6).any()
 
 
-def test_two_ranks_train_like_one_with_batches_twice_as_large(
-    command: Callable, parent: Path, tmp_path: Path
-) -> None:
-    # Each rank has batch norm's statistics and the streams of dropout and augmentation to itself;
-    # and Adam would blow up the rounding of gradients that are nearly zero.
+def test_two_ranks_train_like_one_with_batches_twice_as_large(parent: Path, tmp_path: Path) -> None:
+    # Batch norm, dropout and augmentation differ between ranks; Adam would enlarge the rounding of
+    # gradients near zero.
     plain = ["model=mlp", "model.dropout=0", "augment=none", "optimizer=sgd", "optimizer.lr=0.01"]
     plain += ["scheduler=none", "+callbacks.rows._target_=test_ranks.Rows"]
     plain += [f"+callbacks.rows.folder={tmp_path}/${{trainer.devices}}"]
     for devices in (1, 2):
         (tmp_path / str(devices)).mkdir()
-    finish(start(parent, tmp_path / "pair", *plain))
+    for process in start_ranks(parent, tmp_path / "pair", *plain):
+        finish(process)
     larger = ["trainer=cpu", f"data.batch_size={2 * BATCH}"]
-    code, _, err = command(*arguments(parent, tmp_path / "alone"), *plain, *larger)
-    assert code == 0, err
+    finish(CommandProcess([*arguments(parent, tmp_path / "alone"), *plain, *larger]))
     rows = np.concatenate([rows_of(tmp_path / "2", rank) for rank in (0, 1)], axis=2)
     np.testing.assert_array_equal(rows, rows_of(tmp_path / "1", 0))
 
@@ -280,23 +280,21 @@ def test_two_ranks_train_like_one_with_batches_twice_as_large(
         for name in ("pair", "alone")
     )
     for name in (name for name in before if "layers" in name):
-        # The same sums in another order: some dozen roundings, in weights that moved far more.
+        # The order of summation differs: some dozen roundings, far less than the weights change.
         torch.testing.assert_close(pair[name], alone[name], rtol=0, atol=1e-6)
         assert (alone[name] - before[name]).abs().max() > 1e-3
 
 
-def test_bad_input_is_one_line_and_no_rank_is_left(parent: Path, tmp_path: Path) -> None:
-    for given, said in (
-        ("optimizer.lrr=1", "optimizer.lrr: no such key"),
-        ("data.root=nowhere", "data.root=nowhere: 6 of the 6"),
-    ):
-        out, err = finish(start(parent, tmp_path / "run", given), code=2)
+def test_bad_input_is_one_line(parent: Path, tmp_path: Path) -> None:
+    for override in ("optimizer.lrr=1", "data.root=nowhere"):
+        words = [*arguments(parent, tmp_path / "run"), *PAIR, override]
+        out, err = finish(CommandProcess(words), code=2)
         (line,) = err.splitlines()
-        assert line.startswith("error: ") and said in line
+        assert line.startswith(f"error: {override.partition('=')[0]}")
         assert "summary: " not in out
 
 
-def test_a_sweep_of_two_ranks_is_refused(command: Callable, parent: Path, tmp_path: Path) -> None:
+def test_a_sweep_of_two_ranks_is_rejected(command: Callable, parent: Path, tmp_path: Path) -> None:
     sweep = [each for each in arguments(parent, tmp_path) if "hydra.run.dir" not in each]
     code, _, err = command("--multirun", "seed=1,2", *sweep, *PAIR, f"hydra.sweep.dir={tmp_path}")
     assert code == 2
@@ -307,47 +305,51 @@ def test_a_sweep_of_two_ranks_is_refused(command: Callable, parent: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_where_one_rank_fails_none_is_left(parent: Path, tmp_path: Path, rank: int) -> None:
+def test_a_failing_rank_ends_the_other(parent: Path, tmp_path: Path, rank: int) -> None:
     folder = tmp_path / "run"
     failing = ["+callbacks.failing._target_=test_ranks.Failing", f"+callbacks.failing.rank={rank}"]
-    out, err = finish(start(parent, folder, *NETWORK, *failing), code=1)
+    out, err = finish(launch(parent, folder, *NETWORK, *failing), code=1)
     assert f"planted on rank {rank}" in err
     assert "summary: " not in out
     assert Run(folder).state == "failed"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_where_one_rank_diverges_both_stop(parent: Path, tmp_path: Path, rank: int) -> None:
+def test_a_rank_that_diverges_stops_both(parent: Path, tmp_path: Path, rank: int) -> None:
     folder = tmp_path / "run"
     plant = ["+callbacks.plant._target_=test_ranks.Poisoned", f"+callbacks.plant.rank={rank}"]
-    _, err = finish(start(parent, folder, *NETWORK, *plant), code=1)
+    first, second = start_ranks(parent, folder, *NETWORK, *plant)
+    _, err = finish(first, code=1)
+    finish(second, code=1)
     (line,) = err.splitlines()
     assert line.startswith("failed: diverged at step 4 (loss nan, lr ")
     assert Run(folder).status["error"]["text"] == line.removeprefix("failed: ")
 
 
-def test_stopped_and_killed_two_ranks_end_the_same(pair, parent: Path, tmp_path: Path) -> None:
+def test_stopped_and_killed_ranks_end_bit_identical(pair, parent: Path, tmp_path: Path) -> None:
     whole, folder = pair[0], tmp_path / "run"
-    for attempt, (number, to_all) in enumerate(
-        [(signal.SIGTERM, True), (signal.SIGUSR2, False), (signal.SIGKILL, True)], start=1
-    ):
+    for attempt, number in enumerate((signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL), start=1):
         before = checkpoint_time(folder)
         every = f"callbacks.last_checkpoint.every_minutes={0 if number == signal.SIGKILL else 60}"
-        process = start(parent, folder, *NETWORK, every)
-        wait_for(lambda before=before: checkpoint_time(folder) != before, process)
-        (os.killpg if to_all else os.kill)(process.pid, number)
+        if number == signal.SIGUSR2:  # reaches one of the ranks; Lightning started the other
+            ranks = [launch(parent, folder, *NETWORK, every)]
+        else:
+            ranks = [*start_ranks(parent, folder, *NETWORK, every)]
+        wait_for(lambda before=before: checkpoint_time(folder) != before, ranks[0])
+        for rank in ranks:
+            os.kill(rank.pid, number)
         if number == signal.SIGKILL:
-            finish(process, code=-number)
+            for rank in ranks:
+                finish(rank, code=-number)
             assert Run(folder).state == "killed"
             continue
-        _, err = finish(process, code=128 + number)
-        assert err.splitlines() == [
-            f"preempted: signal {number.name}; all is saved, the same command in the same folder "
-            "goes on"
-        ]
+        errors = [finish(rank, code=128 + number)[1].splitlines() for rank in ranks]
+        assert len(errors[0]) == 1 and not any(errors[1:])
+        assert errors[0][0].startswith(f"preempted: signal {number.name}; ")
         run = Run(folder)
         assert (run.state, run.status["attempt"]) == ("preempted", attempt)
-    finish(start(parent, folder, *NETWORK))
+    for rank in start_ranks(parent, folder, *NETWORK):
+        finish(rank)
     run = Run(folder)
     assert run.summary["weights_digest"] == whole.summary["weights_digest"]
     last, expected = (
@@ -362,13 +364,13 @@ def test_stopped_and_killed_two_ranks_end_the_same(pair, parent: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_test_batch_start"])
-def test_stopped_while_they_score_two_ranks_end_the_same(
+def test_ranks_stopped_while_they_score_end_bit_identical(
     pair, parent: Path, tmp_path: Path, hook: str
 ) -> None:
     folder = tmp_path / "run"
     pausing = ["+callbacks.pausing._target_=test_ranks.Pausing"]
     pausing += [f"+callbacks.pausing.folder={tmp_path}", f"+callbacks.pausing.hook={hook}"]
-    process = start(parent, folder, *NETWORK, *pausing)
+    process = launch(parent, folder, *NETWORK, *pausing)
     wait_for(lambda: all((tmp_path / f"waiting_{rank}").exists() for rank in (0, 1)), process)
     os.killpg(process.pid, signal.SIGHUP)
     os.killpg(process.pid, signal.SIGTERM)
@@ -378,19 +380,8 @@ def test_stopped_while_they_score_two_ranks_end_the_same(
     assert run.state == "preempted"
     if hook == "on_validation_batch_start":  # of the first epoch
         assert "val/auroc" not in run.metrics
-    finish(start(parent, folder, *NETWORK, *pausing))
+    for rank in start_ranks(parent, folder, *NETWORK, *pausing):
+        finish(rank)
     assert run.summary["weights_digest"] == pair[0].summary["weights_digest"]
     assert run.summary["test"] == pair[0].summary["test"]
     pd.testing.assert_frame_equal(run.gradients, pair[0].gradients, check_exact=True)
-
-
-def checkpoint_time(folder: Path) -> int | None:
-    path = folder / "checkpoints" / "last.ckpt"
-    return path.stat().st_mtime_ns if path.exists() else None
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

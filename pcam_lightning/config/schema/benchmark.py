@@ -36,7 +36,7 @@ class BenchmarkSection(StrictModel):
 
 
 class Benchmark(SlurmCommand):
-    mode: Literal["train", "forward", "end_to_end", "loader", "conversion", "callbacks", "startup"]
+    mode: Literal["train", "forward", "end_to_end", "loader", "startup"]
     benchmark: BenchmarkSection
     compile: bool
     seed: Seed

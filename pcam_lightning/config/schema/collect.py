@@ -8,7 +8,7 @@ from pcam_lightning.config.schema.fields import Name, StrictModel
 
 
 def _is_metric(value: str) -> str:
-    from pcam_lightning.metrics.metrics import METRICS  # NumPy, which others have no need of
+    from pcam_lightning.metrics.metrics import METRICS  # imports NumPy
 
     if value not in METRICS:
         raise ValueError(f"expected one of {', '.join(METRICS)}")

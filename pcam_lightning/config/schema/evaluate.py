@@ -11,10 +11,7 @@ from pcam_lightning.errors import InputError
 
 
 def _is_rule(value: str | float) -> str | float:
-    from pcam_lightning.metrics.thresholds import (  # NumPy, which others have no need of
-        RULES,
-        parse_rule,
-    )
+    from pcam_lightning.metrics.thresholds import RULES, parse_rule  # imports NumPy
 
     try:
         parse_rule(value)
@@ -32,7 +29,7 @@ class CustomSlice(StrictModel):
     @model_validator(mode="after")
     def _bounded(self) -> "CustomSlice":
         if self.at_least is None and self.below is None and self.among is None:
-            raise ValueError("expected some of from (>=), below (<) and among (a list)")
+            raise ValueError("expected at least one of from (>=), below (<) and among (a list)")
         return self
 
 
@@ -74,6 +71,6 @@ class Evaluate(SlurmCommand):
                 if getattr(self.evaluate, key) != "none":
                     raise ValueError(
                         f"evaluate.{key}={getattr(self.evaluate, key)}: needs the model, expected "
-                        "run= or checkpoint= in the place of predictions="
+                        "run= or checkpoint= instead of predictions="
                     )
         return self

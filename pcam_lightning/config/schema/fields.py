@@ -1,10 +1,8 @@
 """Types that several schemas share.
 
-A section whose keys are all ours forbids unknown ones. A `Instantiable` names a class or function
-in
-`_target_` and hands it every other key: here only the keys whose range is known are checked, so
-that a new optimizer or network is one new YAML file; whether the target takes the rest is checked
-by `assembly.check_arguments`.
+A `StrictModel` forbids unknown keys. An `Instantiable` names a class or function in `_target_` and
+passes it every other key; its schema checks only keys with a known range, so a new optimizer or
+network needs one new YAML file only. `build.check_targets` checks that the target takes the keys.
 """
 
 from typing import Annotated, Literal
@@ -16,7 +14,7 @@ from pcam_lightning.data.findings import KINDS
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Amount = PositiveInt | Annotated[float, Field(gt=0, le=1)]
-"""Lightning's limit of batches: a count, or a share of the epoch."""
+"""Lightning's limit of batches: a number of batches, or a fraction of the epoch."""
 
 
 def _is_kind(value: str) -> str:
@@ -26,8 +24,7 @@ def _is_kind(value: str) -> str:
 
 
 Finding = Annotated[str, AfterValidator(_is_kind)]
-"""A kind of finding that an audit knows."""
-
+"""A kind of finding of an audit."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -56,6 +53,4 @@ Precision = Literal[
     "16-mixed",
     "16-true",
 ]
-
-
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]

@@ -27,7 +27,7 @@ from pcam_lightning.errors import InputError
 
 def is_scale(value: Any) -> Any:
     if value != "auto":
-        from pcam_lightning.data.scale import VALUES, declared_scale  # NumPy, as in _is_rule
+        from pcam_lightning.data.scale import VALUES, declared_scale  # imports NumPy
 
         try:
             declared_scale(value)
@@ -99,14 +99,14 @@ class Callback(Instantiable):
     window: Annotated[int, Field(ge=20)] = 100
 
 
-def _is_some_time(value: str) -> str:
+def _is_positive(value: str) -> str:
     if not value.strip("0:"):
-        raise ValueError("expected more than no time")
+        raise ValueError("expected a duration above 0")
     return value
 
 
-Duration = Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$"), AfterValidator(_is_some_time)]
-"""Days, hours, minutes and seconds."""
+Duration = Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$"), AfterValidator(_is_positive)]
+"""A duration `DD:HH:MM:SS`: days, hours, minutes, seconds."""
 
 
 class Trainer(Instantiable):

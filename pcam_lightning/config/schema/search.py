@@ -1,4 +1,4 @@
-"""Schema of a search."""
+"""Schema of the Optuna sweeper."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Schemas of `cluster` and of commands that can be submitted to Slurm."""
+"""Schemas of the group `cluster` and of commands that can be submitted to Slurm."""
 
 from pydantic import PositiveInt
 
@@ -20,7 +20,7 @@ class Cluster(StrictModel):
 
 
 class SlurmCommand(StrictModel):
-    """A command that is worth a Slurm job."""
+    """A command that can run as a Slurm job."""
 
     cluster: Cluster
     preflight: bool

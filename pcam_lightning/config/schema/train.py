@@ -22,8 +22,7 @@ MONITORED = {
     "val/loss": "min",
     "train/loss": "min",
 }
-"""Metrics that are known at the end of every validation, and which way is better."""
-
+"""Metrics that are known at the end of every validation, and their better direction."""
 
 _LIBRARIES = ("lightning.", "pcam_lightning.")
 
@@ -45,7 +44,7 @@ class Train(SlurmCommand):
     logger: dict[str, Instantiable | None]
 
     @model_validator(mode="after")
-    def _fused_optimizers_unscale_gradients_themselves(self) -> "Train":
+    def _check_fused_optimizer(self) -> "Train":
         scaled = self.trainer.precision in ("16", "16-mixed", 16)
         if scaled and self.trainer.gradient_clip_val is not None and self.optimizer.fused:
             raise ValueError(
@@ -56,9 +55,9 @@ class Train(SlurmCommand):
         return self
 
     @model_validator(mode="after")
-    def _monitored_metrics_exist(self) -> "Train":
+    def _check_monitored_metrics(self) -> "Train":
         callbacks = {name: part for name, part in self.callbacks.items() if part is not None}
-        # A callback of the user may log anything.
+        # A callback of the user may log other metrics.
         known = all(part.target.startswith(_LIBRARIES) for part in callbacks.values())
         for name, part in callbacks.items():
             kind, given = part.target.rpartition(".")[2], part.model_extra or {}
@@ -74,13 +73,13 @@ class Train(SlurmCommand):
                 )
             if monitor in MONITORED and mode != MONITORED[monitor]:
                 raise ValueError(
-                    f"{key}.mode={mode}: takes the worst {monitor} for the best, expected "
+                    f"{key}.mode={mode}: the worst {monitor} would count as the best, expected "
                     f"{key}.mode={MONITORED[monitor]}"
                 )
             kept, filename = given.get("save_top_k", 1), str(given.get("filename") or "{epoch}")
             if kept not in (0, 1) and "{" not in filename:
                 raise ValueError(
-                    f"{key}.save_top_k={kept}: all would be written to {filename}.ckpt, expected "
+                    f"{key}.save_top_k={kept}: all would overwrite {filename}.ckpt, expected "
                     f"{key}.save_top_k=1, or {key}.filename='{filename}-{{epoch}}'"
                 )
         return self

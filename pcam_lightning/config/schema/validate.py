@@ -1,4 +1,4 @@
-"""Check a config against its schema; report the first fault."""
+"""Validation of a config with its schema; the first fault is reported."""
 
 from typing import Any
 
@@ -31,16 +31,16 @@ ROOTS: dict[str, type[StrictModel]] = {
 
 
 def check(name: str, config: dict[str, Any]) -> None:
-    """Raise `InputError` for the first value that the schema of command `name` refuses.
+    """Raise `InputError` for the first value that the schema of command `name` rejects.
 
-    In lists of words, the word nan is put back where Hydra has made a number of it.
+    In lists, the number NaN is replaced by the word "nan", which Hydra has parsed as a number.
     """
     _restore_nan(config)
     _check(ROOTS[name], config, "")
 
 
 def check_search(config: dict[str, Any]) -> None:
-    """Raise `InputError` for the first value of `hydra.sweeper` that a search refuses."""
+    """Raise `InputError` for the first value of `hydra.sweeper` that its schema rejects."""
     _check(Search, config, "hydra.sweeper.")
 
 
@@ -61,7 +61,7 @@ def _restore_nan(config: Any) -> None:
 
 
 def _describe(error: ValidationError, config: dict[str, Any]) -> str:
-    # A union reports each of its members; they share the key, so name it once.
+    # A union reports one error per member; all have the same key.
     first = error.errors()[0]
     path = _config_path(first["loc"], config)
     same = [e for e in error.errors() if _config_path(e["loc"], config) == path]
@@ -78,7 +78,7 @@ def _describe(error: ValidationError, config: dict[str, Any]) -> str:
 
 
 def _config_path(location: tuple[int | str, ...], config: Any) -> tuple[str, ...]:
-    """The part of an error's location that is a path in the config, without union members."""
+    """Return an error's location as a path in the config, without names of union members."""
     path: list[str] = []
     for step in location:
         if isinstance(config, dict) and (step in config or not path or step in location[-1:]):

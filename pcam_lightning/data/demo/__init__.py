@@ -1,1 +1,1 @@
-"""The demo set: synthetic patches in the official file format."""
+"""Demo set: synthetic patches in the official file format."""

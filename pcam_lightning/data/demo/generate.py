@@ -1,7 +1,7 @@
-"""The demo set: made-up patches in the official file format, drawn from a seed.
+"""Demo set: synthetic patches in the official file format, drawn from a seed.
 
-The same seed gives the same bytes, however many threads draw. Slides differ in stain and in how
-much tumour they hold, and no slide is in two splits.
+The same seed gives the same bytes, for any number of threads. Slides differ in stain and in their
+share of tumour, and no slide is in two splits.
 """
 
 import csv
@@ -20,16 +20,18 @@ from pcam_lightning.data.demo.tissue import Sprites, Stains, draw_patches, draw_
 from pcam_lightning.data.files import SPLITS, SplitFiles
 from pcam_lightning.errors import InputError
 
-VERSION = 1  # raise when the same options would give other bytes
+VERSION = 1
+"""Part of the folder's name; to be raised when the same options would give other bytes."""
 SLIDES = {"train": 24, "valid": 8, "test": 8}
-CHUNK = 128  # patches drawn together
+CHUNK = 128
+"""Patches drawn together."""
 SMALLEST = 16
-"""Patches in a split: as many as the faults that `plant_damage` may have to find room for."""
+"""Minimum size of a split: the number of faults that `plant_damage` may plant in it."""
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """How to make a demo set: patches per split, "uint8" or "float32", with known damage or not."""
+    """Options of a demo set: seed, patches per split, dtype "uint8" or "float32", known damage."""
 
     seed: int = 0
     train: int = 4096
@@ -39,7 +41,7 @@ class DemoOptions:
     damage: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError for options no set can be made with."""
+        """Raise InputError for invalid options."""
         for name, least in (("seed", 0), *((split, SMALLEST) for split in SPLITS)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least {least}")
@@ -48,19 +50,19 @@ class DemoOptions:
 
     @property
     def folder_name(self) -> str:
-        """One name for each set of options."""
+        """Name of the folder, different for all different options."""
         name = f"v{VERSION}_seed{self.seed}_{self.train}_{self.valid}_{self.test}"
         return name + f"_{self.dtype}" * (self.dtype != "uint8") + "_damaged" * self.damage
 
 
 def ensure_demo(parent: Path, options: DemoOptions) -> Path:
-    """The folder of the demo set with these options below `parent`, made if it is not there.
+    """Return the folder of the demo set below `parent`; generate the set if it is missing.
 
-    Processes that start together make it once. It appears whole or not at all: one that was
-    killed half-way leaves only a draft, which the next one removes.
+    Processes that start together generate it once. The folder appears atomically: a process that
+    is killed leaves only a draft, which the next one removes.
     """
     folder = parent / options.folder_name
-    if folder.is_dir():  # it appears by being renamed, so it is whole; it may be read-only
+    if folder.is_dir():  # complete, since a rename made it; the parent may be read-only
         return folder
     parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / f".{folder.name}.lock"):
@@ -74,9 +76,9 @@ def ensure_demo(parent: Path, options: DemoOptions) -> Path:
 
 
 def write_demo(folder: Path, options: DemoOptions) -> None:
-    """Write the six H5 files and three meta files, and with damage `demo_damage.csv`.
+    """Write the six H5 files and three meta files and, with damage, `demo_damage.csv`.
 
-    The latter lists every planted fault as split, row, kind and value (see `plant_damage`).
+    `demo_damage.csv` lists every planted fault as split, row, kind and value (see `plant_damage`).
     """
     sprites = draw_sprites(np.random.default_rng((options.seed, 1)))
     images, labels, slides, tumour = {}, {}, {}, {}
@@ -84,7 +86,7 @@ def write_demo(folder: Path, options: DemoOptions) -> None:
         rows = getattr(options, split)
         rng = np.random.default_rng((options.seed, 2, number))
         slides[split] = np.sort(rng.integers(0, SLIDES[split], rows))
-        # Slides hold between a quarter and three quarters of tumour, half on average.
+        # Between 25 % and 75 % of a slide's patches are positive, half of all on average.
         share = np.linspace(0.25, 0.75, SLIDES[split])[rng.permutation(SLIDES[split])]
         labels[split] = (rng.random(rows) < share[slides[split]]).astype(np.uint8)
         stains = draw_stains(rng, SLIDES[split]).of(slides[split])
@@ -109,13 +111,12 @@ def plant_damage(
     labels: dict[str, NDArray[np.uint8]],
     rng: np.random.Generator,
 ) -> list[tuple[str, int, str, str]]:
-    """Damage every split in place and list what was done: split, row, kind, value.
+    """Damage every split in place; return the faults as split, row, kind and value.
 
-    Kinds and values: `nan_pixels`, `infinity` and `out_of_range` (how many pixel values; float
-    only, and
-    out of range are 1e5 and -20), `black` and `white` (the patch's mean), `duplicate` (the row it
-    copies, as split:row), `contradiction` (the same, with the other label) and
-    `cross_split_duplicate`. No row takes part in two faults.
+    Kinds and values: `nan_pixels`, `infinity` and `out_of_range` (the number of pixel values; only
+    for floats; 1e5 and -20 are out of range), `black` and `white` (the patch's mean), `duplicate`
+    and `cross_split_duplicate` (the copied patch, as split:row), and `contradiction` (the same,
+    with the other label). No row is part of two faults.
     """
     planted: list[tuple[str, int, str, str]] = []
     free = {split: iter(rng.permutation(len(labels[split])).tolist()) for split in SPLITS}
@@ -137,7 +138,7 @@ def plant_damage(
                 planted.append((split, row, kind, str(count)))
         for kind, value in (("black", 0), ("white", 255)):
             row = next(free[split])
-            # Blank patches that equal each other would be duplicates as well.
+            # Equal blank patches would be duplicates, too.
             pixels[row] = value
             pixels[row, SPLITS.index(split), :2, 0] = abs(value - 1)
             planted.append((split, row, kind, f"{pixels[row].mean():.4f}"))
@@ -156,7 +157,7 @@ def _draw(
         rng = np.random.default_rng((seed, 4, split, start))
         return draw_patches(rng, labels[rows], stains.of(rows), sprites)
 
-    # NumPy releases the interpreter lock; a few threads, since each holds a chunk's float maps.
+    # Threads run in parallel, as NumPy releases the GIL; only a few, as each needs much memory.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         patches, tumour = zip(*pool.map(chunk, range(0, len(labels), CHUNK)), strict=True)
     return np.concatenate(patches), np.concatenate(tumour)
@@ -169,7 +170,7 @@ def _write_meta(
     labels: NDArray[np.uint8],
     tumour: NDArray[np.bool_],
 ) -> None:
-    """The official columns; the coordinates are made up, one patch after another."""
+    """Write the official columns; coordinates are synthetic, one patch after another."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("", "coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"))

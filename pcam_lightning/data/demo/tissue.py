@@ -1,13 +1,13 @@
-"""Draws patches that look like H&E-stained lymph node: the pictures of the demo set.
+"""Synthetic patches of H&E-stained lymph node, the images of the demo set.
 
-A patch is two maps of stain concentration, hematoxylin (nuclei) and eosin (everything else), which
-the Beer-Lambert law turns into RGB. Nuclei come from sprites, small pictures drawn once per set.
-All patches of a call are drawn together: the k-th nucleus of every patch is stamped at once.
+A patch has two maps of stain concentration, hematoxylin (nuclei) and eosin (everything else). The
+Beer-Lambert law converts them to RGB. Nuclei are copies of sprites, small images drawn once per
+set. All patches of a call are drawn together: the k-th nucleus of every patch is drawn at once.
 
-The label is about shape alone. Tumour cells have one large nucleus; histiocytes, their benign
-look-alikes, have two small ones with the same total stain in the same pale cytoplasm, and the
-center of a negative patch holds histiocytes where that of a positive one holds tumour. So mean
-color says next to nothing, and tumour cells lie outside the center in either class.
+Only shape determines the label. Tumour cells have one large nucleus. Histiocytes, similar benign
+cells, have two small nuclei with the same total stain in the same pale cytoplasm. The center of a
+positive patch has tumour cells, the center of a negative patch has histiocytes. So mean color
+predicts almost nothing. In both classes, tumour cells also lie outside the center.
 """
 
 from collections.abc import Callable
@@ -23,33 +23,33 @@ Range = tuple[float, float]
 SIZE = 96
 """Height and width of a patch in pixels; one pixel is about 1 micron."""
 CENTER = slice(32, 64)
-"""The rows, and the columns, whose tumour makes a patch positive."""
-MARGIN = 16  # pixels around the canvas that let nuclei be cut by the patch's edge
+"""Rows and columns in which tumour makes a patch positive."""
+MARGIN = 16
+"""Pixels around the canvas, so that the patch's edge can cut nuclei."""
 INNER = slice(MARGIN, MARGIN + SIZE)
 
 # Optical density of the two stains in R, G, B; hematoxylin after Ruifrok & Johnston 2001, eosin
-# adjusted by eye.
-# A second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
+# adjusted by eye. A second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
 HEMATOXYLIN, HEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
 EOSIN, EOSIN_RED = (0.19, 0.99, 0.19), (0.22, 0.86, 0.46)
 
 
 class Stains(NamedTuple):
-    """How slides, or the patches cut from them, are stained and scanned: float32 [n, 3] each."""
+    """Stains and scanner white of n slides or patches: float32 [n, 3] each."""
 
     hematoxylin: Floats
     """Optical density per unit of stain, in R, G, B."""
     eosin: Floats
     white: Floats
-    """RGB of empty glass, 225 to 252."""
+    """RGB of empty glass, 225..252."""
 
     def of(self, which: NDArray[np.int64] | slice) -> "Stains":
-        """These of the stains, one after another, as for patches cut from these slides."""
+        """Return the stains at these positions, such as the slide of each patch."""
         return Stains(*(values[which] for values in self))
 
 
 def draw_stains(rng: np.random.Generator, slides: int) -> Stains:
-    """Stains of `slides` slides: one laboratory's, the other's or between, each a little off."""
+    """Draw the stains of slides: of one laboratory, the other or between, with variation."""
     red = rng.beta(0.35, 0.35, (slides, 1))
 
     def stain(usual: ArrayLike, redder: ArrayLike, strength: Range) -> Floats:
@@ -67,11 +67,11 @@ def draw_stains(rng: np.random.Generator, slides: int) -> Stains:
 
 
 class Sprites(NamedTuple):
-    """Small square pictures of stain, float32 [SPRITES, side, side], the side an odd number."""
+    """Small square images of stain, float32 [SPRITES, side, side] each, with an odd side."""
 
     lymphocyte: Floats
     fibroblast: Floats
-    """The i-th points at angle pi * i / SPRITES."""
+    """The i-th sprite has the orientation pi * i / SPRITES."""
     histiocyte: Floats
     tumour: Floats
     cytoplasm: Floats
@@ -79,11 +79,11 @@ class Sprites(NamedTuple):
 
 SPRITES = 1024
 TUMOUR_REACH = 11
-"""No pixel of a tumour nucleus is further than this from its middle, in rows or columns."""
+"""Maximum distance of a tumour nucleus's pixels from its middle, in rows or columns."""
 
 
 def draw_sprites(rng: np.random.Generator) -> Sprites:
-    """Draw SPRITES variants of every kind of cell."""
+    """Draw `SPRITES` variants of each kind of cell."""
 
     def angle() -> Floats:
         return rng.uniform(0, np.pi, SPRITES).astype(np.float32)
@@ -123,10 +123,10 @@ def _nuclei(
     across: Floats | None = None,
     way: float = 0.0,
 ) -> Floats:
-    """Wobbly ellipses with a soft edge, one a sprite, in squares of 2 * half + 1 pixels.
+    """Draw irregular ellipses with a soft edge, one per sprite of 2 * half + 1 pixels squared.
 
-    `major` is the longer half-axis in pixels, `ratio` the shorter one's share of it, `body` and
-    `rim` are amounts of stain. With `across`, each is moved 5 * `way` pixels in that direction.
+    `major` is the longer half-axis in pixels, `ratio` the ratio of the shorter to it, `body` and
+    `rim` are amounts of stain. With `across`, each is moved 5 * `way` pixels in this direction.
     """
     n = len(angle)
     vary = _varier(rng, n)
@@ -150,7 +150,7 @@ def _nuclei(
 
 
 class Nests(NamedTuple):
-    """Where the tumour cells and histiocytes of n patches are: [n, SITES] each."""
+    """Positions of the tumour cells and histiocytes of n patches: [n, sites] each."""
 
     row: NDArray[np.int64]
     column: NDArray[np.int64]
@@ -158,16 +158,16 @@ class Nests(NamedTuple):
     histiocyte: NDArray[np.bool_]
 
 
-# Six rows of six sites. Those outside the center keep TUMOUR_REACH clear of it.
 ROWS = (4, 17, 40, 55, 78, 91)
+"""Rows and columns of the sites; nuclei at sites outside the center do not reach into it."""
 
 
 def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
-    """Tumour cells and histiocytes for patches with these labels, uint8 [n].
+    """Place tumour cells and histiocytes in patches with these labels, uint8 [n].
 
-    Two to four central sites hold tumour cells in positive patches, histiocytes in most negative
-    ones. Around them either kind lies in either class, more of it towards one side of the patch,
-    tumour only at the rim: a network has to be able to tell its own padding from its center.
+    Two to four central sites have tumour cells in positive patches, histiocytes in most negative
+    patches. Around them, both kinds occur in both classes, with more cells towards one side.
+    Tumour outside the center lies at the rim only, so a network has to use the position.
     """
     n, positive = len(labels), labels[:, None] == 1
     row, column = (grid.ravel() for grid in np.meshgrid(ROWS, ROWS, indexing="ij"))
@@ -177,7 +177,7 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     away += rng.normal(0, 8, away.shape)
     rim = np.isin(row, ROWS[::5]) | np.isin(column, ROWS[::5])
 
-    # A negative patch has as many more tumour cells outside as a positive one has in its center.
+    # Outside the center, negative patches have more tumour cells, so that totals are equal.
     tumours = np.where(positive, rng.integers(0, 12, (n, 1)), rng.integers(2, 16, (n, 1)))
     tumours *= positive | (rng.random((n, 1)) > 0.1)
     tumour = _nearest(away + 1000 * ~rim, tumours)
@@ -186,7 +186,7 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     tumour[:, central] = filled & positive
     histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < 0.85)
 
-    # The central four are turned and moved together, and jittered less, to stay inside.
+    # The four central sites are rotated and moved together, with less jitter, to stay inside.
     turn = rng.uniform(0, 2 * np.pi, (n, 1)) * central
     shift = rng.uniform(-2, 2, (2, n, 1)) * central
     jitter = rng.uniform(-2.5, 2.5, (2, n, len(row))) * np.where(central, 0.6, 1)
@@ -197,22 +197,22 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
 
 
 def _nearest(distance: NDArray[Any], amount: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True at the `amount` [n, 1] sites of each row of `distance` [n, sites] that are nearest."""
+    """Return True at the `amount` [n, 1] nearest sites of each row of `distance` [n, sites]."""
     return distance.argsort(axis=1).argsort(axis=1) < amount
 
 
 def draw_patches(
     rng: np.random.Generator, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draw patches with these labels, uint8 [n], and the stains of n patches.
+    """Draw patches with these labels, uint8 [n], and stains of n patches.
 
-    Returns the patches, uint8 [n, 96, 96, 3], and whether there is tumour anywhere in each.
+    Return the patches, uint8 [n, 96, 96, 3], and whether each contains any tumour, bool [n].
     """
     n = len(labels)
     vary = _varier(rng, n)
     coarse, medium, fine, grain = (smooth_noise(rng, n, cell) for cell in (26.0, 11.0, 5.0, 2.4))
     stroma = (rng.random(n) < 0.3) * rng.uniform(0.5, 1, n)  # share of fibrous tissue
-    direction = rng.uniform(0, np.pi, n)  # of its fibres
+    direction = rng.uniform(0, np.pi, n)  # angle of its fibers
     glass = _glass(rng, coarse + 0.2 * medium)
 
     nuclei = np.zeros((n, SIZE + 2 * MARGIN, SIZE + 2 * MARGIN), np.float32)
@@ -237,7 +237,7 @@ def draw_patches(
     thickness = vary(0.7, 1.2)
     eosin = 0.24 + 0.18 * strands + 0.08 * medium + 0.11 * fine + 0.05 * coarse + 0.08 * grain
     waves = 1.6 * coarse + 0.9 * medium + 0.35 * fine
-    eosin += stroma[:, None, None] * _fibres(direction, waves, coarse)
+    eosin += stroma[:, None, None] * _fibers(direction, waves, coarse)
     eosin = np.clip(eosin, 0.02, None) * vary(0.7, 1.5)
     eosin = eosin * (1 - 0.6 * cytoplasm)
     eosin += cytoplasm * (0.26 + 0.08 * fine + 0.07 * grain) * vary(0.7, 1.3)
@@ -252,12 +252,12 @@ def draw_patches(
 
 
 def _varier(rng: np.random.Generator, n: int) -> Callable[[float, float], Floats]:
-    """A function that draws one number for each of n patches."""
+    """Return a function that draws one number for each of n patches."""
     return lambda low, high: rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
 
 
 def _glass(rng: np.random.Generator, field: Floats) -> Floats:
-    """Where there is no tissue, 0 to 1: much of it in 6 % of patches, a gap in some 30 % more."""
+    """Draw the share of empty glass, 0..1: large in 6 % of patches, a gap in about 30 % more."""
     n = len(field)
     kind = rng.random(n)
     gap = np.where(kind < 0.35, rng.uniform(0.9, 1.8, n), 9)
@@ -274,7 +274,7 @@ def _scatter_small_cells(
     fibrous: NDArray[np.bool_],
     direction: NDArray[np.float64],
 ) -> None:
-    """Stamp lymphocytes, in fibrous patches mostly fibroblasts, on a jittered hexagonal grid."""
+    """Draw lymphocytes, in fibrous patches mostly fibroblasts, on a jittered hexagonal grid."""
     n, pitch, per_row = len(density), 7.8, 14
     steps = np.arange(per_row)
     grid_y, grid_x = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
@@ -290,8 +290,8 @@ def _scatter_small_cells(
     _stamp(nuclei, sprites.fibroblast, turn.astype(int) % SPRITES, y, x, here & thin)
 
 
-def _fibres(direction: NDArray[np.float64], waves: Floats, coarse: Floats) -> Floats:
-    """Eosin in wavy bundles along `direction`: [n, 96, 96]."""
+def _fibers(direction: NDArray[np.float64], waves: Floats, coarse: Floats) -> Floats:
+    """Return eosin in wavy bundles along `direction`: [n, 96, 96]."""
     cos, sin = (f(direction)[:, None, None].astype(np.float32) for f in (np.cos, np.sin))
     place = np.arange(SIZE, dtype=np.float32)
     phase = 0.42 * (place[:, None] * cos - place * sin) + waves
@@ -301,7 +301,7 @@ def _fibres(direction: NDArray[np.float64], waves: Floats, coarse: Floats) -> Fl
 def _transmit(
     rng: np.random.Generator, hematoxylin: Floats, eosin: Floats, stains: Stains
 ) -> NDArray[np.uint8]:
-    """White light through both stains, a little out of focus, with a sensor's noise."""
+    """Return the RGB image: white light through both stains, with blur and sensor noise."""
     density = _blur(hematoxylin)[..., None] * stains.hematoxylin[:, None, None]
     density += _blur(eosin)[..., None] * stains.eosin[:, None, None]
     light = np.exp(-density) * stains.white[:, None, None]
@@ -318,7 +318,7 @@ def _stamp(
     column: NDArray[np.int64],
     where: NDArray[np.bool_],
 ) -> None:
-    """Put sprite `which` at (row, column) of each patch, the darker one winning: all [n, k]."""
+    """Draw sprite `which` at (row, column) of each patch, keep the darker value: all [n, k]."""
     side = sprites.shape[1]
     window = sliding_window_view(canvas, (side, side), axis=(1, 2), writeable=True)
     corner = MARGIN - side // 2
@@ -335,7 +335,7 @@ def _blur(stain: Floats) -> Floats:
 
 
 def smooth_noise(rng: np.random.Generator, n: int, cell: float, size: int = SIZE) -> Floats:
-    """Random fields [n, size, size], mean 0, deviation 1, features about `cell` pixels wide."""
+    """Draw random fields [n, size, size], mean 0, deviation 1, features `cell` pixels wide."""
     knots = np.arange(-cell, size + 2 * cell, cell)
     weights = np.exp(-((np.arange(size)[:, None] - knots) ** 2) / (2 * (0.6 * cell) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The checkpoint with the best validation score, kept where a run moves or is prolonged."""
+"""Callback that keeps the best checkpoint, also when a run is moved or extended."""
 
 import logging
 from pathlib import Path
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, which keeps the best score so far in whatever folder it is.
+    """Lightning's `ModelCheckpoint` that keeps the best score so far in any folder.
 
-    The stock one (2.6) forgets it where a checkpoint was written in another folder, so that the
-    first epoch after that becomes the best one, and takes the path of the best checkpoint from the
-    file. Here the best checkpoint is always the one in `dirpath`; a run that begins from a
-    checkpoint of another run is given a copy of that run's.
+    `ModelCheckpoint` (2.6) drops the best score of a checkpoint from another folder, so that the
+    next epoch becomes the best, and it trusts the best checkpoint's path in the file. Here the best
+    checkpoint always lies in `dirpath`. A run that starts from another run's checkpoint gets a copy
+    of that run's best checkpoint.
     """
 
     _kept = False
 
     @property
     def state_key(self) -> str:
-        # That of the stock class, so that either can load the other's state.
+        # The key of `ModelCheckpoint`, so that each class can load the other's state.
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def on_load_checkpoint(
@@ -44,13 +44,13 @@ class BestCheckpoint(ModelCheckpoint):
             if trainer.state.fn == TrainerFn.FITTING and source.resolve() != self._folder.resolve():
                 fault = self._copy(source, state, getattr(trainer, "datamodule", None))
             missing = [path for path in self._here(state) if not Path(path).is_file()]
-            fault = fault or (f"{missing[0]} is not there" if missing else None)
+            fault = fault or (f"{missing[0]} does not exist" if missing else None)
             if fault:
                 log.warning("The best score so far is not kept: %s.", fault)
         self._kept = trainer.strategy.broadcast(fault is None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state with its paths in this folder, unless its checkpoints are not there."""
+        """Load the state with its paths moved to this folder, if its checkpoints are there."""
         if not self._kept:
             return
         paths = {name: state_dict[name] for name in ("best_model_path", "kth_best_model_path")}
@@ -68,22 +68,22 @@ class BestCheckpoint(ModelCheckpoint):
         return {str(self._folder / Path(path).name): score for path, score in scores}
 
     def _copy(self, source: Path, state: dict[str, Any], data: Any) -> str | None:
-        """Copy the best checkpoints of another run here; return what stands against it, if so."""
+        """Copy the best checkpoints of another run to this folder; return the obstacle, if any."""
         try:
             dataset = read_manifest(source.parent / "manifest.json").get("dataset") or {}
         except (InputError, OSError):
-            return f"{source.parent}/manifest.json does not tell on which data it was reached"
+            return f"{source.parent}/manifest.json names no data for that score"
         if dataset.get("fingerprint") != getattr(data, "fingerprint", None):
-            return "it was reached on other data"
+            return "the score was reached on other data"
         for path, score in self._here(state).items():
             best = source / Path(path).name
             if not best.is_file():
-                return f"{best} is not there"
+                return f"{best} does not exist"
             try:
                 saved = torch.load(best, weights_only=True, map_location="cpu", mmap=True)
                 reached = saved["callbacks"][self.state_key]["current_score"]
                 later = not bool(torch.as_tensor(reached == torch.as_tensor(score).cpu()))
-            except Exception as error:  # what torch raises for a damaged file has many types
+            except Exception as error:  # torch raises many types for a damaged file
                 return f"{best} cannot be read ({' '.join(str(error).split())[:200]})"
             if later:
                 return f"{best} was written after the checkpoint"

@@ -1,4 +1,4 @@
-"""How a run shows that it moves: a bar on a terminal, one line an epoch in a log file."""
+"""Progress display: a bar on a terminal, one line per epoch in a log file."""
 
 import logging
 import sys
@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 
 def progress() -> ProgressBar:
-    """The bar where stdout is a terminal, else `EpochLogger`."""
+    """Return a progress bar if stdout is a terminal, else `EpochLogger`."""
     return TQDMProgressBar(leave=True) if sys.stdout.isatty() else EpochLogger()
 
 
 class EpochLogger(ProgressBar):
-    """One log line for each epoch: losses, validation AUROC, learning rate, seconds.
+    """Callback that logs one line per epoch: losses, validation AUROC, learning rate, seconds.
 
-    After a resume inside an epoch, `train/loss` and the seconds cover the rest of that epoch, and
-    the line says so. A progress bar to Lightning, so that it adds none of its own.
+    After a resume inside an epoch, `train/loss` and the seconds cover the rest of that epoch; the
+    line ends with "since the resume". Lightning takes it for a progress bar and adds no other.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class EpochLogger(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Lightning calls this on all ranks but the first."""
+        """Log nothing; Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning starts no epoch where it resumes inside one.
+        # Lightning calls no `on_train_epoch_start` when it resumes inside an epoch.
         self._losses, self._start, self._is_whole = [], time.perf_counter(), False
         self._validated = False
 
@@ -48,12 +48,11 @@ class EpochLogger(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._losses.append(outputs["loss"].detach())  # still on its device: no waiting for it
+        self._losses.append(outputs["loss"].detach())  # stays on its device: no synchronization
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._enabled or not (
-            self._losses or self._validated
-        ):  # resumed at the end of this epoch
+        was_done = not (self._losses or self._validated)  # resumed at the end of this epoch
+        if was_done or not self._enabled:
             return
         shown = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
         if self._losses:

@@ -1,4 +1,4 @@
-"""The size of the gradient at every optimizer step, and which patches made it jump."""
+"""Gradient norms of every optimizer step, and the patches behind a spike."""
 
 import hashlib
 from contextlib import suppress
@@ -18,47 +18,46 @@ from pcam_lightning.engine.module import is_clipped, is_logged_step
 from pcam_lightning.runs.growing_table import GrowingTable
 
 FEWEST = 20
-"""Norms without which there is no median to compare with."""
+"""Smallest number of finite earlier norms that have a median."""
 
 
 class _Step(NamedTuple):
-    """What one optimizer step leaves on the device until the table is written."""
+    """Values of one optimizer step, on the device until the table is written."""
 
     values: Tensor
-    """float32 [3 + P]: loss, norm after clipping, norm before, and that of each parameter."""
+    """float32 [3 + P]: loss, norm after and before clipping, norm of each of P parameters."""
     rows: Tensor
-    """int64 [B], of the global batch, in its order."""
+    """int64 [B], the global batch in its order."""
     losses: Tensor
     """float32 [B]."""
 
 
 class GradientNorm(Callback):
-    """Log `grad/norm` and write one row per optimizer step to a parquet file.
+    """Callback that logs `grad/norm` and writes one row per optimizer step to a parquet file.
 
     Columns:
         step, epoch: int64, from 0.
         loss: mean over the step's patches, of all micro-batches and ranks.
-        lr: of the first parameter group.
+        lr: learning rate of the first parameter group.
         norm, norm_clipped: 2-norm of all gradients together, before and after clipping.
-        median: of the `window` norms before this one as far as they are finite, NaN where fewer
-            than 20 are.
-        batch: int64, a digest: equal where two steps, of any runs, had the same rows in the same
-            order, however these were dealt out to micro-batches and ranks.
-        rows, losses: lists, the batch's rows of the training file and the loss of each, the highest
-            first; null but at spikes, where norm is not finite or above `spike_factor` x median.
-        norm/NAME: float32, before clipping, of each parameter of `model` that is trained; 0 where
-            it had no gradient.
+        median: median of the finite norms among the `window` earlier steps; NaN if fewer than 20.
+        batch: int64 digest of the rows in their order. Two steps of any runs with the same rows in
+            the same order have the same digest, for any split into micro-batches and ranks.
+        rows, losses: lists at spikes, null at other steps: the batch's rows of the training file
+            and their losses, highest first. At a spike, norm is not finite or above
+            `spike_factor` x median.
+        norm/NAME: float32 norm before clipping of each trained parameter of `model`; 0 if the
+            parameter has no gradient.
 
-    Values stay on the device and are fetched at checkpoints and once an epoch. Until training ends,
-    the newest rows are in files beside the parquet file (see `GrowingTable`).
+    Values stay on the device until a checkpoint or the end of the epoch. Until training ends, the
+    newest rows are in files next to the parquet file (see `GrowingTable`).
 
     Args:
-        path: the parquet file. If it exists, its rows before the first step of this run are kept,
-            so that a resumed run continues it.
-        spike_factor: above 1.
-        window: at least 20.
+        path: the parquet file. A resumed run keeps its rows before the first step of the resume.
+        spike_factor: factor above 1.
+        window: number of norms, at least 20.
 
-    Expects modules whose `training_step` returns `patch_loss`, as `PCamClassifier` does.
+    The module's `training_step` must return `patch_loss`, as `PCamClassifier` does.
     """
 
     def __init__(self, path: str | Path, spike_factor: float = 3.0, window: int = 100) -> None:
@@ -82,14 +81,15 @@ class GradientNorm(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Lightning calls this with unscaled gradients, before it clips them."""
+        """Compute the norms; gradients are unscaled and not clipped yet."""
+        # Private in torch 2.14; the public `get_total_norm` returns only the total.
         norms = torch.stack(torch._foreach_norm(self._gradients()))  # type: ignore[attr-defined]
-        # As `get_total_norm` does it, to the bit.
+        # The same bits as `get_total_norm`.
         norm = torch.linalg.vector_norm(norms)
         self._norms = torch.cat([norm[None], norms])
         if is_logged_step(trainer):
             pl_module.log("grad/norm", norm)
-        # Read here, since the scheduler moves on before the batch ends.
+        # Read here, since the scheduler changes it before the batch ends.
         lr = optimizer.param_groups[0]["lr"]
         self._begun.append((trainer.global_step, trainer.current_epoch, float(lr)))
 
@@ -100,11 +100,11 @@ class GradientNorm(Callback):
         if trainer.world_size > 1:
             row, loss = (pl_module.all_gather(each).flatten() for each in (row, loss))  # type: ignore[union-attr]
         self._micro_batches.append((row, loss))
-        if self._norms is None:  # gradients are still being accumulated
+        if self._norms is None:  # no optimizer step yet: gradients accumulate
             return
-        # Copies: a worker's batch would hold its shared memory as long as it is kept.
+        # Copies, since a kept batch of a worker would keep its shared memory.
         rows, losses = (torch.cat(each) for each in zip(*self._micro_batches, strict=True))
-        # Gradients live until the next backward pass, so this is what the optimizer was given.
+        # Gradients stay until the next backward pass: these are the optimizer's.
         clipped, limit = self._norms[0], trainer.gradient_clip_val
         if limit and is_clipped(clipped, float(limit)):
             clipped = get_total_norm(self._gradients())
@@ -119,14 +119,14 @@ class GradientNorm(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._write(trainer)  # so that a run which goes on from there finds the rows before it
+        self._write(trainer)  # a resumed run needs the rows before the checkpoint
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
         self._table.join()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Resumed with no step left: the start before was killed before it joined its parts.
+        # Resumed with no step left: the previous start was killed before it joined the parts.
         if not self._parameters and trainer.is_global_zero:
             self._table.open(trainer.global_step)
 
@@ -134,7 +134,7 @@ class GradientNorm(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._write(trainer)
-        with suppress(OSError):  # a full disk; its parts can be read as well
+        with suppress(OSError):  # a full disk; readers accept the parts as well
             self._table.join()
 
     def _gradients(self) -> list[Tensor]:
@@ -144,12 +144,12 @@ class GradientNorm(Callback):
     def _write(self, trainer: Trainer) -> None:
         table = self._new_rows() if self._steps and trainer.is_global_zero else None
         del self._begun[: len(self._steps)]
-        self._steps.clear()  # before writing: where the disk is full, nothing is added twice
+        self._steps.clear()  # before writing, so that a full disk adds no row twice
         if table is not None:
             self._table.append(table)
 
     def _new_rows(self) -> pa.Table:
-        """Of the steps since the last writing."""
+        """Return the rows of the steps since the last write."""
         values, rows, losses = zip(*self._steps, strict=True)
         loss, clipped, norm, *norms = torch.stack(values).cpu().numpy().T
         ends = np.cumsum([len(each) for each in rows])[:-1]
@@ -171,7 +171,7 @@ class GradientNorm(Callback):
         )
 
     def _median(self, norm: np.ndarray) -> np.ndarray:
-        """Return the median of the norms before each of these steps, float64 [N], and keep them."""
+        """Return the median of earlier norms for each new step, float64 [N]; keep the new norms."""
         earlier = len(self._norms_before)
         norms = np.concatenate([self._norms_before, norm])
         self._norms_before = norms[-self.window :]
@@ -185,6 +185,6 @@ def _digest(rows: np.ndarray) -> int:
 
 
 def _highest_first(rows: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both by falling loss; one that is not a number counts as the highest."""
+    """Sort both by descending loss; NaN counts as the highest."""
     order = np.argsort(-np.where(np.isnan(losses), np.inf, losses), kind="stable")
     return rows[order], losses[order]

@@ -1,4 +1,4 @@
-"""A checkpoint to go on from, at any step, and nothing lost between it and the files of the run."""
+"""Callback that saves a resumable checkpoint at any step, together with the run's other files."""
 
 import time
 from contextlib import ExitStack
@@ -12,31 +12,32 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed
 
+from pcam_lightning.engine.lightning_private import disable_sigterm_broadcast, write_step_metrics
 from pcam_lightning.errors import Preempted
 from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.stop_signals import stop_signals
 
 SECONDS_BETWEEN_AGREEMENTS = 1.0
-"""How often several ranks ask each other whether to save or stop."""
+"""Interval at which several ranks agree whether to save or stop."""
 
 
 class PreemptionCheckpoint(Checkpoint):
-    """Save `last.ckpt` at the end of every epoch, every few minutes inside it and, when a signal
-    asks to stop, after the current batch.
+    """Callback that saves `last.ckpt` at the end of every epoch, every few minutes inside an epoch
+    and, when a signal asks the run to stop, after the current batch.
 
-    (Lightning's `ModelCheckpoint` with `save_last`, as of 2.6, saves it only where the best one has
-    changed.) At every save the metrics logged so far are on disk, and a run that goes on from there
-    drops whatever an interrupted start wrote afterwards. A step at which gradients are still
-    accumulated leaves saving to the next one, the last step of an epoch to its validation. A
-    validation that is interrupted starts again from its first batch.
+    Lightning's `ModelCheckpoint` with `save_last` (2.6) saves only when the best checkpoint
+    changes. At every save, the metrics logged so far are on disk; a resumed run drops the rows that
+    an interrupted start wrote after its last save. While gradients accumulate, saving waits for the
+    optimizer step; after the last batch of an epoch, it waits for the validation. An interrupted
+    validation starts again from its first batch.
 
     Args:
-        path: of the checkpoint.
-        metrics: the `metrics.csv` of the run.
-        every_minutes: between two checkpoints inside an epoch.
+        path: path of the checkpoint.
+        metrics: path of the run's `metrics.csv`.
+        every_minutes: minutes between two checkpoints inside an epoch.
 
     Raises:
-        Preempted: out of the trainer, when a signal (see `stop_signals`) has come and all is saved.
+        Preempted: from the trainer, after a signal (see `stop_signals`), when all is saved.
     """
 
     def __init__(self, path: str, metrics: str, every_minutes: float = 5.0) -> None:
@@ -49,14 +50,14 @@ class PreemptionCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """The name in checkpoints; the class was called so when the first were written."""
+        """The key in checkpoints, which keeps the class's first name."""
         return "LastCheckpoint"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._signals.enter_context(stop_signals.deferred())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not when training starts: a run that was killed while it was tested has no step left.
+        # Not in `on_train_start`: a run that was killed while testing has no step left.
         if self._rows is not None and trainer.is_global_zero:
             keep_metrics(self.metrics, self._rows)
 
@@ -70,7 +71,7 @@ class PreemptionCheckpoint(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer)
         if trainer.state.fn == TrainerFn.FITTING:
-            # After a resume the batch that `_save_before_validation` began would stay in the count.
+            # Drop the batch that `_save_before_validation` counted as started.
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,15 +80,13 @@ class PreemptionCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        epoch_loop = trainer.fit_loop.epoch_loop
-        is_due, number = self._asked(trainer)
+        is_due, number = self._requests(trainer)
         if not (is_due or number):
             return
-        if epoch_loop.batch_progress.is_last_batch or epoch_loop._should_accumulate():
+        if trainer.is_last_batch or _is_accumulating(trainer):
             self._batches_between = 1
             return
-        # Lightning writes this step's metrics after this hook, which would be too late for them.
-        trainer._logger_connector.update_train_step_metrics()
+        write_step_metrics(trainer)
         self._save(trainer)
         if number:
             raise Preempted(number)
@@ -101,12 +100,12 @@ class PreemptionCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        _, number = self._asked(trainer)
+        _, number = self._requests(trainer)
         if not number:
             return
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            # Lightning would not come back to this validation.
-            if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.fit_loop.done:
+            # Lightning would not repeat this validation after a resume.
+            if _is_accumulating(trainer) or trainer.fit_loop.done:
                 return
             self._save_before_validation(trainer)
         raise Preempted(number)
@@ -120,7 +119,7 @@ class PreemptionCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        _, number = self._asked(trainer)
+        _, number = self._requests(trainer)
         if number:
             raise Preempted(number)
 
@@ -138,21 +137,19 @@ class PreemptionCheckpoint(Checkpoint):
         self._signals.close()
 
     def state_dict(self) -> dict[str, int]:
-        """How much of `metrics.csv` belongs to the checkpoint: its lines of data."""
+        """Return the number of `metrics.csv` rows that belong to the checkpoint."""
         for logger in self._loggers:
             logger.save()
         return {"metrics_rows": len(read_metrics(self.metrics))}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remember what `state_dict` told until `fit` starts: validation loads it as well."""
+        """Keep the number of rows for `on_fit_start`: validation loads this state as well."""
         self._rows = state_dict["metrics_rows"]
 
     def _start(self, trainer: Trainer) -> None:
-        # Lightning (2.6) has put a SIGTERM handler of its own before this one, and asks at every
-        # step of several ranks whether it has run.
-        stop_signals.install()
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_broadcast
-        # Batches of training, validation and test take different times.
+        stop_signals.install()  # again, since Lightning (2.6) has replaced the SIGTERM handler
+        disable_sigterm_broadcast(trainer)
+        # Training, validation and test batches take different times.
         self._agreed, self._batches, self._batches_between = time.monotonic(), 0, 1
 
     def _save(self, trainer: Trainer) -> None:
@@ -160,22 +157,22 @@ class PreemptionCheckpoint(Checkpoint):
         self._saved = time.monotonic()
 
     def _save_before_validation(self, trainer: Trainer) -> None:
-        """Save the state that the last training step left."""
+        """Save the state after the last training step."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging):  # gives the averages to the validation
+            if isinstance(callback, WeightAveraging):  # swaps the training weights back in
                 callback.on_validation_epoch_end(trainer, trainer.lightning_module)
-        # Lightning (2.6) validates again where the checkpoint's first batch is begun and not done.
+        # Lightning (2.6) repeats a validation whose first batch is started and not processed.
         progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         progress.reset()
         progress.increment_ready()
         progress.increment_started()
         self._save(trainer)
 
-    def _asked(self, trainer: Trainer) -> tuple[bool, int]:
-        """Whether a checkpoint is due, and the signal that asks to stop, 0 for none.
+    def _requests(self, trainer: Trainer) -> tuple[bool, int]:
+        """Return whether a checkpoint is due, and the number of a received signal, 0 for none.
 
-        The same on all ranks, which agree about once a second: at every batch it would make the
-        host wait for the GPU.
+        The result is the same on all ranks. They agree about once a second, since at every batch
+        the host would have to wait for the GPU.
         """
         self._batches += 1
         if self._batches < self._batches_between:
@@ -199,19 +196,19 @@ class PreemptionCheckpoint(Checkpoint):
 
 
 def read_metrics(path: Path) -> list[str]:
-    """The lines of data of a CSV file, without its header; none if it is not there."""
+    """Return the lines of a CSV file without its header; none if there is no file."""
     return path.read_text().splitlines()[1:] if path.is_file() else []
 
 
 def keep_metrics(path: Path, rows: int) -> None:
-    """Cut a CSV file off after so many lines of data."""
+    """Truncate a CSV file after this number of lines below its header."""
     if len(read_metrics(path)) > rows:
         lines = path.read_text().splitlines(keepends=True)
         atomic_write(path, "".join(lines[: rows + 1]).encode())
 
 
 def _highest(trainer: Trainer, *values: float) -> list[float]:
-    """Return each value's maximum over all ranks, which call this together."""
+    """Return the maximum of each value over all ranks; a collective operation."""
     if trainer.world_size == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
@@ -219,5 +216,7 @@ def _highest(trainer: Trainer, *values: float) -> list[float]:
     return tensor.tolist()
 
 
-def _no_broadcast() -> None:
-    """Stand in for Lightning's question to all ranks whether SIGTERM has come."""
+def _is_accumulating(trainer: Trainer) -> bool:
+    """Return whether the current batch's gradients wait for the optimizer step of a later batch."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return not trainer.is_last_batch and batches % trainer.accumulate_grad_batches != 0

@@ -1,4 +1,4 @@
-"""How fast a run trains, and how much of that time it waits for data."""
+"""Training speed of a run, and the share of time spent waiting for data."""
 
 import time
 from typing import Any
@@ -7,13 +7,13 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Log two numbers each epoch, validation apart.
+    """Callback that logs two numbers per epoch, without the time of validation.
 
-    `train/patches_per_second` counts the training patches of all ranks, `train/waiting_for_data` is
-    the share of the time that this rank's steps waited for a batch, in [0, 1]; it needs a loader
-    that counts it, as `BatchLoader` does. `patches`, `seconds` and `waited` (seconds) add up over
+    `train/patches_per_second` counts the training patches of all ranks. `train/waiting_for_data` is
+    the share of time that this rank's steps waited for a batch, in [0, 1]; it needs a loader that
+    measures it, such as `BatchLoader`. `patches`, `seconds` and `waited` (seconds) are totals over
     the epochs of this start; after a resume inside an epoch, the rest of that epoch counts. On a
-    GPU the clock is right over an epoch, not over a step, since the host runs ahead of the device.
+    GPU, only the time per epoch is right, since the host runs ahead of the device.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Throughput(Callback):
         self._epoch_patches, self._epoch_seconds, self._waited_before = 0, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning starts no epoch where it resumes inside one.
+        # Lightning calls no `on_train_epoch_start` when it resumes inside an epoch.
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,7 +40,7 @@ class Throughput(Callback):
         self._epoch_seconds -= time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._epoch_patches:  # resumed where only the validation was left
+        if not self._epoch_patches:  # resumed when only the validation was left
             return
         self._epoch_seconds += time.perf_counter()
         self.patches += self._epoch_patches

@@ -1,107 +1,132 @@
-"""The best checkpoint is the best of the whole run, wherever its parts were trained."""
+"""The best checkpoint of a whole run is kept, in whatever folders its parts were trained."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from pcam_files import SPLITS, random_split, write_split
 
-from pcam_lightning.engine.callbacks import BestCheckpoint
-from pcam_lightning.runs import Run
+from pcam_lightning.data import PCamDataModule
+from pcam_lightning.engine.callbacks import BestCheckpoint, PreemptionCheckpoint
+from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.models import MLP
 
-SMALL = ["model=mlp", "model.hidden=[8]", "trainer=cpu", "data.batch_size=16", "scheduler=none"]
-SMALL += ["logger=csv", "callbacks.gradient_norm=null", "callbacks.early_stopping=null"]
-
-
-def keys(checkpoint: Path) -> dict:
-    state = torch.load(checkpoint, weights_only=True)["callbacks"]
-    return next(value for key, value in state.items() if key.startswith("ModelCheckpoint"))
+BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 
-def claim_score(folder: Path, score: float) -> None:
-    """Make the checkpoints of a run say that the best of them reached a score."""
-    for path in (folder / "checkpoints").iterdir():
-        checkpoint = torch.load(path, weights_only=True)
-        for name, state in checkpoint["callbacks"].items():
-            if name.startswith("ModelCheckpoint"):
-                value = torch.tensor(score)
-                for key in ("best_model_score", "current_score", "kth_value"):
-                    state[key] = value
-                state["best_k_models"] = {each: value for each in state["best_k_models"]}
-        torch.save(checkpoint, path)
+def write_data(root: Path, first_seed: int) -> Path:
+    for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True), start=first_seed):
+        write_split(root, split, *random_split(rows, seed))
+    return root
 
 
-@pytest.fixture
-def old(command, pcam_root: Path, tmp_path: Path) -> Path:
-    """A finished run of one epoch."""
-    folder = tmp_path / "old"
-    more = [f"data.root={pcam_root}", f"hydra.run.dir={folder}", "trainer.max_epochs=1"]
-    code, _, err = command(*SMALL, *more)
-    assert code == 0, err
+def run(root: Path, folder: Path, epochs: int, checkpoint: Path | None = None) -> Path:
+    """Fit in a folder, from a checkpoint if one is given; return the folder."""
+    last = PreemptionCheckpoint(str(folder / LAST), str(folder / "metrics.csv"))
+    best = BestCheckpoint(
+        folder / "checkpoints",
+        "best",
+        monitor="val/auroc",
+        mode="max",
+        enable_version_counter=False,
+    )
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[best, last],
+    )
+    datamodule = PCamDataModule(root, batch_size=16)
+    module = PCamClassifier(MLP((8,)), lambda p: torch.optim.SGD(p, lr=1e-3))
+    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    manifest = {"dataset": {"fingerprint": datamodule.fingerprint}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
-def prolong(command, root: Path, old: Path, new: Path) -> tuple[Run, str]:
-    more = [f"data.root={root}", f"hydra.run.dir={new}", "trainer.max_epochs=2"]
-    code, out, err = command(*SMALL, *more, f"ckpt_path={old}/checkpoints/last.ckpt")
-    assert code == 0, err
-    return Run(new), out
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), 0)
 
 
-def test_the_better_of_old_and_new_is_kept(command, old: Path, pcam_root, tmp_path: Path) -> None:
-    claim_score(old, 2.0)  # no epoch reaches that
-    run, out = prolong(command, pcam_root, old, tmp_path / "new")
-    assert run.best_checkpoint.read_bytes() == (old / "checkpoints" / "best.ckpt").read_bytes()
-    assert run.summary["best_checkpoint"] == "checkpoints/best.ckpt"
-    assert run.summary["test"]["metrics"] == Run(old).summary["test"]["metrics"]
-    assert "is not kept" not in out
-    assert str(old) not in str(keys(run.last_checkpoint))
-
-    claim_score(old, -1.0)  # any epoch does
-    run, _ = prolong(command, pcam_root, old, tmp_path / "better")
-    assert torch.load(run.best_checkpoint, weights_only=True)["epoch"] == 1
-
-    moved = (tmp_path / "new").rename(tmp_path / "moved")
-    more = [f"data.root={pcam_root}", f"hydra.run.dir={moved}", "trainer.max_epochs=3"]
-    (moved / "status.json").write_text('{"state": "failed"}')
-    code, _, err = command(*SMALL, *more)
-    assert code == 0, err
-    best = Run(moved).best_checkpoint
-    assert best.read_bytes() != b"" and float(keys(best)["current_score"]) == 2.0
+@pytest.fixture(scope="module")
+def first(root: Path, tmp_path_factory) -> Path:
+    """A run of one epoch."""
+    return run(root, tmp_path_factory.mktemp("first"), 1)
 
 
-def test_what_is_not_comparable_is_not_kept_and_said(
-    command, old: Path, pcam_root, tmp_path: Path
+@pytest.fixture
+def old(first: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(first, tmp_path / "old")
+
+
+def state(checkpoint: Path) -> dict[str, Any]:
+    states = torch.load(checkpoint, weights_only=True)["callbacks"]
+    return next(value for key, value in states.items() if key.startswith("ModelCheckpoint"))
+
+
+def reported(caplog) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.name.startswith("pcam_lightning")]
+
+
+def set_score(checkpoint: Path, score: float) -> None:
+    """Change the best score that a checkpoint reports."""
+    content = torch.load(checkpoint, weights_only=True)
+    for name, saved in content["callbacks"].items():
+        if name.startswith("ModelCheckpoint"):
+            value = torch.tensor(score)
+            saved |= dict.fromkeys(("best_model_score", "current_score", "kth_value"), value)
+            saved["best_k_models"] = dict.fromkeys(saved["best_k_models"], value)
+    torch.save(content, checkpoint)
+
+
+def test_the_best_of_both_folders_is_kept(old: Path, root: Path, tmp_path: Path, caplog) -> None:
+    for name in (BEST, LAST):
+        set_score(old / name, 2.0)  # no epoch reaches it
+    new = run(root, tmp_path / "new", 2, old / LAST)
+    assert (new / BEST).read_bytes() == (old / BEST).read_bytes()
+    assert str(old) not in str(state(new / LAST)) and not reported(caplog)
+
+    moved = new.rename(tmp_path / "moved")
+    run(root, moved, 3, moved / LAST)
+    assert (moved / BEST).read_bytes() == (old / BEST).read_bytes()
+
+    for name in (BEST, LAST):
+        set_score(old / name, -1.0)  # every epoch exceeds it
+    better = run(root, tmp_path / "better", 2, old / LAST)
+    assert torch.load(better / BEST, weights_only=True)["epoch"] == 1
+
+
+# Each case makes the best checkpoint of the old run unusable; the warning names the reason.
+@pytest.mark.parametrize(
+    ("case", "named"),
+    [("other data", "other data"), ("later", f"old/{BEST}"), ("missing", f"old/{BEST}")],
+)
+def test_an_unusable_best_checkpoint_is_reported_and_replaced(
+    old: Path, root: Path, tmp_path: Path, caplog, case: str, named: str
 ) -> None:
-    claim_score(old, 2.0)
-    other = tmp_path / "other"
-    for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True), start=7):
-        write_split(other, split, *random_split(rows, seed))
-    later = shutil.copytree(old, tmp_path / "later")
-    checkpoint = torch.load(later / "checkpoints" / "best.ckpt", weights_only=True)
-    next(v for k, v in checkpoint["callbacks"].items() if k.startswith("Model"))[
-        "current_score"
-    ] += 1
-    torch.save(checkpoint, later / "checkpoints" / "best.ckpt")
-    without = shutil.copytree(old, tmp_path / "without")
-    (without / "checkpoints" / "best.ckpt").unlink()
-    for number, (begun, root, said) in enumerate(
-        [
-            (old, other, "other data"),
-            (later, pcam_root, "later/checkpoints/best.ckpt"),
-            (without, pcam_root, "without/checkpoints/best.ckpt"),
-        ]
-    ):
-        run, out = prolong(command, root, begun, tmp_path / str(number))
-        (line,) = [line for line in out.splitlines() if "is not kept" in line]
-        assert said in line
-        assert torch.load(run.best_checkpoint, weights_only=True)["epoch"] == 1
+    for name in (BEST, LAST):
+        set_score(old / name, 2.0)
+    if case == "other data":
+        root = write_data(tmp_path / "data", 7)
+    elif case == "later":
+        set_score(old / BEST, 3.0)
+    else:
+        (old / BEST).unlink()
+    new = run(root, tmp_path / "new", 2, old / LAST)
+    (message,) = reported(caplog)
+    assert named in message and "\n" not in message
+    assert torch.load(new / BEST, weights_only=True)["epoch"] == 1
 
 
-def test_a_state_of_the_stock_class_can_be_loaded() -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
+def test_it_can_load_the_state_of_model_checkpoint() -> None:
     settings: dict[str, Any] = {"dirpath": "x", "monitor": "val/auroc", "mode": "max"}
     assert BestCheckpoint(**settings).state_key == ModelCheckpoint(**settings).state_key

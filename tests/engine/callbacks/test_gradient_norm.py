@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import Callback, Trainer
+from pcam_files import SPLITS, random_split, write_split
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import get_total_norm
 
@@ -21,7 +22,7 @@ from pcam_lightning.models import MLP
 
 
 class ByHand(Callback):
-    """What happened at each step, one parameter and one patch at a time.
+    """Independent values of each step, computed per parameter and per patch.
 
     Gradients of the steps in `scaled` are multiplied by a factor.
     """
@@ -33,7 +34,7 @@ class ByHand(Callback):
         self.total: list[float] = []
         self.parameters: list[dict[str, float]] = []
         self.loss: list[list[tuple[int, float]]] = []
-        """For each micro-batch its rows, of which some may come twice, with their loss."""
+        """Rows of each micro-batch with their losses; a row may occur twice."""
 
     @staticmethod
     def norm(module) -> float:
@@ -64,7 +65,7 @@ class ByHand(Callback):
 
 
 class Forgive(Callback):
-    """Keeps the weights as they are, so that the steps after a jump are ordinary again."""
+    """Keep the weights constant, so that steps after a spike are ordinary."""
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         for p in pl_module.parameters():
@@ -192,27 +193,42 @@ JUMPS = {5: np.inf, 15: 50.0, 40: np.nan, 60: 50.0, 61: 50.0, 100: 1.5}
 
 
 def spiking(root: Path, path: Path, *more: Callback, **arguments) -> tuple[pd.DataFrame, ByHand]:
-    """20 epochs of 6 steps with gradients that jump."""
+    """Fit 20 epochs of 6 steps with gradient spikes."""
     arguments |= {"max_epochs": 20, "scaled": JUMPS, "callbacks": [Forgive(), *more]}
     gradient_norm = GradientNorm(path, spike_factor=4.0, window=25)
     table, by_hand, _ = fit(root, path, gradient_norm=gradient_norm, **arguments)
     return table, by_hand
 
 
-def test_a_spike_stands_out_from_the_median_before_it(pcam_root: Path, tmp_path: Path) -> None:
-    table, _ = spiking(pcam_root, tmp_path / "g.parquet")
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True)):
+        write_split(root, split, *random_split(rows, seed))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory) -> tuple[pd.DataFrame, ByHand, Path]:
+    """Table, expected values and file of an uninterrupted run."""
+    path = tmp_path_factory.mktemp("whole") / "g.parquet"
+    return *spiking(root, path), path
+
+
+def test_a_spike_exceeds_the_median_of_earlier_norms(whole) -> None:
+    table, _, _ = whole
     norms = table["norm"].astype(float).tolist()
     before = [[n for n in norms[max(0, step - 25) : step] if np.isfinite(n)] for step in range(120)]
     medians = [np.median(some) if len(some) >= 20 else np.nan for some in before]
     np.testing.assert_array_equal(table["median"], medians)
-    # 15 comes before there are 20 norms, 100 is within bounds.
+    # Step 15 has fewer than 20 earlier norms, step 100 stays below the limit.
     spikes = table[table["rows"].notna()]
     assert spikes["step"].tolist() == [5, 40, 60, 61]
     assert table["losses"].notna().tolist() == table["rows"].notna().tolist()
 
 
-def test_a_spike_names_its_patches_by_their_loss(pcam_root: Path, tmp_path: Path) -> None:
-    table, by_hand = spiking(pcam_root, tmp_path / "g.parquet")
+def test_a_spike_lists_its_patches_by_loss(whole) -> None:
+    table, by_hand, _ = whole
     for step in (5, 40, 60, 61):
         rows, losses = table["rows"][step], table["losses"][step]
         assert list(losses) == sorted(losses, reverse=True)
@@ -222,7 +238,7 @@ def test_a_spike_names_its_patches_by_their_loss(pcam_root: Path, tmp_path: Path
 
 
 class Stop(Callback):
-    """Save after so many steps and fail three steps later, whose rows are to be forgotten."""
+    """Save after a number of steps and fail three steps later; the resume drops their rows."""
 
     def __init__(self, steps: int, path: Path) -> None:
         self.steps, self.path = steps, path
@@ -234,22 +250,22 @@ class Stop(Callback):
             raise RuntimeError("stopped")
 
 
-@pytest.mark.parametrize("steps", [2, 50, 61])
-def test_a_resumed_table_is_the_same(pcam_root: Path, tmp_path: Path, steps: int) -> None:
-    whole, _ = spiking(pcam_root, tmp_path / "whole.parquet")
+@pytest.mark.parametrize("steps", [2, 61])
+def test_a_resumed_table_is_the_same(root: Path, tmp_path: Path, whole, steps: int) -> None:
+    expected, _, file = whole
     path, checkpoint = tmp_path / "g.parquet", tmp_path / "last.ckpt"
     with pytest.raises(RuntimeError, match="stopped"):
-        spiking(pcam_root, path, Stop(steps, checkpoint))
+        spiking(root, path, Stop(steps, checkpoint))
     assert len(pd.read_parquet(path)) == steps + 3
-    resumed, _ = spiking(pcam_root, path, ckpt_path=checkpoint)
-    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
-    assert pq.read_schema(path).equals(pq.read_schema(tmp_path / "whole.parquet"))
+    resumed, _ = spiking(root, path, ckpt_path=checkpoint)
+    pd.testing.assert_frame_equal(resumed, expected, check_exact=True)
+    assert pq.read_schema(path).equals(pq.read_schema(file))
     assert pq.read_schema(path).field("rows").type == pa.list_(pa.int64())
 
 
 @pytest.mark.slow
 def test_two_ranks_leave_the_table_of_their_global_batches(pcam_root: Path, tmp_path: Path) -> None:
-    """Two processes with batches of 4 and one with batches of 8."""
+    """Compare two ranks with batches of 4 and one with batches of 8."""
     tables = []
     for ranks in (2, 1):
         folder = tmp_path / f"ranks_{ranks}"

@@ -1,4 +1,4 @@
-"""What runs were made of, and in what that differs."""
+"""Provenance of runs, and the differences between them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ MATTERS = {
     "environment": {"OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED"},
     "slurm": {"tasks"},
 }
-"""Of these parts of a manifest, what can change a result; the rest is only where a run happened."""
+"""Facts of these sections of a manifest that can change a result; their other facts cannot."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a run, each fact under its kind and name."""
+    """Everything that a run was made of: config, code, packages, data and machine."""
 
     manifest: Mapping[str, Any]
     packages: Mapping[str, str]
     """Version of every installed package, by name."""
     patch: bytes | None
-    """The code's difference from its commit; None where that is not known."""
+    """Changes of the code since its commit; None if unknown."""
 
     @classmethod
     def of(cls, run: Run) -> Provenance:
-        """Raises RunFileError where the folder has no manifest or a damaged one."""
+        """Return the provenance of a run; raise RunFileError if its manifest is unusable."""
         manifest = run.manifest
         if "config" not in manifest:
             manifest = manifest | {"config": run.config}
@@ -51,43 +51,43 @@ class Provenance:
 
     @classmethod
     def now(cls, manifest: Mapping[str, Any]) -> Provenance:
-        """What a run would be made of that started now with this manifest."""
+        """Return the provenance of a run that would start now with this manifest."""
         return cls(manifest, packages_of(environment_text()), read_checkout().patch)
 
     def facts(self) -> dict[tuple[str, str], Any]:
-        """Everything that is compared, by kind and name."""
+        """Return all facts to compare, by kind and name."""
         manifest = self.manifest
         config = manifest.get("config", {})
-        if folder := config.get("run_dir"):  # reads the same for every run
+        if folder := config.get("run_dir"):  # would differ in every run
             config = move_folder(config, folder, "${run_dir}")
         facts = {("config", key): value for key, value in flatten(config)}
-        facts |= {("code", name): digest for name, digest in _part(manifest, "sources")}
+        facts |= {("code", name): digest for name, digest in _section(manifest, "sources")}
         facts["code", "commit"] = manifest.get("git", {}).get("commit")
         facts |= {("package", name): version for name, version in self.packages.items()}
         facts |= {("data", name): digest for name, digest in _files(manifest)}
         for kind in ("determinism", *MATTERS):
-            facts |= {(kind, name): value for name, value in _part(manifest, kind)}
+            facts |= {(kind, name): value for name, value in _section(manifest, kind)}
         return facts
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One fact in which runs differ."""
+    """A fact in which runs differ."""
 
     kind: str
     """config, code, package, data, determinism, python, hardware, environment or slurm."""
     name: str
     values: list[Any]
-    """One for each run, None where it has no such fact."""
+    """One value per run, None if the run has no such fact."""
     matters: bool
-    """Whether it can change weights or metrics."""
+    """True if the fact can change weights or metrics."""
     detail: list[str] = field(default_factory=list)
-    """Changed lines of code, or changed patches, between the first run and the first that differs
-    from it."""
+    """Changed lines of code, or changed rows of data, between the first run and the first run that
+    differs from it."""
 
 
 def differences(provenances: Sequence[Provenance]) -> list[Difference]:
-    """In what runs differ, what can change a result first."""
+    """Return the differences between runs; those that can change a result come first."""
     facts = [provenance.facts() for provenance in provenances]
     sources_known = all(provenance.manifest.get("sources") for provenance in provenances)
     lines = _changed_lines(provenances)
@@ -119,13 +119,13 @@ def differences(provenances: Sequence[Provenance]) -> list[Difference]:
 
 
 def packages_of(environment: str) -> dict[str, str]:
-    """Name to version, from lines `name==version`."""
+    """Return the versions by package name, from lines `name==version`."""
     pairs = (line.partition("==") for line in environment.splitlines() if "==" in line)
     return {name: version for name, _, version in pairs if name != "pcam-lightning"}
 
 
 def _changed_lines(provenances: Sequence[Provenance]) -> dict[str, list[str]]:
-    """By file, between the first code and the first other one."""
+    """Return the changed lines by file, between the first code and the first that differs."""
     states = [(each.manifest.get("git", {}).get("commit"), each.patch) for each in provenances]
     other = next((state for state in states if state != states[0]), states[0])
     (commit, patch), (other_commit, other_patch) = states[0], other
@@ -139,7 +139,7 @@ def _changed_lines(provenances: Sequence[Provenance]) -> dict[str, list[str]]:
 
 
 def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str] | None:
-    """What differs between two files as far as that is known; None where nothing does."""
+    """Describe the differences of a file, as far as they are known; None if there are none."""
     paths = []
     for manifest in (one, other):
         dataset = manifest.get("dataset", {})
@@ -151,7 +151,7 @@ def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -
     return changed_rows(*paths) or None
 
 
-def _part(manifest: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+def _section(manifest: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
     yield from (manifest.get(kind) or {}).items()
 
 

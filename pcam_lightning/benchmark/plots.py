@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: speed by batch size, with the saturation point, and by precision."""
+"""Plots of a benchmark: speed by batch size, with the saturation point, and by precision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from pcam_lightning.plots.style import CYCLE, INK, legend, log_scale, new_figure
 
 
 def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
-    """Write `by_batch_size.png` and `by_precision.png` where rows differ in these."""
+    """Write `by_batch_size.png` and `by_precision.png` if the rows differ in these."""
     series = {key: each for key, each in series_of(rows).items() if len(each) > 1}
     if series:
         save(_by_batch_size(series, rows), folder / "by_batch_size.png", subtitle)
@@ -21,11 +21,11 @@ def draw(folder: Path, rows: Sequence[Row], subtitle: str) -> None:
 
 def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
     figure, axes = new_figure("Speed by batch size", "batch size", "patches per second")
-    for color, (key, each) in zip(_colors(len(series)), series.items(), strict=True):
+    for style, (key, each) in zip(_styles(list(series)), series.items(), strict=True):
         sizes = [row["batch_size"] for row in each]
-        axes.plot(sizes, [row["median"] for row in each], "o-", color=color, label=_name(key, rows))
+        axes.plot(sizes, [row["median"] for row in each], **style, label=_name(key, rows))
         low, high = ([row[end] for row in each] for end in ("low", "high"))
-        axes.fill_between(sizes, low, high, color=color, alpha=0.2, lw=0)
+        axes.fill_between(sizes, low, high, color=style["color"], alpha=0.15, lw=0)
     points = saturation_points(rows)
     axes.plot(
         [point["batch_size"] for point in points],
@@ -34,7 +34,7 @@ def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
         ms=13,
         mfc="none",
         mec=INK,
-        label="saturation: 95 % of the best",
+        label="saturation: 95 % of the highest",
     )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(plain_number)
@@ -44,7 +44,7 @@ def _by_batch_size(series: dict[Any, list[Row]], rows: Sequence[Row]) -> Figure:
 
 
 def _by_precision(rows: Sequence[Row]) -> Figure:
-    """The highest speed over batch sizes of every contender, a group of bars each."""
+    """Draw each implementation's highest speed over batch sizes, as a group of bars."""
     best: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
         if row["median"] is not None:
@@ -55,34 +55,49 @@ def _by_precision(rows: Sequence[Row]) -> Figure:
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
     figure, axes = new_figure("Speed by precision", "", "patches per second, best batch size")
     width = 0.8 / len(precisions)
-    for place, (color, precision) in enumerate(
-        zip(_colors(len(precisions)), precisions, strict=True)
-    ):
-        found = [
+    for i, precision in enumerate(precisions):
+        bars = [
             (x, group[precision]) for x, group in enumerate(best.values()) if precision in group
         ]
-        medians = [row["median"] for _, row in found]
+        medians = [row["median"] for _, row in bars]
         errors = [
-            [row["median"] - row["low"] for _, row in found],
-            [row["high"] - row["median"] for _, row in found],
+            [row["median"] - row["low"] for _, row in bars],
+            [row["high"] - row["median"] for _, row in bars],
         ]
-        where = [x + (place - (len(precisions) - 1) / 2) * width for x, _ in found]
-        axes.bar(where, medians, 0.95 * width, yerr=errors, color=color, label=precision)
+        positions = [x + (i - (len(precisions) - 1) / 2) * width for x, _ in bars]
+        axes.bar(
+            positions, medians, 0.95 * width, yerr=errors, color=_nth(CYCLE, i), label=precision
+        )
     axes.set_xticks(range(len(best)), [_name(key, rows).replace(", ", "\n") for key in best])
     legend(axes)
     return figure
 
 
 def _name(key: Sequence[str], rows: Sequence[Row]) -> str:
-    """Of a series: contender, and what else is not the same in all rows."""
+    """Return a label of a series: the parts of its key in which rows differ."""
     names = ("contender", "model", "precision", "device")
-    told = [
+    parts = [
         value
         for name, value in zip(names, key, strict=True)
         if value and len({row[name] for row in rows}) > 1
     ]
-    return ", ".join(told) or key[0]
+    return ", ".join(parts) or key[0]
 
 
-def _colors(count: int) -> list[str]:
-    return [CYCLE[i % len(CYCLE)] for i in range(count)]
+def _styles(keys: Sequence[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
+    """Return line styles: series with equal color, marker or dashes share a part of their key."""
+    channels = {"color": CYCLE, "marker": "os^Dv", "linestyle": ("-", "--", ":", "-.")}
+    styles: list[dict[str, Any]] = [
+        {name: each[0] for name, each in channels.items()} for _ in keys
+    ]
+    parts = zip(*((key[0], key[1], key[2:]) for key in keys), strict=True)
+    varying = [part for part in parts if len(set(part)) > 1]
+    for (name, channel), part in zip(channels.items(), varying, strict=False):
+        values = list(dict.fromkeys(part))
+        for style, value in zip(styles, part, strict=True):
+            style[name] = _nth(channel, values.index(value))
+    return styles
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    return values[index % len(values)]

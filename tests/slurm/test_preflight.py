@@ -1,0 +1,92 @@
+"""Preflight checks that need no answer of Slurm."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from slurm_sweeps import SMALL
+from sweep_files import write_sweep
+
+from pcam_lightning.cli import plugins
+from pcam_lightning.config.compose import CONF
+from pcam_lightning.errors import PreflightError
+from pcam_lightning.slurm import preflight, queue
+from pcam_lightning.slurm.hydra_private import SweepLoader
+from pcam_lightning.slurm.job_config import compose
+
+Problems = Callable[..., list[str]]
+
+
+@pytest.fixture
+def problems(pcam_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Problems:
+    """Return a function from overrides to the problems of a sweep over two seeds."""
+    plugins.register()
+    monkeypatch.setattr(preflight, "_slurm_problems", lambda *_: [])
+    sweep = tmp_path / "sweep"
+
+    def check(*overrides: str) -> list[str]:
+        own = [each for each in overrides if each.startswith("hydra")]
+        given = [*SMALL, f"data.root={pcam_root}", *(each for each in overrides if each not in own)]
+        own = ["hydra/launcher=submitit_slurm", f"hydra.sweep.dir={sweep}", *own]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            master = loader.load_configuration("train", own, RunMode.MULTIRUN)
+        jobs = SweepLoader(loader, master)
+        configs = [compose(jobs, [*given, f"seed={n}"], n).checked for n in range(2)]
+        resources: Any = OmegaConf.to_container(master.hydra.launcher, resolve=True)
+        try:
+            preflight.check(configs, resources, None, sweep)
+        except PreflightError as error:
+            return error.problems
+        return []
+
+    return check
+
+
+def test_a_sound_sweep_has_no_problem(problems: Problems) -> None:
+    assert problems() == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (["hydra.launcher.timeout_min=2"], "hydra.launcher.timeout_min=2: "),
+        (["hydra.launcher.tasks_per_node=2"], "trainer.devices=1, hydra.launcher.tasks_per_node=2"),
+        (["hydra.launcher.nodes=2"], "trainer.num_nodes=1, hydra.launcher.nodes=2: "),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: the job asks for no GPU"),
+        (
+            ["trainer.devices=2"]
+            + [f"hydra.launcher.{key}" for key in ("tasks_per_node=2", "gpus_per_node=1")],
+            "hydra.launcher.gpus_per_node=1: expected 2",
+        ),
+        (["hydra.sweep.subdir=one"], "hydra.sweep.subdir: 2 jobs would write to "),
+        (["data.root=nowhere"], "data.root=nowhere: "),
+        (["data.batch_size=49"], "data.batch_size=49: more than the 48 training patches"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1: expected greater than 0"),
+        (["model._target_=torch.nn.Nothing"], "model._target_=torch.nn.Nothing: "),
+        (["ckpt_path=none.ckpt"], "ckpt_path=none.ckpt: no such file"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_fault_of_all_jobs_is_reported_once(
+    problems: Problems, overrides: list[str], start: str
+) -> None:
+    (message,) = problems(*overrides)
+    assert message.startswith(start) and "\n" not in message
+
+
+def test_jobs_of_an_earlier_start_may_still_be_queued(
+    problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sweep(tmp_path / "sweep", [{}, {}])
+    monkeypatch.setattr(queue, "states", lambda ids: dict.fromkeys(ids, "PENDING"))
+    (message,) = problems()
+    assert message.startswith(f"hydra.sweep.dir={tmp_path / 'sweep'}: 2 jobs of an earlier start")
+    assert "12_0 (queued)" in message
+    monkeypatch.setattr(queue, "states", lambda ids: {})
+    assert problems() == []
