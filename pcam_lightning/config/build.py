@@ -110,7 +110,7 @@ def build_fabric(trainer: Config) -> Fabric:
     Raises:
         InputError: this machine has no such device.
     """
-    _hush()
+    _silence_lightning()
     try:
         return Fabric(
             accelerator=trainer["accelerator"],

@@ -8,12 +8,11 @@ from typing import Any
 
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import Config
-from pcam_lightning.config.targets import check_foreign
+from pcam_lightning.config.trained import enclosing_run, find_checkpoint, model_config
 from pcam_lightning.data.files import missing_files
 from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.run import is_run_folder
 
 
 @dataclass(frozen=True)
@@ -95,30 +94,19 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
     named = [override.lstrip("+~") for override in overrides]
     if config["predictions"] is not None:
         tables = _tables(Path(config["predictions"]), config["split"])
-        run = _enclosing_run(next(iter(tables.values())).absolute().parent.parent)
+        run = enclosing_run(next(iter(tables.values())).absolute().parent.parent)
         dataset = {} if run is None else run.manifest.get("dataset", {})
         return EvaluationTarget(config, None, tables, run, dataset)
-    if config["run"] is not None:
-        run = Run(config["run"])
-        checkpoint = run.best_checkpoint
-    else:
-        checkpoint = Path(config["checkpoint"])
-        if not checkpoint.is_file():
-            raise InputError(
-                f"checkpoint={checkpoint}: no such file, expected a checkpoint such as best.ckpt"
-            )
-        run = _enclosing_run(checkpoint.absolute().parent.parent)
+    checkpoint, run = find_checkpoint(config)
     if run is None:
         return EvaluationTarget(config, checkpoint)
+    model = model_config(config, run, named)
     manifest = run.manifest
     run_config, dataset = manifest.get("config", {}), manifest.get("dataset", {})
-    for section in ("model", "data"):
-        if section not in run_config:
-            raise InputError(
-                f"{run.path}/manifest.json: no config.{section}, expected a run of train"
-            )
+    if "data" not in run_config:
+        raise InputError(f"{run.path}/manifest.json: no config.data, expected a run of train")
     config = config | {
-        "model": _model(run, config, run_config, named),
+        "model": model,
         "data": _data(config["data"], run_config["data"], dataset, named),
     }
     try:
@@ -126,13 +114,6 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
     except InputError as error:
         raise InputError(f"{run.path}/manifest.json: config.{error}") from None
     return EvaluationTarget(config, checkpoint, {}, run, dataset)
-
-
-def _model(run: Run, config: Config, run_config: Config, named: list[str]) -> Config:
-    if any(override.startswith(("model=", "model.")) for override in named):
-        return config["model"]
-    check_foreign(run_config, ["model"], f"{run.path}/manifest.json")
-    return run_config["model"]
 
 
 def _data(own: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:
@@ -168,7 +149,3 @@ def _tables(path: Path, split: str) -> dict[str, Path]:
     if (folder / "val.parquet").is_file():
         tables.setdefault("val", folder / "val.parquet")
     return tables
-
-
-def _enclosing_run(folder: Path) -> Run | None:
-    return Run(folder) if is_run_folder(folder) else None

@@ -85,7 +85,7 @@ class H5Input:
 
 
 def _scale(files: SplitFiles, declared: Any) -> Scale:
-    """Return the declared scale; raise InputError where none is declared and values are not 0..255."""
+    """Return the declared scale, else check for 0..255; raises InputError for another one."""
     if scale := declared_scale(declared):
         return scale
     seen = appearance(sample(files))

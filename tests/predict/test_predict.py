@@ -78,6 +78,7 @@ def test_h5_images_glob_and_csv_give_what_the_run_predicted(
         "csv": trained / "list.csv",
         "kaggle": kaggle,
     }
+    found = pd.DataFrame()
     for kind, path in inputs.items():
         found, summary, _ = predict(f"input={path}", "data.batch_size=7")
         if kind == "csv":
