@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf, open_dict
 
+from pcam_lightning.files import write_json
 from pcam_lightning.runs.process import process_mark
 
 TARGET = "hydra_plugins.stand_in.StandIn"
@@ -53,7 +54,7 @@ class StandIn(Launcher):
             config: Any = OmegaConf.to_container(cfg, resolve=True)
             value = type(self).job(config, folder)
             scores = {"metrics": {"auroc": {"value": value}}}
-            (folder / "summary.json").write_text(json.dumps({"dataset": "formula", "val": scores}))
+            write_json(folder / "summary.json", {"dataset": "formula", "val": scores})
             write_status(folder, "finished")
         return []
 

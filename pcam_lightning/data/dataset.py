@@ -47,7 +47,7 @@ class PatchDataset(Dataset[Batch]):
 
     @property
     def is_mapped(self) -> bool:
-        """Whether patches are mapped into memory rather than decoded from a file."""
+        """True if patches are mapped into memory rather than decoded from a file."""
         return isinstance(self.patches, PatchFile)
 
     @property

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pcam_lightning.data.dataset import Batch, PatchDataset, ResidentDataset
 from pcam_lightning.data.prefetch import prefetch_map
 from pcam_lightning.errors import InputError
 
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
+"""Signals that ask a run to stop."""
 SECONDS_AFTER_SIGTERM = 25
 """Seconds that a worker continues; Slurm kills remaining processes after 30 seconds."""
 
@@ -139,20 +142,32 @@ class BatchLoader:
                 worker_init_fn=_outlive_signals,
             )
         self._workers.sampler.skip = skip  # type: ignore[union-attr]
-        return iter(self._workers)
+        with _signals_blocked():
+            return iter(self._workers)
 
     def _fetch(self, index: np.ndarray) -> Batch:
         batch = self._dataset[index]
         return Batch(*(part.pin_memory() for part in batch)) if self.pin_memory else batch
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Hold signals back while workers start: a new worker would handle one as its parent does."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _outlive_signals(worker: int) -> None:
     # Signals reach the whole process group. The training process handles them: it finishes its
     # step, which needs the workers. multiprocessing ends hanging workers with SIGTERM, so this
     # signal still ends them, a little later.
-    for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
+    for number in STOP_SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 class _Rest(Sampler[np.ndarray]):

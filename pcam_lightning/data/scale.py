@@ -39,7 +39,7 @@ class Scale:
 
     @property
     def is_bytes(self) -> bool:
-        """Whether this is 0..255, the scale of the official files."""
+        """True for 0..255, the scale of the official files."""
         return (self.low, self.high) == (0, 255)
 
     def to_255(self, pixels: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ class Appearance:
     high: float
     """99th percentile of the brighter patches."""
     integral: bool
-    """Whether the values are integers."""
+    """True if all values are integers."""
 
     @property
     def scale(self) -> Scale | None:
@@ -109,7 +109,7 @@ class Appearance:
 
     @property
     def is_dark(self) -> bool:
-        """Whether the values would be black on the scale 0..255."""
+        """True if the values would be black on the scale 0..255."""
         return self.name in ("black", "0-1")
 
     def __str__(self) -> str:

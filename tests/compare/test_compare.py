@@ -25,6 +25,8 @@ SMALL = (
     "callbacks.last_checkpoint=null",
 )
 
+pytestmark = pytest.mark.xdist_group("compare")  # one process has the fixtures
+
 
 def train(root: Path, folder: Path, *overrides: str) -> Path:
     process = CommandProcess([f"data.root={root}", f"hydra.run.dir={folder}", *SMALL, *overrides])

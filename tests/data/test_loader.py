@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,6 +181,26 @@ def test_no_worker_survives_a_fit(pcam_root: Path) -> None:
     assert len(next(iter(loader)).row) == 8
     loader.close()
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_does_not_end_a_worker_that_is_starting(roots, number: int) -> None:
+    """Slurm and terminals signal the whole group of processes, new workers among them."""
+    starting = [True]
+
+    def signal_child() -> None:
+        if starting:
+            os.kill(os.getpid(), number)
+
+    os.register_at_fork(after_in_child=signal_child)
+    before = signal.signal(number, lambda *_: os._exit(3))  # inherited by a fork
+    try:
+        workers = loader(roots["contiguous"], num_workers=2)
+        assert_equal(list(workers), by_hand(roots["contiguous"]))
+        workers.close()
+    finally:
+        starting.clear()
+        signal.signal(number, before)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_ranking_metrics_of_one_class_are_undefined() -> None:
 
 
 class Validated(Callback):
-    """How many steps were done before each validation."""
+    """The number of steps done before each validation."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []

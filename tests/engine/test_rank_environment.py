@@ -6,6 +6,7 @@ import pytest
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 
 from pcam_lightning.engine.rank_environment import check_ranks, rank_environment
 from pcam_lightning.errors import InputError
@@ -21,6 +22,7 @@ TORCHRUN |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 @pytest.fixture
 def variables(monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # trainers of other ranks change it
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             monkeypatch.delenv(name)

@@ -293,7 +293,7 @@ def test_a_checkpoint_and_other_data(run: Run, evaluate, pcam_root: Path, tmp_pa
         (["run=a", "evaluate.threshold=f2"], "evaluate.threshold='f2': expected one of max_fbeta"),
         (["run=a", "evaluate.beta=0"], "evaluate.beta=0"),
         (["run=a", "evaluate.tta=d8"], "evaluate.tta='d8': expected 'none' or 'd4'"),
-        (["run=a", "evaluate.slices={a: {column: hue}}"], "expected some of from"),
+        (["run=a", "evaluate.slices={a: {column: hue}}"], "expected at least one of from"),
         (["run=a", "evaluate.slices={a: {column: hue, under: 1}}"], "under"),
         (["run=a", "trainer.devices=2"], "trainer.devices=1"),
         (["predictions=a", "evaluate.tta=d4"], "evaluate.tta=d4"),

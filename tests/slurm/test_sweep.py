@@ -48,6 +48,7 @@ def queue() -> str:
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.xdist_group("slurm")  # begins early, since it waits most of its time
 def test_three_seeds_are_three_jobs_with_both_spellings_of_the_launcher(
     pcam_root: Path, tmp_path: Path
 ) -> None:
@@ -101,17 +102,21 @@ def test_a_time_limit_and_a_requeue_lose_nothing(command, pcam_root: Path, tmp_p
     )
     code, out, err = command(*SMALL, *long, "hydra.run.dir=whole")  # meanwhile
     assert code == 0, out + err
-    run, whole = Run(folder / "0"), Run("whole")
+    whole = Run("whole")
     last = folder / "0" / "checkpoints" / "last.ckpt"
 
     def is_resumed() -> bool:
-        return last.exists() and run.status["attempt"] >= 2 and run.state == "running"
+        if not last.exists():
+            return False
+        run = Run(folder / "0")
+        return run.status["attempt"] >= 2 and run.state == "running"
 
     wait_for(is_resumed, process)
     subprocess.run(["scontrol", "requeue", jobs_of(folder)[0]["job_id"]], check=True)
     fast.touch()
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, out + err
+    run = Run(folder / "0")
     assert run.state == "finished"
     assert run.status["attempt"] >= 3 and run.manifest["slurm"]["restarts"] >= 2
     assert run.summary["weights_digest"] == whole.summary["weights_digest"]
@@ -119,6 +124,7 @@ def test_a_time_limit_and_a_requeue_lose_nothing(command, pcam_root: Path, tmp_p
     assert run.gradients["norm"].equals(whole.gradients["norm"])
 
 
+@pytest.mark.xdist_group("slurm")
 def test_failed_jobs_do_not_stop_the_others(pcam_root: Path, tmp_path: Path) -> None:
     """One job finishes, one has a bug, two have damaged data."""
     damaged = shutil.copytree(pcam_root, tmp_path / "damaged")

@@ -25,6 +25,8 @@ from pcam_lightning.runs import Run
 from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one process has the fixtures
+
 SIZES = {"train": 256, "valid": 65, "test": 67}  # two ranks are padded on both of the odd ones
 EPOCHS, BATCH = 4, 16
 STEPS = SIZES["train"] // (2 * BATCH)

@@ -17,6 +17,8 @@ from pcam_files import random_split, write_split
 
 from pcam_lightning.runs import Run
 
+pytestmark = pytest.mark.xdist_group("resume")  # one process has the fixtures
+
 KILLS = int(os.environ.get("PCAM_KILLS", "3"))
 EPOCHS, STEPS = 4, 32
 AT_EPOCH_ENDS = "callbacks.last_checkpoint.every_minutes=60"
