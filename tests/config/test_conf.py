@@ -15,6 +15,7 @@ from pcam_lightning.config import build, schema
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 GROUPS += ("cluster",)
 MANDATORY = {
+    "predict": ["run=a", "input=b"],
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
     "collect": ["runs=a"],
