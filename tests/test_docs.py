@@ -38,6 +38,7 @@ MANDATORY = {
     "reproduce": ["run=a"],
     "collect": ["runs=a"],
     "evaluate": ["run=a"],
+    "predict": ["run=a", "input=b"],
 }
 """Overrides without which a root config is incomplete."""
 OTHER_ARGUMENTS = {"weights_only"}
