@@ -1,10 +1,8 @@
 """Tests of the command `evaluate`: runs, checkpoints and saved predictions, and invalid input."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -339,29 +337,6 @@ def test_invalid_runs(run: Run, evaluate, damage, named: str) -> None:
     assert code == 2
     assert named in err.splitlines()[-1] and "Traceback" not in err
     assert not Path("made").exists()
-
-
-@pytest.mark.slow
-def test_the_time_of_a_whole_split(tmp_path: Path) -> None:
-    rows, generator = 32768, np.random.default_rng(0)
-    columns: dict[str, Any] = {name: generator.random(rows) for name in FEATURES}
-    columns["slide"] = [f"slide_{i:02d}" for i in generator.integers(50, size=rows)]
-    folder = save_predictions(tmp_path / "saved", rows, **columns)
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    before = os.times()
-    result = subprocess.run(
-        [sys.executable, "-m", "pcam_lightning.evaluate", f"predictions={folder}"],
-        cwd=tmp_path,
-        env={**os.environ, **threads},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    after = os.times()
-    seconds = after.children_user + after.children_system
-    seconds -= before.children_user + before.children_system
-    print(f"32,768 rows, 50 slides: {seconds:.1f} s of one core")
-    assert seconds < 60  # a busy machine takes twice as long as an idle one
 
 
 @pytest.mark.slow

@@ -22,8 +22,12 @@ def test_a_killed_search_loses_and_repeats_no_trial(pcam_root: Path, tmp_path: P
     words += ["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=1"]
     words += [f"hydra.sweeper.trials={TRIALS}", "hydra.sweeper.parallel=2", "trainer.max_epochs=2"]
     words += ["data.batch_size=choice(8,16)", "hydra.launcher.cpus_per_task=1"]
-    words += ["+callbacks.slow._target_=job_callbacks.SlowSteps", "+callbacks.slow.seconds=0.5"]
+    words += ["+callbacks.slow._target_=job_callbacks.SlowSteps", "+callbacks.slow.seconds=10"]
+    words += [f"+callbacks.slow.until={tmp_path / 'fast'}"]
+    (tmp_path / "fast").touch()
     killed = start(*words)
+    wait_for((folder / "1" / "summary.json").exists, killed)
+    (tmp_path / "fast").unlink()  # the third run does not end before the search starts again
     wait_for((folder / "2" / "gradients.parquet").exists, killed)
     killed.kill()
     killed.communicate()
@@ -31,9 +35,13 @@ def test_a_killed_search_loses_and_repeats_no_trial(pcam_root: Path, tmp_path: P
     assert list(earlier) == [0, 1, 2, 3]
     assert Run(folder / "2").state == "running" and not (folder / "3" / "status.json").exists()
 
-    out, err = (again := start(*words)).communicate(timeout=LIMIT)
+    again = start(*words)
+    assert again.stdout is not None
+    line = next(line for line in again.stdout if "waiting for jobs" in line)
+    assert line == "waiting for jobs of an earlier start: trials 2, 3\n"
+    (tmp_path / "fast").touch()
+    out, err = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, out + err
-    assert "waiting for jobs of an earlier start: trials 2, 3" in out
     jobs = {job["number"]: job["job_id"] for job in jobs_of(folder)}
     assert list(jobs) == list(range(TRIALS)) and jobs | earlier == jobs
     trials = pd.read_csv(folder / "study.csv")

@@ -147,6 +147,8 @@ def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> No
     default = [
         "data=demo",
         f"data.demo.parent={tmp_path / 'demo'}",
+        *("data.demo.train=1024", "data.demo.valid=128", "data.demo.test=128"),
+        "data.batch_size=32",
         "model=cnn",
         "optimizer=adam",
         "trainer=cpu",
