@@ -11,7 +11,7 @@ def test_the_distance_is_that_of_all_values() -> None:
     rng = np.random.default_rng(0)
     training, new = rng.normal(size=4000), rng.normal(0.5, 1.2, size=700)
     found = compare_features(reference({"hue": training}), {"hue": new})["hue"]
-    assert found["distance"] == pytest.approx(ks_2samp(training, new).statistic, abs=0.005)
+    assert found["distance"] == pytest.approx(ks_2samp(training, new).statistic, abs=0.005)  # type: ignore[union-attr]
     assert found["training_median"] == pytest.approx(np.median(training), abs=1e-6)
 
 
