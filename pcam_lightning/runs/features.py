@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,9 @@ Quantiles = Annotated[
     list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=10_000)
 ]
 
+Name = Literal["brightness", "blank", "hue", "saturation", "sharpness"]
+"""As in `data.patch_features`."""
+
 
 class Features(BaseModel):
     """Quantiles of each feature, from 0 to 1 in equal steps (see `metrics.drift`)."""
@@ -23,7 +26,7 @@ class Features(BaseModel):
     model_config = ConfigDict(strict=True)
 
     patches: Annotated[int, Field(ge=1)]
-    quantiles: dict[str, Quantiles]
+    quantiles: dict[Name, Quantiles]
 
 
 def write_features(folder: Path, reference: dict[str, Any]) -> None:
