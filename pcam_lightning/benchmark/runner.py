@@ -1,7 +1,8 @@
 """Measurement of all implementations of all cases of a benchmark."""
 
 import logging
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ def measure_cases(config: dict[str, Any], model: str, root: Path) -> list[dict[s
 
     `case.cases` describes the arguments and the errors raised.
     """
-    # Fits log a line per epoch.
-    logging.getLogger("pcam_lightning.engine.callbacks").setLevel(logging.WARNING)
     cpu, rows, peaks = read_hardware()["cpu"], [], {}
     repeats, seconds = config["benchmark"]["repeats"], config["benchmark"]["seconds"]
     # Build all cases before measuring any, so that invalid input fails at once.
@@ -33,7 +32,7 @@ def measure_cases(config: dict[str, Any], model: str, root: Path) -> list[dict[s
         device = case.device
         on_gpu = device.type == "cuda"
         limits = no_more_than_available(device)
-        with limits, closing(case.datamodule), peak_memory(device) as memory:
+        with _no_epoch_lines(), limits, closing(case.datamodule), peak_memory(device) as memory:
             windows = measure(implementations, repeats, seconds, partial(synchronize, device))
         parameters, cost = cost_of_case(config["mode"], case, any(windows.values()))
         if cost and (device, case.dtype) not in peaks:
@@ -69,3 +68,15 @@ def measure_cases(config: dict[str, Any], model: str, root: Path) -> list[dict[s
                 }
             rows.append(row)
     return rows
+
+
+@contextmanager
+def _no_epoch_lines() -> Iterator[None]:
+    """Hide the line that a fit logs for each epoch."""
+    logger = logging.getLogger("pcam_lightning.engine.callbacks")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
