@@ -29,8 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    # One more than processors: tests of other processes and of Slurm mostly wait.
-    return (os.cpu_count() or 1) + 1
+    # Twice the processors: tests of other processes and of Slurm mostly wait.
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True, scope="session")
