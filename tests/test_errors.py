@@ -5,8 +5,8 @@ from html import unescape
 import pytest
 from markdown_it import MarkdownIt
 
-from pcam_lightning.collect.markdown import markdown
 from pcam_lightning.errors import one_line
+from pcam_lightning.runs.markdown import markdown
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.collect.best import best_configuration
-from pcam_lightning.collect.markdown import markdown
 from pcam_lightning.collect.pictures import plot_sweep
 from pcam_lightning.collect.speeds import print_speeds, speeds_table
 from pcam_lightning.collect.table import (
@@ -33,6 +32,7 @@ from pcam_lightning.collect.table import (
 from pcam_lightning.errors import one_line
 from pcam_lightning.files import atomic_write, write_json
 from pcam_lightning.metrics.metrics import METRICS
+from pcam_lightning.runs.markdown import markdown
 from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
 from pcam_lightning.slurm.jobs import FAILURES, JobState, count_states
 

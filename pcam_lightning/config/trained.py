@@ -69,12 +69,11 @@ def model_config(config: Config, run: Run | None, overrides: Iterable[str]) -> C
     return recorded["model"]
 
 
-def load_trained(command: str, config: Config, overrides: Iterable[str], tta: str) -> TrainedModel:
+def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none") -> TrainedModel:
     """Load the model that `run=` or `checkpoint=` names.
 
     Args:
-        command: the command whose schema the config satisfies.
-        config: with `run`, `checkpoint` and `model`.
+        config: with `run`, and `checkpoint` and `model` where no run is named.
         overrides: of the command line; a model named there replaces the run's.
         tta: "none", or "d4" for the mean logit over eight orientations.
 
@@ -92,7 +91,7 @@ def load_trained(command: str, config: Config, overrides: Iterable[str], tta: st
     checkpoint, run = find_checkpoint(config)
     model = model_config(config, run, overrides)
     try:
-        schema.check(command, config | {"model": model})
+        schema.check_model(model)
     except InputError as error:
         where = f"{run.path}/manifest.json: config." if run else ""
         raise InputError(f"{where}{error}") from None

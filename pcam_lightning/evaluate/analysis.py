@@ -13,6 +13,7 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.selection import Selection, select_examples, worst_slice
 from pcam_lightning.evaluate.slices import cut, score_slices
 from pcam_lightning.files import atomic_write
+from pcam_lightning.metrics.abstention import describe_abstention
 from pcam_lightning.metrics.baselines import not_beyond_constant
 from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.metrics.calibration import (
@@ -81,7 +82,8 @@ def analyze(
     Returns:
         An analysis whose `summary` has the keys `split`, `threshold`, `temperature`, `val` and
         `test` (results of `summarize`, for each table given), `not_beyond_constant`,
-        `calibration`, `slices`, `tta`. It holds JSON types, and NaN for undefined numbers.
+        `calibration`, `abstention`, `slices`, `tta`. It holds JSON types, and NaN for undefined
+        numbers.
 
     Raises:
         InputError: the rule finds no threshold, a slice cannot be cut, or a column of patch
@@ -128,6 +130,7 @@ def analyze(
         "note": note,
         **_calibration(table, temperature, train_prevalence, resamples, seed),
     }
+    summary["abstention"] = describe_abstention(label, table["logit"], chosen)
     parts = cut(table, table if val is None else val, slices or {})
     scored = score_slices(table, parts, chosen, resamples, seed=seed)
     summary["slices"] = {
@@ -161,10 +164,10 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
     chosen_on = "val" if "val" in tables else split
     paths = {
         name: pictures / f"{name}.png"
-        for name in (f"threshold_{chosen_on}", f"roc_{split}", f"pr_{split}",
-                     f"confusion_{split}", f"reliability_{split}", f"slices_{split}")
+        for name in (f"threshold_{chosen_on}", f"roc_{split}", f"pr_{split}", f"confusion_{split}",
+                     f"coverage_{split}", f"reliability_{split}", f"slices_{split}")
     }  # fmt: skip
-    threshold_path, roc, pr, confusion, reliability, slices = paths.values()
+    threshold_path, roc, pr, confusion, coverage, reliability, slices = paths.values()
     beta = analysis.summary["threshold"]["beta"] or 2.0
     source = tables[chosen_on]
     plots.plot_thresholds(
@@ -174,6 +177,7 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
     plots.plot_roc(roc, label, probability, heading, threshold)
     plots.plot_precision_recall(pr, label, probability, heading, threshold)
     plots.plot_confusion(confusion, label, probability, threshold, heading)
+    plots.plot_coverage(coverage, label, analysis.table["logit"], threshold, heading)
     probabilities = {"uncalibrated": probability.to_numpy()}
     temperature = analysis.summary["temperature"]
     if temperature is not None:

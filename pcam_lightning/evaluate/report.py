@@ -66,6 +66,11 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
             f"tta: auroc {change['value']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
             + (f", {cost:.1f} times the time" if cost else ""),
         )
+    decided = {each["undecided"]: each["accuracy"] for each in summary["abstention"]}
+    console.print(
+        f"accuracy: {_number(decided[0.0])} on all patches, {_number(decided[0.1])} without the "
+        "most uncertain tenth"
+    )
     worse = len(summary["slices"]["worse"])
     console.print(f"slices: {worse} of {summary['slices']['scored']} significantly worse")
     noted = [each for each in analysis.slices.to_dict("records") if each["note"]]

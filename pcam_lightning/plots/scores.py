@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
+from pcam_lightning.metrics.abstention import accuracy_by_coverage
 from pcam_lightning.metrics.calibration import reliability
 from pcam_lightning.metrics.metrics import Ranking, is_tumour
 from pcam_lightning.metrics.thresholds import f_beta
@@ -181,6 +182,39 @@ def plot_thresholds(
             threshold, color="black", linestyle="--", linewidth=1.2, label=f"chosen {threshold:.4g}"
         )
         axes.legend(loc="lower center")
+    save(figure, path)
+
+
+def plot_coverage(
+    path: str | os.PathLike[str],
+    label: ArrayLike,
+    logit: ArrayLike,
+    threshold: float,
+    title: str = "",
+) -> None:
+    """Plot the accuracy over the share of patches that are decided, the most certain ones first.
+
+    Args:
+        path: PNG to write, atomically.
+        label: [N] of 0 or 1.
+        logit: [N].
+        threshold: tumour where sigmoid(logit) >= threshold.
+        title: dataset and split.
+    """
+    decided, accuracy = accuracy_by_coverage(label, logit, threshold)
+    figure, axes = _unit_square(
+        "Risk and coverage", title, "share of patches decided", "accuracy on them"
+    )
+    axes.plot(decided, accuracy, color=BLUE, linewidth=2)
+    low = float(accuracy.min())
+    margin = 0.08 * max(1 - low, 0.01)
+    axes.set_ylim(low - margin, 1 + margin)
+    axes.set_aspect("auto")
+    for share in (0.5, 0.8, 0.9, 1.0):
+        value = accuracy[int(np.ceil(share * len(accuracy))) - 1]
+        axes.plot(share, value, "o", color=BLUE)
+        axes.annotate(f"{value:.3f}", (share, value), (0, 8), textcoords="offset points",
+                      ha="right", fontsize=9)  # fmt: skip
     save(figure, path)
 
 

@@ -30,7 +30,7 @@ def main(config: Config) -> Path:
     from pcam_lightning.predict.inputs import find_input
 
     folder, options = Path(config["run_dir"]), config["predict"]
-    trained = load_trained("predict", config, HydraConfig.get().overrides.task, options["tta"])
+    trained = load_trained(config, HydraConfig.get().overrides.task, options["tta"])
     source = find_input(
         config["input"], options["fit"], config["data"]["scale"], options["column"], options["root"]
     )
@@ -52,6 +52,7 @@ def predict(
     import numpy as np
 
     from pcam_lightning.config.build import build_fabric
+    from pcam_lightning.metrics.abstention import certainty
     from pcam_lightning.predict.pictures import ContactSheet
     from pcam_lightning.predict.scoring import score
     from pcam_lightning.predict.tables import (
@@ -59,7 +60,6 @@ def predict(
         decide,
         draft_table,
         score_labels,
-        uncertainty,
         write_tables,
     )
 
@@ -74,7 +74,7 @@ def predict(
         for scored in score(trained.network, source, config["data"]["batch_size"], fabric):
             draft.add(scored.patches, scored.logit)
             features.append(scored.features)
-            key = -scored.logit if by_tumour else uncertainty(scored.logit, threshold)
+            key = -scored.logit if by_tumour else certainty(scored.logit, threshold)
             sheet.add(scored.patches, scored.logit, key)
         _write_skipped(folder, source.skipped)
         logit, label = draft.logit, draft.label

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pcam_lightning.metrics.abstention import undecided
 from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.predict.inputs import Patches
@@ -89,20 +90,13 @@ def decide(logit: NDArray[np.float32], threshold: float, abstain: float) -> NDAr
     """Return "tumour", "normal" or "undecided" for each of N patches.
 
     Args:
-        logit: [N], of which the nearest to the threshold's logit are undecided.
+        logit: [N].
         threshold: tumour where sigmoid(logit) >= threshold.
-        abstain: share of undecided patches, rounded up to a whole number of patches.
+        abstain: share of undecided patches, as in `undecided`.
     """
     decision = np.where(sigmoid(logit) >= threshold, "tumour", "normal").astype("<U9")
-    count = int(np.ceil(abstain * len(logit)))
-    decision[np.argsort(uncertainty(logit, threshold), kind="stable")[:count]] = "undecided"
+    decision[undecided(logit, threshold, abstain)] = "undecided"
     return decision
-
-
-def uncertainty(logit: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
-    """Return the distance of each logit from the threshold's, [N]; small is uncertain."""
-    inside = min(max(threshold, 1e-12), 1 - 1e-12)
-    return np.abs(logit.astype(np.float64) - np.log(inside / (1 - inside)))
 
 
 def score_labels(

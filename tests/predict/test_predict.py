@@ -15,25 +15,13 @@ from sklearn.metrics import roc_auc_score
 from pcam_lightning.data.files import SplitFiles, read_labels
 from pcam_lightning.runs import Run
 
-TINY = ("model=mlp", "model.hidden=[8]", "trainer=cpu", "trainer.max_epochs=1", "logger=csv")
-
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data in `pcam`, a run trained on it in `run`, and test patches as PNG files."""
-    from pcam_files import SPLITS, random_split, write_split
-
-    folder = tmp_path_factory.mktemp("trained")
-    for seed, (split, rows) in enumerate(zip(SPLITS, (48, 20, 20), strict=True)):
-        write_split(folder / "pcam", split, *random_split(rows, seed))
-    import subprocess
-    import sys
-
-    subprocess.run(
-        [sys.executable, "-m", "pcam_lightning.train", *TINY, f"data.root={folder / 'pcam'}",
-         "data.batch_size=16", f"hydra.run.dir={folder / 'run'}"],
-        check=True, cwd=folder, capture_output=True,
-    )  # fmt: skip
+def trained(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained run in `run`, its data in `pcam`, its test patches in `png`."""
+    folder = tmp_path_factory.mktemp("predict")
+    shutil.copytree(trained_run.path, folder / "run")
+    shutil.copytree(trained_run.manifest["dataset"]["root"], folder / "pcam")
     (folder / "png").mkdir()
     with h5py.File(SplitFiles(folder / "pcam", "test").images) as file:
         for row, pixels in enumerate(file["x"][:]):  # type: ignore[index]
@@ -64,7 +52,7 @@ def test_h5_images_glob_and_csv_give_what_the_run_predicted(
 ) -> None:
     expected = Run(trained / "run").predictions("test")
     labels = read_labels(SplitFiles(trained / "pcam", "test"))
-    names = [f"{row:02}.png" for row in range(20)]
+    names = [f"{row:02}.png" for row in range(60)]
     table = pd.DataFrame({"id": [name.removesuffix(".png") for name in names], "label": labels})
     kaggle = tmp_path / "kaggle"
     shutil.copytree(trained / "png", kaggle / "train")
@@ -96,7 +84,7 @@ def test_h5_images_glob_and_csv_give_what_the_run_predicted(
 
 def test_a_pcam_folder_is_predicted_whole(predict, trained: Path) -> None:
     found, summary, _ = predict(f"input={trained / 'pcam'}")
-    assert summary["patches"] == len(found) == 88
+    assert summary["patches"] == len(found) == 216
     assert set(found["file"]) == {f"camelyonpatch_level_2_split_{s}_x.h5" for s in
                                   ("train", "valid", "test")}  # fmt: skip
 
@@ -134,7 +122,7 @@ def test_the_stored_threshold_decides_and_the_most_uncertain_are_left_undecided(
     )
     tumour = found["probability"] >= value
     undecided = found["decision"] == "undecided"
-    assert undecided.sum() == 2
+    assert undecided.sum() == 6
     decided = found[~undecided]
     assert list(decided["decision"] == "tumour") == list(tumour[~undecided])
     logit = found["logit"].to_numpy(np.float64)
@@ -225,7 +213,7 @@ def test_a_checkpoint_outside_a_run_needs_its_model(predict, trained: Path, tmp_
     checkpoint = shutil.copy(trained / "run" / "checkpoints" / "best.ckpt", tmp_path / "a.ckpt")
     arguments = (f"checkpoint={checkpoint}", f"input={trained / 'png'}")
     assert "another network" in predict(*arguments, code=2, run=False)[2]
-    found, _, text = predict(*arguments, "model=mlp", "model.hidden=[8]", run=False)
+    found, _, text = predict(*arguments, "model=cnn", "model.channels=[4,4]", run=False)
     expected = Run(trained / "run").predictions("test")
     np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-6)
     assert "drift" in text  # that it is not checked

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pcam_lightning.config.schema.audit import Audit
 from pcam_lightning.config.schema.benchmark import Benchmark
@@ -10,7 +10,9 @@ from pcam_lightning.config.schema.collect import Collect
 from pcam_lightning.config.schema.compare import Compare, Reproduce
 from pcam_lightning.config.schema.download import Download
 from pcam_lightning.config.schema.evaluate import Evaluate
+from pcam_lightning.config.schema.export import Export
 from pcam_lightning.config.schema.fields import StrictModel
+from pcam_lightning.config.schema.groups import Model
 from pcam_lightning.config.schema.predict import Predict
 from pcam_lightning.config.schema.search import Search
 from pcam_lightning.config.schema.train import Train
@@ -26,6 +28,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "collect": Collect,
     "evaluate": Evaluate,
     "predict": Predict,
+    "export": Export,
 }
 """The schema of each command's root config."""
 
@@ -39,12 +42,17 @@ def check(name: str, config: dict[str, Any]) -> None:
     _check(ROOTS[name], config, "")
 
 
+def check_model(config: dict[str, Any]) -> None:
+    """Raise `InputError` for the first value that the schema of a section `model` rejects."""
+    _check(Model, config, "model.")
+
+
 def check_search(config: dict[str, Any]) -> None:
     """Raise `InputError` for the first value of `hydra.sweeper` that its schema rejects."""
     _check(Search, config, "hydra.sweeper.")
 
 
-def _check(section: type[StrictModel], config: dict[str, Any], prefix: str) -> None:
+def _check(section: type[BaseModel], config: dict[str, Any], prefix: str) -> None:
     try:
         section.model_validate(config)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Escaping of text for Markdown tables."""
+"""Escaping of text for Markdown."""
 
 import re
 

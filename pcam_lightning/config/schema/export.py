@@ -1,0 +1,32 @@
+"""Schema of the command export."""
+
+from typing import Literal
+
+from pydantic import PositiveInt, model_validator
+
+from pcam_lightning.config.schema.fields import Name, StrictModel
+from pcam_lightning.config.schema.slurm import SlurmCommand
+
+
+class ExportData(StrictModel):
+    root: str | None
+    batch_size: PositiveInt
+
+
+class ExportSection(StrictModel):
+    quantize: Literal["none", "int8"]
+
+
+class Export(SlurmCommand):
+    run: str
+    format: Literal["onnx", "pt2"]
+    data: ExportData
+    export: ExportSection
+    experiment_name: Name
+    run_dir: str
+
+    @model_validator(mode="after")
+    def _quantized_onnx(self) -> "Export":
+        if self.format == "pt2" and self.export.quantize != "none":
+            raise ValueError("export.quantize=int8: expected format=onnx")
+        return self

@@ -1,0 +1,173 @@
+"""An exported model computes what PyTorch computes, in programs that do not know this package."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from sklearn.metrics import roc_auc_score
+
+import pcam_lightning
+from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.export import onnx
+from pcam_lightning.files import write_json
+from pcam_lightning.runs import Run
+from pcam_lightning.runs.threshold import Threshold, write_threshold
+
+
+@pytest.fixture
+def run(trained_run: Run, tmp_path: Path) -> Run:
+    """A copy of the trained run, with a stored threshold and temperature."""
+    run = Run(shutil.copytree(trained_run.path, tmp_path / "run"))
+    store_threshold(run)
+    return run
+
+
+def store_threshold(run: Run, **changes) -> None:
+    values = {
+        "value": 0.4, "rule": "max_fbeta", "temperature": 2.0, "tta": "none",
+        "checkpoint": "best.ckpt", "weights_digest": run.summary["weights_digest"],
+        "dataset": {"name": "pcam"}, "validation": {},
+    }  # fmt: skip
+    write_threshold(run.path, Threshold(**values | changes))
+
+
+@pytest.fixture
+def export(command, tmp_path: Path):
+    def call(run: Run, *arguments: str, code: int = 0, name: str = "exported") -> tuple[Path, str]:
+        folder = tmp_path / name
+        found, out, err = command(
+            f"run={run.path}", *arguments, f"hydra.run.dir={folder}", name="export"
+        )
+        assert found == code, out + err
+        if code == 2:
+            assert err.count("\n") == 1 and not (folder / "summary.json").exists(), err
+        return folder, out + err
+
+    return call
+
+
+def validation_patches(run: Run) -> np.ndarray:
+    with h5py.File(SplitFiles(Path(run.manifest["dataset"]["root"]), "valid").images) as file:
+        return file["x"][:]  # type: ignore[index]
+
+
+def expected_probability(run: Run, temperature: float) -> np.ndarray:
+    """Computed from the logits that the run itself wrote when it was trained."""
+    logit = run.predictions("val").sort_values("row")["logit"].to_numpy(np.float64)
+    return 1 / (1 + np.exp(-logit / temperature))
+
+
+def test_onnxruntime_gives_calibrated_probabilities(export, run: Run) -> None:
+    folder, _ = export(run)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    image = validation_patches(run)
+    expected = expected_probability(run, temperature=2.0)
+    for batch in (1, 2, 7, 60):
+        found = [
+            session.run(None, {"image": image[start : start + batch]})[0]
+            for start in range(0, len(image), batch)
+        ]
+        assert np.abs(np.concatenate(found) - expected).max() < 1e-5  # type: ignore[arg-type]
+
+
+def test_decisions_are_those_of_the_stored_threshold(export, run: Run) -> None:
+    median = float(np.median(expected_probability(run, temperature=1.0))) + 1e-6
+    store_threshold(run, value=median)
+    folder, _ = export(run)
+    summary = json.loads((folder / "summary.json").read_text())
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    found = session.run(None, {"image": validation_patches(run)})[0]
+    decided = np.asarray(found) >= summary["decision_threshold"]
+    assert (decided == (expected_probability(run, temperature=1.0) >= median)).all()
+    assert 0 < decided.sum() < len(decided)
+    assert summary["files"]["model.onnx"]["flipped_decisions"] == 0
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert float(metadata["decision_threshold"]) == summary["decision_threshold"]
+
+
+def test_torch_export_gives_the_same(export, run: Run) -> None:
+    folder, _ = export(run, "format=pt2")
+    module = torch.export.load(folder / "model.pt2").module()
+    for batch in (1, 7, 60):
+        found = module(torch.from_numpy(validation_patches(run)[:batch]))
+        expected = expected_probability(run, temperature=2.0)[:batch]
+        assert np.abs(found.detach().numpy() - expected).max() < 1e-5
+
+
+def test_the_same_run_gives_the_same_bytes_and_names_no_folder(export, run: Run) -> None:
+    first, second = (export(run, name=name)[0] / "model.onnx" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    pt2 = export(run, "format=pt2", name="third")[0] / "model.pt2"
+    package = str(Path(pcam_lightning.__file__).parent).encode()
+    for path in (first, pt2):
+        assert package not in path.read_bytes() and str(run.path).encode() not in path.read_bytes()
+
+
+def test_another_result_is_not_kept(export, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = onnx.load_onnx
+    monkeypatch.setattr(onnx, "load_onnx", lambda path: lambda image: load(path)(image) + 1e-3)
+    folder, text = export(run, code=1)
+    assert "model.onnx" in text and list(folder.glob("*.onnx")) == []
+    found = json.loads((folder / "summary.json").read_text())["files"]["model.onnx"]
+    assert found["largest_difference"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_the_loss_of_8_bits_is_measured(export, run: Run) -> None:
+    folder, _ = export(run, "export.quantize=int8")
+    found = json.loads((folder / "summary.json").read_text())["files"]["model_int8.onnx"]
+    session = onnxruntime.InferenceSession(folder / "model_int8.onnx")
+    probability = np.asarray(session.run(None, {"image": validation_patches(run)})[0])
+    label = run.predictions("val").sort_values("row")["label"]
+    assert found["auroc"]["exported"] == pytest.approx(roc_auc_score(label, probability))
+    expected = expected_probability(run, temperature=2.0)
+    difference = np.abs(probability - expected).max()
+    assert difference > 0 and found["largest_difference"] == pytest.approx(difference, abs=1e-5)
+    assert (folder / "model_int8.onnx").stat().st_size != (folder / "model.onnx").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda run: store_threshold(run, tta="d4"), "tta=d4"),
+        (lambda run: store_threshold(run, weights_digest="0" * 64), "threshold.json"),
+        (lambda run: (run.path / "checkpoints" / "best.ckpt").unlink(), "best.ckpt"),
+        (lambda run: (run.path / "summary.json").unlink(), "summary.json"),
+    ],
+)
+def test_a_run_that_cannot_be_exported(export, run: Run, damage, named: str) -> None:
+    damage(run)
+    assert named in export(run, code=2)[1]
+
+
+def test_data_that_is_not_the_runs(export, run: Run, pcam_root: Path) -> None:
+    assert "data.root=" in export(run, "data.root=nowhere", code=2)[1]
+    assert str(pcam_root) in export(run, f"data.root={pcam_root}", code=2)[1]
+
+
+def test_the_card_has_the_measured_numbers(export, run: Run) -> None:
+    folder, _ = export(run)
+    front = yaml.safe_load((folder / "model_card.md").read_text().split("---\n")[1])
+    metrics = {
+        each["name"]: each["value"] for each in front["model-index"][0]["results"][0]["metrics"]
+    }
+    table = run.predictions("test")
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(table["label"], table["probability"]))
+    accuracy = ((table["probability"] >= 0.4) == (table["label"] == 1)).mean()
+    assert metrics["accuracy"] == pytest.approx(accuracy)
+    text = (folder / "model_card.md").read_text()
+    assert run.summary["weights_digest"] in text and "not stated" in text
+
+
+def test_the_card_shows_text_of_files_as_text(export, run: Run) -> None:
+    manifest = run.manifest
+    manifest["dataset"]["name"] = "<script>alert(1)</script> | [x](javascript:1) `y`"
+    write_json(run.path / "manifest.json", manifest)
+    folder, _ = export(run)
+    page = (folder / "model_card.html").read_text()
+    assert "<script" not in page and "<a " not in page and "javascript:1" in page
