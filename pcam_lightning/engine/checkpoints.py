@@ -15,6 +15,9 @@ from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.files import atomic_write
 
+FORMAT_VERSION = 1
+"""Version of a checkpoint's content beside Lightning's own; checkpoints of 0.1.0 have none."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoint writer that keeps the previous checkpoint after a kill or on a full disk.
@@ -28,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write the checkpoint; raise InputError if the disk is full or the folder read-only."""
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
+        torch.save(checkpoint | {"format_version": FORMAT_VERSION}, buffer)
         try:
             atomic_write(Path(path), buffer.getvalue())
         except OSError as error:
@@ -110,6 +113,12 @@ def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else "no dict"
         raise InputError(f"{path}: no checkpoint of Lightning, found {found[:200] or 'nothing'}")
+    version = checkpoint.get("format_version", 0)
+    if not isinstance(version, int) or not 0 <= version <= FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {one_line(version, 40)}, expected at most {FORMAT_VERSION}; "
+            "a later version of pcam_lightning reads it"
+        )
     state = checkpoint["state_dict"]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
+from pcam_lightning.data.patch_features import Patches
 from pcam_lightning.models.served import Served
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -60,7 +61,7 @@ class Comparison:
 def compare(
     served: Served,
     exported: Predict,
-    image: NDArray[np.uint8],
+    image: Patches,
     label: NDArray[np.int64],
     threshold: float,
     batch_size: int,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pcam_lightning.config.compose import Config
 from pcam_lightning.config.trained import load_trained
+from pcam_lightning.data.patch_features import Patches
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.patches import PatchSource
 from pcam_lightning.metrics.calibration import calibrated
@@ -52,7 +53,7 @@ class ExportTarget:
         return self.run.summary.get("weights_digest")
 
     @property
-    def validation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def validation(self) -> tuple[Patches, NDArray[np.int64]]:
         """The validation patches [N, 96, 96, 3], mapped from disk, and their labels [N]."""
         table = self.tables["val"].sort_values("row")
         image = self.source.patches("val")

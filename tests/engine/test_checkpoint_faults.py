@@ -142,6 +142,18 @@ def test_no_code_of_a_checkpoint_runs(fault, sound: bytes, tmp_path: Path) -> No
     assert made.exists()
 
 
+def test_format_versions(fault, sound: bytes) -> None:
+    for version in (None, 0, 1):  # a checkpoint of 0.1.0 has none
+        change = {} if version is None else {"format_version": version}
+        assert (
+            fault(changed(sound, lambda checkpoint, change=change: checkpoint.update(change)))
+            is None
+        )
+    for version in (2, -1, "1", [1]):
+        content = changed(sound, lambda checkpoint, v=version: checkpoint.update(format_version=v))
+        assert "format version" in fault(content)
+
+
 def test_a_truncated_file(fault, sound: bytes) -> None:
     for length in (0, 1, 100, len(sound) // 2, len(sound) - 100, len(sound) - 1):
         assert fault(sound[:length]), length
