@@ -70,6 +70,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, unchanged_logging():
         patch.chdir(folder)
+        leave_plots_out(patch)
         patch.setattr(sys, "argv", ["train", *arguments])
         importlib.import_module("pcam_lightning.train.__main__").main()
     return Run(folder / "run")
@@ -113,9 +114,26 @@ def composed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return compose_config
 
 
+def leave_plots_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty files instead of plots: drawing takes half of a short run."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+
+
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch, capfd):
-    """Call `python -m pcam_lightning.NAME ...` in this process, to save the import of torch."""
+def plots() -> None:
+    """Draw the plots of `command`."""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch, capfd, request):
+    """Call `python -m pcam_lightning.NAME ...` in this process, to save the import of torch.
+
+    Its plots are empty files, unless a test asks for the fixture `plots`.
+    """
+    if "plots" not in request.fixturenames:
+        leave_plots_out(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCAM_ROOT", raising=False)
 

@@ -55,7 +55,7 @@ def second(first: Path, tmp_path: Path):
 
 
 @pytest.fixture
-def compare(command, tmp_path: Path):
+def compare(command, plots, tmp_path: Path):
     def run(*folders: Path) -> tuple[dict, str]:
         where = tmp_path / "comparison"
         runs = ",".join(map(str, folders))

@@ -60,7 +60,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
-def test_evaluation_of_a_run_and_of_its_predictions(run: Run, evaluate, tmp_path: Path) -> None:
+def test_evaluation_of_a_run_and_of_its_predictions(
+    run: Run, evaluate, plots, tmp_path: Path
+) -> None:
     code, out, err = evaluate(f"run={run.path}", "evaluate.threshold='recall>=0.95'")
     assert code == 0, err
     folder = tmp_path / "ev"
@@ -71,7 +73,7 @@ def test_evaluation_of_a_run_and_of_its_predictions(run: Run, evaluate, tmp_path
     assert evaluation.manifest["dataset"] == run.manifest["dataset"]
     assert {path.name for path in (folder / "plots").iterdir()} >= {
         *("threshold_val.png", "roc_test.png", "pr_test.png", "confusion_test.png"),
-        *("reliability_test.png", "slices_test.png", "least_certain.png"),
+        *("coverage_test.png", "reliability_test.png", "slices_test.png", "least_certain.png"),
     }
 
     # The predictions are bit-identical to the run's own.
@@ -340,7 +342,7 @@ def test_invalid_runs(run: Run, evaluate, damage, named: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_opens_in_a_browser(run: Run, evaluate, tmp_path: Path) -> None:
+def test_the_page_opens_in_a_browser(run: Run, evaluate, plots, tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if browser is None:
         pytest.skip("there is no chromium here; apt-get install chromium")

@@ -48,7 +48,7 @@ def predict(command, trained: Path, tmp_path: Path):
 
 
 def test_h5_images_glob_and_csv_give_what_the_run_predicted(
-    predict, trained: Path, tmp_path: Path
+    predict, plots, trained: Path, tmp_path: Path
 ) -> None:
     expected = Run(trained / "run").predictions("test")
     labels = read_labels(SplitFiles(trained / "pcam", "test"))
@@ -89,7 +89,9 @@ def test_a_pcam_folder_is_predicted_whole(predict, trained: Path) -> None:
                                   ("train", "valid", "test")}  # fmt: skip
 
 
-def test_larger_images_are_cropped_tiled_or_resized(predict, trained: Path, tmp_path: Path) -> None:
+def test_larger_images_are_cropped_tiled_or_resized(
+    predict, plots, trained: Path, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     (tmp_path / "large").mkdir()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from command_processes import CommandProcess
-from matplotlib.figure import Figure
 from pcam_files import SPLITS, invert_patch, random_split, write_split
 
 from pcam_lightning.data.files import SplitFiles
@@ -42,9 +41,7 @@ def run(finished: Run, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def reproduce(command, run: Run, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # plots take half of the time
-
+def reproduce(command, run: Run, tmp_path: Path):
     def call() -> tuple[int, str, str]:
         where = f"hydra.run.dir={tmp_path / 'again'}"
         return command(f"run={run.path}", where, name="reproduce")

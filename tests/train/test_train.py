@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from matplotlib.figure import Figure
 from pcam_files import SPLITS, random_split, write_split
 from sklearn import metrics
 
@@ -25,18 +24,6 @@ TINY = [
     "data.batch_size=8",
     "model.channels=[4,4]",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_plots(request, monkeypatch) -> None:
-    """Leave plots out, which take half of a short run, except for the fixture `plots`."""
-    if "plots" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
-
-
-@pytest.fixture
-def plots() -> None:
-    """Draw the plots."""
 
 
 @pytest.fixture
