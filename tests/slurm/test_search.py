@@ -13,7 +13,7 @@ from pcam_lightning.runs import Run
 pytest.importorskip("optuna")
 pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
 
-TRIALS = 6
+TRIALS = 5
 
 
 def test_a_killed_search_loses_and_repeats_no_trial(pcam_root: Path, tmp_path: Path) -> None:

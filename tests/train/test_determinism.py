@@ -55,7 +55,6 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     [
         *(("mlp", "balanced"), ("mlp", "shuffle"), ("cnn", "balanced"), ("cnn", "shuffle")),
         pytest.param("resnet18", "shuffle", marks=pytest.mark.slow),
-        pytest.param("densenet121", "balanced", marks=pytest.mark.slow),
     ],
 )
 def test_loader_workers_do_not_change_weights(trained, model: str, sampler: str) -> None:
