@@ -66,11 +66,10 @@ class H5Input:
 
     def batches(self, size: int) -> Iterator[Patches]:
         for files, source in zip(self.files, self._sources, strict=True):
-            patches = source.map()
             labels = read_labels(files) if self.labeled else None
 
-            def read(start: int, patches=patches, labels=labels, files=files) -> Patches:
-                stop = min(start + size, len(patches))
+            def read(start: int, source=source, labels=labels, files=files) -> Patches:
+                stop = min(start + size, source.rows)
                 rows = range(start, stop)
                 columns: dict[str, list[Any]] = {
                     "file": [files.images.name] * len(rows),
@@ -78,7 +77,8 @@ class H5Input:
                 }
                 if labels is not None:
                     columns["label"] = labels[start:stop].tolist()
-                return Patches(np.array(patches[start:stop]), columns)  # no view of a mapped file
+                # Mapped anew for each batch: a map keeps every page in memory that was read.
+                return Patches(np.array(source.map()[start:stop]), columns)
 
             # One thread: HDF5 reads one call at a time.
             yield from prefetch_map(read, range(0, source.rows, size), threads=1)

@@ -16,6 +16,11 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.predict.inputs import H5Input, ImageInput, Patches
 
 
+FEATURE_PATCHES = 10_000
+"""Patches, evenly spaced, whose features are computed: enough to see drift (see `metrics.drift`).
+Those of every patch would take longer than the forward pass of a small network."""
+
+
 class Scored(NamedTuple):
     """A batch of N patches with what is known of each."""
 
@@ -23,7 +28,7 @@ class Scored(NamedTuple):
     logit: NDArray[np.float32]
     """[N]"""
     features: dict[str, NDArray[np.float32]]
-    """As from `patch_features.compute`, [N] each."""
+    """As from `patch_features.compute`, of some of the patches (see `FEATURE_PATCHES`)."""
 
 
 def score(
@@ -36,6 +41,7 @@ def score(
     """
     network = fabric.setup_module(network)
     total, unit = len(source), "patch" if isinstance(source, H5Input) else "file"
+    spacing = max(1, total // FEATURE_PATCHES)
     with tqdm(total=total, unit=unit, leave=False, disable=not sys.stderr.isatty()) as bar:
         for patches in source.batches(batch_size):
             with torch.inference_mode():
@@ -45,5 +51,5 @@ def score(
                 place = int((~np.isfinite(logit)).argmax())
                 named = patches.columns["file"][place]
                 raise InputError(f"{named}: its logit is not finite; is the checkpoint sound?")
-            yield Scored(patches, logit, compute(patches.image))
+            yield Scored(patches, logit, compute(patches.image[::spacing]))
             bar.update(len(logit) if unit == "patch" else len(set(patches.columns["file"])))
