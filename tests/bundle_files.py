@@ -11,7 +11,7 @@ from pcam_lightning.bundle.archive import travel_files
 from pcam_lightning.bundle.golden import golden_files
 from pcam_lightning.bundle.wheels import requirements_txt
 from pcam_lightning.files import encode_json
-from pcam_lightning.runs.bundle import BundleMetadata, Golden
+from pcam_lightning.runs.bundle_metadata import BundleMetadata, Golden
 from pcam_lightning.runs.threshold import Threshold
 
 THRESHOLD = Threshold(

@@ -13,7 +13,8 @@ from typing import BinaryIO
 from pcam_lightning.bundle.signature import sign_files
 from pcam_lightning.errors import InputError
 from pcam_lightning.files import draft
-from pcam_lightning.runs.bundle import CHECKSUMS, CHUNK, MAX_FILES, NAME, SIGNATURE
+from pcam_lightning.runs.bundle import CHECKSUMS, CHUNK, SIGNATURE
+from pcam_lightning.runs.bundle_files import MAX_FILES, NAME
 
 SCRIPTS = ("predict.py", "verify.py")
 """Files that the archive marks as executable."""
