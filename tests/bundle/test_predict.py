@@ -98,10 +98,12 @@ def test_unreadable_files_are_listed_and_the_rest_is_predicted(run, tmp_path: Pa
         (["empty", "--batch", "0"], "--batch"),
         (["empty", "--threshold", "nan"], "--threshold"),
         (["empty", "--threshold", "-1"], "--threshold"),
+        (["a.png", "--output", "no/such/folder.csv"], "no/such/folder.csv"),
     ],
 )
 def test_wrong_arguments_exit_with_2(run, tmp_path: Path, arguments, word: str) -> None:
     (tmp_path / "empty").mkdir()
+    Image.fromarray(NOISE[0]).save("a.png")
     code, rows, err = run(*arguments)
     assert code == 2 and rows is None and word in err.splitlines()[-1]
 

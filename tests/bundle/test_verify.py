@@ -139,8 +139,13 @@ def test_a_missing_package_is_one_line(
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(folder / script), run_name="__main__")
     err = capfd.readouterr().err
-    assert stop.value.code == 2 and err.count("\n") == 1
-    assert package in err and "pip install -r requirements.txt" in err
+    assert stop.value.code == 2 and err.count("\n") == 1 and package in err
+    assert "pip install --no-index --find-links wheels" in err and "requirements.lock" in err
+    shutil.rmtree(folder / "wheels")
+    if script == "predict.py":
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(folder / script), run_name="__main__")
+        assert "pip install -r requirements.txt" in capfd.readouterr().err
 
 
 def test_a_process_without_network_verifies(folder: Path) -> None:

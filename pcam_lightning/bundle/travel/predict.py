@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Predict images with this bundle's model.
 
     python predict.py PATH... [--output predictions.csv] [--threshold P] [--batch N]
@@ -24,8 +25,11 @@ try:
     import onnxruntime
     from PIL import Image, ImageOps
 except ImportError as error:
-    line = f"{error}; expected: {sys.executable} -m pip install -r requirements.txt"
-    print(f"predict.py: {' '.join(line.split())}", file=sys.stderr)
+    options = "-r requirements.txt"
+    if os.path.isdir(os.path.join(HERE, "wheels")):
+        options = "--no-index --find-links wheels --require-hashes -r requirements.lock"
+    command = f"cd {HERE} && {sys.executable} -m pip install {options}"
+    print(f"predict.py: {' '.join(str(error).split())}; expected: {command}", file=sys.stderr)
     raise SystemExit(2) from None
 
 SIDE = 96
@@ -48,9 +52,9 @@ def main() -> int:
         parser.error(f"{str(missing[0])!a}: no such file or folder")
     if not (files := [file for path in arguments.path for file in find_images(path)]):
         parser.error(f"no {', '.join(SUFFIXES)} file in {str(arguments.path[0])!a}")
+    metadata = json.loads(Path(HERE, "configs", "metadata.json").read_bytes())
     threshold = arguments.threshold
     if threshold is None:
-        metadata = json.loads(Path(HERE, "configs", "metadata.json").read_bytes())
         threshold = metadata["decision_threshold"]
     session = onnxruntime.InferenceSession(os.path.join(HERE, "models", "model.onnx"))
     skipped = 0
@@ -131,4 +135,8 @@ def spreadsheet_cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except OSError as error:
+        print(f"predict.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

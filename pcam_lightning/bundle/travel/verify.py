@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Check that this bundle is unchanged and that its model works on this machine.
 
     python verify.py
@@ -34,8 +35,11 @@ def main() -> int:
         import onnxruntime
         from PIL import Image
     except ImportError as error:
-        line = f"{error}; expected: {sys.executable} -m pip install -r requirements.txt"
-        print(f"verify.py: {' '.join(line.split())}", file=sys.stderr)
+        options = "-r requirements.txt"
+        if os.path.isdir(os.path.join(HERE, "wheels")):
+            options = "--no-index --find-links wheels --require-hashes -r requirements.lock"
+        command = f"cd {HERE} && {sys.executable} -m pip install {options}"
+        print(f"verify.py: {' '.join(str(error).split())}; expected: {command}", file=sys.stderr)
         return 2
     with open(os.path.join(HERE, "golden", "expected.csv"), newline="") as file:
         expected = [(row["file"], float(row["probability"])) for row in csv.DictReader(file)]
