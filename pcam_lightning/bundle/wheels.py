@@ -24,7 +24,8 @@ RUNTIME = ("numpy>=1.26", "onnxruntime>=1.20", "pillow>=10.1")
 """Requirements of the scripts in a bundle."""
 SOURCE_ONLY = ("antlr4-python3-runtime",)
 """Dependencies without a wheel of their own: Hydra 1.3 needs version 4.9."""
-PLATFORM = f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}, " + (
+PLATFORM = (
+    f"{platform.python_implementation()} {'.'.join(platform.python_version_tuple()[:2])}, "
     f"{platform.system()} {platform.machine()}"
 )
 """The interpreter and system that the wheels are for."""
@@ -54,13 +55,15 @@ def collect_wheels(kind: Kind, folder: Path) -> Wheelhouse:
 
     Args:
         kind: "cpu" takes the newest CPU build of torch, "cuda" the default build.
-        folder: an empty folder to download into; needs 1 GB for "cpu", several for "cuda".
+        folder: an empty or new folder to download into; "cpu" takes about 0.5 GB, "cuda" several.
 
     Raises:
-        InputError: pip is missing or fails, it offers no such build of torch, or this package was
-            installed without its checkout.
+        InputError: pip is missing or fails, it offers no such build of torch, this package was
+            installed without its checkout, or the folder is not empty.
     """
     checkout = find_checkout()
+    if any(folder.glob("*")):
+        raise InputError(f"bundle.wheels: {folder} holds files, expected an empty folder")
     torch = [f"torch=={cpu_build(_run_pip('index', 'versions', 'torch'))}"] if kind == "cpu" else []
     download(folder, [str(checkout), *torch])
     digests = digest_wheels(folder)

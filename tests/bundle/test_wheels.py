@@ -67,6 +67,12 @@ def test_an_installed_package_cannot_build_its_wheel(
         wheels.collect_wheels("cpu", tmp_path)
 
 
+def test_other_wheels_in_the_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "old-1-py3-none-any.whl").write_bytes(b"")
+    with pytest.raises(InputError, match="empty"):
+        wheels.collect_wheels("cpu", tmp_path)
+
+
 def test_a_python_without_pip_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip"):
