@@ -42,3 +42,9 @@ def test_the_wheel_contains_the_config_tree(site: Path, tmp_path: Path) -> None:
 def test_the_wheel_contains_the_package_alone(site: Path) -> None:
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"pcam_lightning"}
     assert not list(site.rglob("test_*.py"))
+
+
+def test_the_wheel_contains_the_scripts_of_a_bundle(site: Path) -> None:
+    travel = Path("pcam_lightning/bundle/travel")
+    for name in ("verify.py", "predict.py"):
+        assert (site / travel / name).read_bytes() == (ROOT / travel / name).read_bytes()

@@ -147,7 +147,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     return checked(path, read_json(path), Summary)
 
 
-def checked(path: Path, value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def checked(path: Path | str, value: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Return `value` unchanged if `model` accepts it, else raise RunFileError with the key."""
     try:
         model.model_validate(value)

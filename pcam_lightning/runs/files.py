@@ -80,7 +80,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RunFileError: the file holds anything else, or is nested deeper than `DEPTH`.
     """
-    content = read_file(path, JSON_BYTES)
+    return decode_json(path, read_file(path, JSON_BYTES))
+
+
+def decode_json(path: Path | str, content: bytes) -> dict[str, Any]:
+    """Return the JSON object in the content of a file; `path` names it in errors.
+
+    Raises:
+        RunFileError: as in `read_json`.
+    """
     try:
         value = json.loads(
             content.decode("utf-8"),

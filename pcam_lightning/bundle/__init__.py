@@ -1,0 +1,1 @@
+"""Archive of a trained model that works offline, without this package."""
