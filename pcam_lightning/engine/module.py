@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.data.dataset import Batch
+from pcam_lightning.engine.columns import Columns
 from pcam_lightning.engine.divergence import DivergenceCheck
 from pcam_lightning.engine.lightning_private import load_loader_state
 from pcam_lightning.engine.schedulers import check_length
@@ -75,7 +76,7 @@ class PCamClassifier(LightningModule):
         self.compiled = False
         """True runs the network through `torch.compile` from step `EAGER_STEPS` of the run on."""
         self._is_compiled = False
-        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._collected = Columns()
         self._divergence = DivergenceCheck()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class PCamClassifier(LightningModule):
             trainer.check_val_every_n_epoch = 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collected.append((batch.row, batch.label, self(batch.image).float()))
+        self._collected.add(batch.row, batch.label, self(batch.image).float())
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -221,8 +222,7 @@ class PCamClassifier(LightningModule):
 
     def _score(self, split: str) -> dict[str, Tensor]:
         """Log and return metrics of the whole split, exact for any batch size and ranks."""
-        columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
-        self._collected.clear()
+        columns = self._collected.pop()
         if self.trainer.world_size > 1:
             columns = [self.all_gather(column).flatten() for column in columns]  # type: ignore[union-attr]
         row, label, logit = (column.cpu() for column in columns)

@@ -68,14 +68,17 @@ def predict(
     temperature = trained.threshold.temperature if trained.threshold else None
     by_tumour = options["sort"] == "tumour"
     sheet = ContactSheet(options["gallery"])
-    features: list[dict[str, Any]] = []
+    features: dict[str, list[float]] = {}
     with draft_table(folder) as draft:
         fabric = build_fabric(config["trainer"])
         for scored in score(trained.network, source, config["data"]["batch_size"], fabric):
             draft.add(scored.patches, scored.logit)
-            features.append(scored.features)
+            for name, values in scored.features.items():
+                features.setdefault(name, []).extend(values.tolist())
             key = -scored.logit if by_tumour else certainty(scored.logit, threshold)
             sheet.add(scored.patches, scored.logit, key)
+        seconds = time.monotonic() - start
+        draft.close()
         _write_skipped(folder, source.skipped)
         logit, label = draft.logit, draft.label
         if not len(logit):
@@ -83,8 +86,6 @@ def predict(
             raise InputError(f"input={config['input']}: no patch to predict; {name}: {reason}")
         decision = decide(logit, threshold, options["abstain"])
         write_tables(folder, draft, decision, temperature)
-    seconds = time.monotonic() - start
-    found = {name: np.concatenate([each[name] for each in features]) for name in features[0]}
     summary: dict[str, Any] = {
         "input": config["input"],
         "checkpoint": trained.checkpoint,
@@ -94,9 +95,11 @@ def predict(
         "threshold": {"value": threshold, "rule": rule},
         "temperature": temperature,
         "decisions": {name: int(np.sum(decision == name)) for name in DECISIONS},
-        "drift": _drift(trained, found, folder),
+        "drift": _drift(
+            trained, {name: np.asarray(each) for name, each in features.items()}, folder
+        ),
         **({} if label is None else score_labels(label, logit, decision, threshold)),
-        "seconds": seconds,
+        "seconds": time.monotonic() - start,
         "patches_per_second": len(logit) / seconds,
     }
     kind = "highest" if by_tumour else "most uncertain"

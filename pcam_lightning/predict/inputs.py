@@ -184,7 +184,8 @@ def fit_patches(image: NDArray[np.uint8], fit: Fit) -> _Fitted:
         )
     if fit == "center":
         x, y = (width - SIDE) // 2, (height - SIDE) // 2
-        return _Fitted(image[None, y : y + SIDE, x : x + SIDE], [(x, y)], None)
+        # A copy: a view would keep the whole image in memory until its batch is complete.
+        return _Fitted(image[None, y : y + SIDE, x : x + SIDE].copy(), [(x, y)], None)
     rows, columns = height // SIDE, width // SIDE
     grid = image[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE, 3)
     corners = [(x * SIDE, y * SIDE) for y in range(rows) for x in range(columns)]

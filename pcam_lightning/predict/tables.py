@@ -39,10 +39,16 @@ class Draft:
 
     Decisions need all logits where a share of the patches is left undecided. Logits and labels
     alone are kept in memory: 5 bytes a patch.
+
+    Rows are collected in lists of Python and written `GROUP` at a time. Arrays of each batch would
+    lie between the activations of two batches and split the heap, whose memory would grow.
     """
+
+    GROUP = 1 << 15
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._rows: dict[str, list[Any]] = {}
         self._logits: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.int8]] = []
         self._writer: pq.ParquetWriter | None = None
@@ -57,7 +63,15 @@ class Draft:
         return np.concatenate(self._labels) if self._labels else None
 
     def add(self, patches: Patches, logit: NDArray[np.float32]) -> None:
-        columns = {**patches.columns, "logit": logit}
+        for name, values in {**patches.columns, "logit": logit.tolist()}.items():
+            self._rows.setdefault(name, []).extend(values)
+        if len(self._rows["logit"]) >= self.GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        columns, self._rows = self._rows, {}
+        if not columns:
+            return
         # A file name that is not UTF-8 reaches Python as lone surrogates.
         columns["file"] = [
             name.encode(errors="backslashreplace").decode() for name in columns["file"]
@@ -66,11 +80,13 @@ class Draft:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.path, schema)
         self._writer.write_table(pa.table({n: columns[n] for n in schema.names}, schema))
-        self._logits.append(logit)
+        self._logits.append(np.asarray(columns["logit"], np.float32))
         if "label" in columns:
             self._labels.append(np.asarray(columns["label"], np.int8))
 
     def close(self) -> None:
+        """Write the remaining rows; the logits and labels are complete afterwards."""
+        self._write()
         if self._writer is not None:
             self._writer.close()
 
@@ -118,11 +134,10 @@ def score_labels(
 def write_tables(
     folder: Path, draft: Draft, decision: NDArray[np.str_], temperature: float | None
 ) -> None:
-    """Write `predictions.parquet` and `predictions.csv` from a draft and a decision for each row.
+    """Write `predictions.parquet` and `predictions.csv` from a closed draft and its decisions.
 
     `calibrated` is sigmoid(logit / temperature); the column is left out where there is none.
     """
-    draft.close()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("predictions.parquet", "predictions.csv")]
     partial = [path.with_name(f".{path.name}.partial") for path in paths]

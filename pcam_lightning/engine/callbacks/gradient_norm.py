@@ -3,7 +3,7 @@
 import hashlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,22 +14,12 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from pcam_lightning.engine.columns import Columns
 from pcam_lightning.engine.module import is_clipped, is_logged_step
 from pcam_lightning.runs.growing_table import GrowingTable
 
 FEWEST = 20
 """Smallest number of finite earlier norms that have a median."""
-
-
-class _Step(NamedTuple):
-    """Values of one optimizer step, on the device until the table is written."""
-
-    values: Tensor
-    """float32 [3 + P]: loss, norm after and before clipping, norm of each of P parameters."""
-    rows: Tensor
-    """int64 [B], the global batch in its order."""
-    losses: Tensor
-    """float32 [B]."""
 
 
 class GradientNorm(Callback):
@@ -66,7 +56,12 @@ class GradientNorm(Callback):
         self._table = GrowingTable(self.path)
         self._norms_before = np.empty(0)
         self._begun: list[tuple[int, int, float]] = []
-        self._steps: list[_Step] = []
+        """Step, epoch and learning rate of the steps begun since the last write."""
+        self._values = Columns(capacity=1 << 10)
+        """For each completed step: loss, norm after and before clipping, norm of each parameter."""
+        self._patches = Columns()
+        """Row and loss of each patch of these steps."""
+        self._batch_sizes: list[int] = []
         self._micro_batches: list[tuple[Tensor, Tensor]] = []
         self._norms: Tensor | None = None
 
@@ -109,7 +104,9 @@ class GradientNorm(Callback):
         if limit and is_clipped(clipped, float(limit)):
             clipped = get_total_norm(self._gradients())
         values = torch.cat([torch.stack([losses.mean(), clipped.float()]), self._norms.float()])
-        self._steps.append(_Step(values, rows, losses))
+        self._values.add(values[None])
+        self._patches.add(rows, losses)
+        self._batch_sizes.append(len(rows))
         self._norms = None
         self._micro_batches.clear()
 
@@ -142,25 +139,26 @@ class GradientNorm(Callback):
         return [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
 
     def _write(self, trainer: Trainer) -> None:
-        table = self._new_rows() if self._steps and trainer.is_global_zero else None
-        del self._begun[: len(self._steps)]
-        self._steps.clear()  # before writing, so that a full disk adds no row twice
-        if table is not None:
-            self._table.append(table)
+        if self._batch_sizes:
+            rows = self._pop_rows()  # before writing, so that a full disk adds no row twice
+            if trainer.is_global_zero:
+                self._table.append(rows)
 
-    def _new_rows(self) -> pa.Table:
-        """Return the rows of the steps since the last write."""
-        values, rows, losses = zip(*self._steps, strict=True)
-        loss, clipped, norm, *norms = torch.stack(values).cpu().numpy().T
-        ends = np.cumsum([len(each) for each in rows])[:-1]
-        rows, losses = (np.split(torch.cat(each).cpu().numpy(), ends) for each in (rows, losses))
+    def _pop_rows(self) -> pa.Table:
+        """Return the rows of the steps since the last write, and forget them."""
+        (values,) = self._values.pop()
+        loss, clipped, norm, *norms = values.cpu().numpy().T
+        ends = np.cumsum(self._batch_sizes)[:-1]
+        rows, losses = (np.split(each.cpu().numpy(), ends) for each in self._patches.pop())
+        begun, self._begun = self._begun[: len(values)], self._begun[len(values) :]
+        self._batch_sizes = []
         median = self._median(norm)
         spikes = ~np.isfinite(norm) | (norm > self.spike_factor * median)
         worst = [
             _highest_first(*patches) if spike else (None, None)
             for *patches, spike in zip(rows, losses, spikes, strict=True)
         ]
-        step, epoch, lr = zip(*self._begun[: len(self._steps)], strict=True)
+        step, epoch, lr = zip(*begun, strict=True)
         return pa.table(
             {"step": step, "epoch": epoch, "loss": loss, "lr": lr}
             | {"norm": norm, "norm_clipped": clipped, "median": median}
