@@ -9,7 +9,7 @@ TASKS = {
     "Get data": ("download", "audit"),
     "Train and tune": ("train", "collect"),
     "Look at runs": ("evaluate", "compare"),
-    "Use a model": ("predict", "export"),
+    "Use a model": ("predict", "export", "bundle"),
     "Check": ("reproduce", "benchmark"),
 }
 """Commands by what a person wants to do."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.cli.command import Config, command, save_resolved
-from pcam_lightning.errors import CheckFailed
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.status import recording
@@ -39,8 +38,7 @@ def export(config: Config, target: "ExportTarget", folder: Path) -> None:
         CheckFailed: the exported model computes other probabilities; it is not kept.
     """
     from pcam_lightning.export.card import write_card
-    from pcam_lightning.export.comparison import TOLERANCE
-    from pcam_lightning.export.formats import export_onnx, export_pt2
+    from pcam_lightning.export.formats import check_equal, export_onnx, export_pt2
 
     batch_size = config["data"]["batch_size"]
     if config["format"] == "onnx":
@@ -55,17 +53,10 @@ def export(config: Config, target: "ExportTarget", folder: Path) -> None:
         "temperature": target.served.temperature,
         "files": {name: each.facts() | each.speed() for name, each in comparisons.items()},
     }
-    write_json(folder / "summary.json", summary)
     for name, each in comparisons.items():
         print(_describe(name, each))
-    name, exact = next(iter(comparisons.items()))
-    if not exact.is_equal:
-        raise CheckFailed(
-            f"{name} is not kept: its probabilities differ from PyTorch's by up to "
-            f"{exact.largest_difference:.1e}, and {exact.flipped_decisions} decisions are others; "
-            f"expected at most {TOLERANCE:g} and none",
-            folder / "summary.json",
-        )
+    check_equal(*next(iter(comparisons.items())), summary, folder)
+    write_json(folder / "summary.json", summary)
     write_card(folder, target, comparisons)
     print(f"model card: {os.path.relpath(folder)}/model_card.html")
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pcam_lightning.export.comparison import Comparison, Predict, compare
+from pcam_lightning.errors import CheckFailed
+from pcam_lightning.export.comparison import TOLERANCE, Comparison, Predict, compare
 from pcam_lightning.export.target import ExportTarget
+from pcam_lightning.files import write_json
 
 CALIBRATION_PATCHES = 256
 """Patches whose activations set the ranges of 8-bit numbers."""
@@ -43,6 +46,18 @@ def export_onnx(
             batch_size, keep=True,
         )  # fmt: skip
     return found
+
+
+def check_equal(name: str, found: Comparison, summary: dict[str, Any], folder: Path) -> None:
+    """Raise CheckFailed, after writing `summary.json`, if an exported model is not equal."""
+    if not found.is_equal:
+        write_json(folder / "summary.json", summary)
+        raise CheckFailed(
+            f"{name} is not kept: its probabilities differ from PyTorch's by up to "
+            f"{found.largest_difference:.1e}, and {found.flipped_decisions} decisions are others; "
+            f"expected at most {TOLERANCE:g} and none",
+            folder / "summary.json",
+        )
 
 
 def export_pt2(target: ExportTarget, folder: Path, batch_size: int) -> dict[str, Comparison]:

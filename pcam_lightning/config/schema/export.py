@@ -1,8 +1,8 @@
-"""Schema of the command export."""
+"""Schemas of the commands export and bundle."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from pcam_lightning.config.schema.fields import Name, StrictModel
 from pcam_lightning.config.schema.slurm import SlurmCommand
@@ -30,3 +30,17 @@ class Export(SlurmCommand):
         if self.format == "pt2" and self.export.quantize != "none":
             raise ValueError("export.quantize=int8: expected format=onnx")
         return self
+
+
+class BundleSection(StrictModel):
+    golden: Annotated[int, Field(ge=1, le=256)]
+    wheels: Literal["none", "cpu", "cuda"]
+    sign: str | None
+
+
+class Bundle(SlurmCommand):
+    run: str
+    data: ExportData
+    bundle: BundleSection
+    experiment_name: Name
+    run_dir: str

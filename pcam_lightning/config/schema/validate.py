@@ -10,7 +10,7 @@ from pcam_lightning.config.schema.collect import Collect
 from pcam_lightning.config.schema.compare import Compare, Reproduce
 from pcam_lightning.config.schema.download import Download
 from pcam_lightning.config.schema.evaluate import Evaluate
-from pcam_lightning.config.schema.export import Export
+from pcam_lightning.config.schema.export import Bundle, Export
 from pcam_lightning.config.schema.fields import StrictModel
 from pcam_lightning.config.schema.groups import Model
 from pcam_lightning.config.schema.predict import Predict
@@ -29,6 +29,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "export": Export,
+    "bundle": Bundle,
 }
 """The schema of each command's root config."""
 
