@@ -85,7 +85,9 @@ def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
         changelog={"1.0.0": "first version"},
         pytorch_version=version("torch"),
         numpy_version=version("numpy"),
-        required_packages_version=dict(each.split(">=") for each in RUNTIME),
+        required_packages_version={
+            name: least for name, _, least in (each.partition(">=") for each in RUNTIME)
+        },
         optional_packages_version={each: version(each) for each in packages},
         task="Classify H&E patches of lymph nodes: tumour in the center 32 x 32 pixels or not",
         description=f"{name} trained on {manifest.get('dataset', {}).get('name', 'not stated')}",

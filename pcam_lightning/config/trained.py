@@ -1,9 +1,9 @@
-"""A trained model: the network of a run or a checkpoint, with its weights and its threshold."""
+"""A trained model: the network of a run, checkpoint or bundle, its weights and its threshold."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import Config
@@ -16,6 +16,8 @@ from pcam_lightning.runs.threshold import Threshold
 if TYPE_CHECKING:
     from torch import nn
 
+    from pcam_lightning.runs.bundle import Bundle
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -23,11 +25,14 @@ class TrainedModel:
 
     network: "nn.Module"
     """uint8 [N, 96, 96, 3] to logits [N]."""
-    checkpoint: Path
+    source: Path
+    """The checkpoint or the bundle."""
     run: Run | None
     """The run that the checkpoint lies in; None where it lies elsewhere."""
     threshold: Threshold | None
-    """The run's stored threshold, if it was chosen for this kind of test-time augmentation."""
+    """The stored threshold, if it was chosen for this kind of test-time augmentation."""
+    features: dict[str, Any] | None
+    """The appearance of the training patches (see `metrics.drift`), if it was stored."""
 
 
 def find_checkpoint(config: Config) -> tuple[Path, Run | None]:
@@ -70,23 +75,24 @@ def model_config(config: Config, run: Run | None, overrides: Iterable[str]) -> C
 
 
 def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none") -> TrainedModel:
-    """Load the model that `run=` or `checkpoint=` names.
+    """Load the model that `bundle=`, `run=` or `checkpoint=` names.
 
     Args:
-        config: with `run`, and `checkpoint` and `model` where no run is named.
+        config: with `run`, and `bundle`, `checkpoint` and `model` where no run is named.
         overrides: of the command line; a model named there replaces the run's.
         tta: "none", or "d4" for the mean logit over eight orientations.
 
     Raises:
-        InputError: the run or checkpoint is missing, damaged or of another network, or the run's
+        InputError: the bundle, run or checkpoint is missing, damaged or of another network, or the
             model is not of this package.
     """
+    if config.get("bundle") is not None:
+        return _load_bundle(Path(config["bundle"]), tta)
     from hydra.utils import instantiate
 
     from pcam_lightning.config import build
     from pcam_lightning.engine.checkpoints import load_weights
     from pcam_lightning.engine.module import PCamClassifier
-    from pcam_lightning.models.tta import D4TTA
 
     checkpoint, run = find_checkpoint(config)
     model = model_config(config, run, overrides)
@@ -98,8 +104,37 @@ def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none
     build.check_arguments(model, "model")
     module = PCamClassifier(instantiate(model))
     load_weights(checkpoint, module)
-    network = module.model if tta == "none" else D4TTA(module.model)
-    threshold = None if run is None else run.threshold
+    return _trained(module.model, checkpoint, tta, run, run)
+
+
+def _load_bundle(path: Path, tta: str) -> TrainedModel:
+    from hydra.utils import instantiate
+
+    from pcam_lightning.config import build
+    from pcam_lightning.engine.checkpoints import load_safetensors
+    from pcam_lightning.runs.bundle import METADATA, Bundle
+
+    bundle = Bundle(path)
+    model, where = bundle.metadata.model, f"{path}: {METADATA}"
+    check_foreign({"model": model}, ["model"], where)
+    try:
+        schema.check_model(model)
+        build.check_arguments(model, "model")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    network = instantiate(model)
+    load_safetensors(bundle.weights(), network, str(path))
+    return _trained(network, path, tta, None, bundle)
+
+
+def _trained(
+    network: "nn.Module", source: Path, tta: str, run: Run | None, known: "Run | Bundle | None"
+) -> TrainedModel:
+    from pcam_lightning.models.tta import D4TTA
+
+    network = network if tta == "none" else D4TTA(network)
+    threshold = None if known is None else known.threshold
     if threshold is not None and threshold.tta != tta:
         threshold = None
-    return TrainedModel(network.eval(), checkpoint, run, threshold)
+    features = None if known is None else known.features
+    return TrainedModel(network.eval(), source, run, threshold, features)

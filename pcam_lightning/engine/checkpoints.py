@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
@@ -107,6 +108,21 @@ def load_weights(path: Path, module: PCamClassifier) -> None:
     module.load_state_dict(checkpoint["state_dict"])
 
 
+def load_safetensors(content: bytes, network: torch.nn.Module, where: str) -> None:
+    """Load weights in the safetensors format, which holds no code, into a network.
+
+    Raises:
+        InputError: the content is damaged or belongs to another network; `where` starts its text.
+    """
+    try:
+        state = safetensors.torch.load(content)
+    except Exception as error:  # SafetensorError derives from Exception alone
+        raise _damaged(where, error) from None
+    if fault := _other_network(state, network.state_dict(), type(network).__name__):
+        raise InputError(f"{where}: of another network: {fault}")
+    network.load_state_dict(state)
+
+
 def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
     """Return the content of a checkpoint of this module, with tensors without values."""
     checkpoint = _read_sound(path)
@@ -124,7 +140,7 @@ def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise InputError(f"{path}: damaged, its state_dict holds more than named tensors")
-    if fault := _other_network(state, module):
+    if fault := _other_network(state, module.state_dict(), type(module.model).__name__):
         raise InputError(f"{path}: of another network: {fault}")
     return checkpoint
 
@@ -144,9 +160,15 @@ def _damaged(path: object, error: Exception) -> InputError:
     return InputError(f"{path}: cut short, damaged or no checkpoint ({reason})")
 
 
-def _other_network(state: Mapping[str, Any], module: PCamClassifier) -> str | None:
-    """Return the first difference in names and shapes of a state dict to the module, or None."""
-    expected, name = module.state_dict(), type(module.model).__name__
+def _other_network(
+    state: Mapping[str, Any], expected: Mapping[str, Tensor], name: str
+) -> str | None:
+    """Return the first difference in names and shapes of two state dicts, or None.
+
+    Args:
+        state: as found.
+        expected: of the network called `name`.
+    """
     for key, tensor in expected.items():
         if key not in state:
             others = [other for other in state if other not in expected]

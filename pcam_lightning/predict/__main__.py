@@ -88,7 +88,7 @@ def predict(
         write_tables(folder, draft, decision, temperature)
     summary: dict[str, Any] = {
         "input": config["input"],
-        "checkpoint": trained.checkpoint,
+        "model": trained.source,
         "run": trained.run and trained.run.path,
         "patches": len(logit),
         "skipped": len(source.skipped),
@@ -130,9 +130,9 @@ def _drift(
     from pcam_lightning.metrics.drift import CAUSES, FEWEST, compare_features
     from pcam_lightning.predict.pictures import plot_drift
 
-    known = trained.run and trained.run.features
+    known = trained.features
     if known is None:
-        log.warning("the run has no features.json: drift from training is not checked")
+        log.warning("no features of the training patches are stored: drift is not checked")
         return None
     found = compare_features(known, features)
     if not found:

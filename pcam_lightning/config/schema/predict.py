@@ -34,6 +34,7 @@ class Predict(SlurmCommand):
     input: str
     run: str | None
     checkpoint: str | None
+    bundle: str | None
     data: PredictData
     model: Model
     trainer: PredictTrainer
@@ -43,6 +44,6 @@ class Predict(SlurmCommand):
 
     @model_validator(mode="after")
     def _one_model(self) -> "Predict":
-        if [self.run, self.checkpoint].count(None) != 1:
-            raise ValueError("expected exactly one of run= and checkpoint=")
+        if [self.run, self.checkpoint, self.bundle].count(None) != 2:
+            raise ValueError("expected exactly one of run=, checkpoint= and bundle=")
         return self
