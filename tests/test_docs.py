@@ -39,6 +39,8 @@ MANDATORY = {
     "collect": ["runs=a"],
     "evaluate": ["run=a"],
     "predict": ["run=a", "input=b"],
+    "export": ["run=a"],
+    "bundle": ["run=a"],
 }
 """Overrides without which a root config is incomplete."""
 OTHER_ARGUMENTS = {"weights_only"}

@@ -72,7 +72,7 @@ def test_an_unpacked_bundle_verifies_and_predicts_alone(make, run: Run, tmp_path
     table = run.predictions("val").sort_values("row")
     known = 1 / (1 + np.exp(-table["logit"].to_numpy(np.float64) / 1.7))
     with h5py.File(SplitFiles(Path(run.manifest["dataset"]["root"]), "valid").images) as file:
-        patches = file["x"][:]  # type: ignore[index]
+        patches = np.asarray(file["x"])
     for name, probability in pd.read_csv(folder / "golden" / "expected.csv").itertuples(False):
         image = np.asarray(Image.open(folder / "golden" / name))
         (row,) = np.flatnonzero((patches == image).all((1, 2, 3)))
@@ -80,7 +80,7 @@ def test_an_unpacked_bundle_verifies_and_predicts_alone(make, run: Run, tmp_path
 
     (tmp_path / "patches").mkdir()
     for row in range(8):
-        Image.fromarray(patches[row]).save(tmp_path / "patches" / f"{row}.png")
+        Image.fromarray(np.asarray(patches[row])).save(tmp_path / "patches" / f"{row}.png")
     script = [sys.executable, "predict.py", str(tmp_path / "patches")]
     done = subprocess.run(
         [*script, "--output", str(tmp_path / "out.csv")], cwd=folder, capture_output=True, text=True
@@ -126,7 +126,7 @@ def test_predict_gives_the_same_with_a_bundle(make, command, run: Run, tmp_path:
 
 def test_no_code_of_a_bundle_runs(command, tmp_path: Path) -> None:
     files = bundle_files()
-    metadata = json.loads(files["configs/metadata.json"])
+    metadata = json.loads(bytes(files["configs/metadata.json"]))  # type: ignore[arg-type]
     made = tmp_path / "made"
     metadata["model"] = {"_target_": "os.mkdir", "path": str(made)}
     files |= {"configs/metadata.json": json.dumps(metadata).encode()}
@@ -153,8 +153,8 @@ def test_bad_input_is_one_line(make, argument: str, named: str) -> None:
     assert named in text and text.count("\n") == 1
 
 
-def test_a_bundle_of_format_1_is_read(command, tmp_path: Path) -> None:
-    """A bundle that version 1 of the format wrote, kept as it was."""
+def test_files_of_format_1_are_read(command, tmp_path: Path) -> None:
+    """A bundle and a run of version 1 of the formats, kept as they were written."""
     archive = Path(__file__).with_name("bundle_v1.zip")
     with zipfile.ZipFile(archive) as content:
         content.extractall(tmp_path)
@@ -166,8 +166,13 @@ def test_a_bundle_of_format_1_is_read(command, tmp_path: Path) -> None:
     )
     found = np.asarray(session.run(None, {"image": image})[0])
     np.testing.assert_allclose(found, expected["probability"], atol=1e-4)
-    words = (f"bundle={archive}", f"input={folder / 'golden'}", "trainer.accelerator=cpu")
-    code, out, err = command(*words, "hydra.run.dir=predicted", name="predict")
-    assert code == 0, out + err
-    found = pd.read_parquet("predicted/predictions.parquet")
-    np.testing.assert_allclose(found["calibrated"], expected["probability"], atol=1e-5)
+    # The run folder and the checkpoint of that version, too.
+    run = shutil.copytree(Path(__file__).parents[1] / "runs" / "run_v1", tmp_path / "run")
+    for number, model in enumerate((f"bundle={archive}", f"run={run}")):
+        words = (model, f"input={folder / 'golden'}", "trainer.accelerator=cpu")
+        code, out, err = command(*words, f"hydra.run.dir=predicted_{number}", name="predict")
+        assert code == 0, out + err
+        predicted = pd.read_parquet(f"predicted_{number}/predictions.parquet")
+        np.testing.assert_allclose(predicted["calibrated"], expected["probability"], atol=1e-5)
+    last = torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["format_version"] == 1
