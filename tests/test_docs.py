@@ -43,6 +43,8 @@ MANDATORY = {
     "bundle": ["run=a"],
 }
 """Overrides without which a root config is incomplete."""
+FILES = r"(?<!\.json)(?<!\.onnx)(?<!\.pt2)(?<!\.safetensors)(?<!\.py)"
+"""Pattern behind a dotted word that is no name of a file."""
 OTHER_ARGUMENTS = {"weights_only"}
 """Names in `NAME=VALUE` that are arguments of Python functions, not config keys."""
 
@@ -192,7 +194,7 @@ def written_overrides() -> dict[str, str]:
             for word in span.split():
                 if re.fullmatch(r"\+?[a-z_]+([./][a-z_\d]+)*=.*", word):
                     found[word.lstrip("+")] = page.name
-                elif re.fullmatch(r"[a-z_]+(\.[a-z_\d]+)+(?<!json)", word) and (
+                elif re.fullmatch(rf"[a-z_]+(\.[a-z_\d]+)+{FILES}", word) and (
                     word.split(".")[0] in {*schema.ROOTS, "hydra"}
                     or (CONF / word.split(".")[0]).is_dir()
                 ):
