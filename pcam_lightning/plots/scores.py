@@ -213,8 +213,8 @@ def plot_coverage(
     for share in (0.5, 0.8, 0.9, 1.0):
         value = accuracy[int(np.ceil(share * len(accuracy))) - 1]
         axes.plot(share, value, "o", color=BLUE)
-        axes.annotate(f"{value:.3f}", (share, value), (0, 8), textcoords="offset points",
-                      ha="right", fontsize=9)  # fmt: skip
+        axes.annotate(f"{value:.3f}", (share, value), (7, 5), textcoords="offset points",
+                      fontsize=9)  # fmt: skip
     save(figure, path)
 
 

@@ -29,11 +29,19 @@ COLUMNS = 10_000
 
 
 def csv_bytes(table: pandas.DataFrame) -> bytes:
-    """Return a table as CSV (UTF-8); `spreadsheet_cell` escapes its text cells and names."""
-    plain = table.rename(columns=spreadsheet_cell)
+    """Return a table as CSV (UTF-8); `spreadsheet_cell` escapes its text cells and names.
+
+    A carriage return becomes the two characters `\\r`: Python (3.11) does not quote it, and a
+    spreadsheet would start a new row there.
+    """
+
+    def cell(value: object) -> object:
+        return spreadsheet_cell(value.replace("\r", r"\r") if isinstance(value, str) else value)
+
+    plain = table.rename(columns=cell)
     for place, kind in enumerate(table.dtypes):
         if kind.kind not in "iufb":
-            plain.isetitem(place, _mapped(table.iloc[:, place], spreadsheet_cell))
+            plain.isetitem(place, _mapped(table.iloc[:, place], cell))
     return plain.to_csv(index=False).encode(errors="replace")
 
 

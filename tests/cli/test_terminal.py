@@ -1,5 +1,6 @@
 """Untrusted text appears as plain text in terminals, logs and spreadsheets."""
 
+import csv
 import io
 import logging
 
@@ -59,6 +60,9 @@ def test_a_csv_holds_no_formula_and_unchanged_numbers() -> None:
         {"=name": ["=1", "b", None], "n": [-1.5, 2.0, float("nan")], "i": [-1, 2, 3]}
     )
     assert csv_bytes(table).decode().splitlines() == ["'=name,n,i", "'=1,-1.5,-1", "b,2.0,2", ",,3"]
+    split = pd.DataFrame({"a": ["x\r=1", "\r=2", "x\n=3"]})
+    rows = list(csv.reader(io.StringIO(csv_bytes(split).decode(), newline="")))
+    assert rows == [["a"], [r"x\r=1"], [r"\r=2"], ["x\n=3"]]
     mixed = pd.DataFrame([{"a": -1, "b": "@x"}, {"a": None, "b": 0.1}], dtype=object)
     assert csv_bytes(mixed).decode().splitlines() == ["a,b", "-1,'@x", ",0.1"]
 
