@@ -33,6 +33,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+LONGEST = (
+    "test_search", "test_ranks", "test_sweep", "test_sbatch", "test_resume", "test_full_disk",
+    "test_gradient_norm", "test_compare", "test_determinism", "test_benchmark",
+)  # fmt: skip
+"""Modules with tests of a minute or more, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Started first, so that no process runs a long test at the end while the others wait.
+    rank = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def hangups_are_not_ignored() -> None:
     """Undo `nohup`, under which the tests of SIGHUP would test nothing."""

@@ -88,9 +88,11 @@ def quantize_int8(source: Path, path: Path, image: NDArray[np.uint8]) -> None:
     prepared = path.with_name(f"{path.name}.prepared")
     try:
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        # With 8 instead of 7 bits for the weights, sums of products overflow 16 bits on processors
+        # without VNNI instructions: AUROC 0.912 instead of 0.922 for the cnn on real patches.
         quantize_static(
             prepared, path, _Calibration(image), quant_format=QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=list(QUANTIZED),
+            reduce_range=True, op_types_to_quantize=list(QUANTIZED),
         )  # fmt: skip
     finally:
         prepared.unlink(missing_ok=True)
