@@ -76,8 +76,10 @@ def bundle(config: Config, target: "ExportTarget", folder: Path) -> None:
         summary | {"archive": path.name, "bytes": size, "files": content.names},
     )
     print(f"{os.path.relpath(path)}: {len(content.names)} files, {size / 1e6:,.1f} MB")
-    print(f"there: unzip {path.name} && cd {top} && pip install -r requirements.txt && "
-          "python verify.py")  # fmt: skip
+    source = "-r requirements.txt"
+    if options["wheels"] != "none":
+        source = "--no-index --find-links wheels --require-hashes -r requirements.lock"
+    print(f"there: unzip {path.name} && cd {top} && pip install {source} && python verify.py")
 
 
 def _model(target: "ExportTarget") -> str:
