@@ -111,6 +111,7 @@ def build_fabric(trainer: Config) -> Fabric:
         InputError: this machine has no such device.
     """
     _silence_lightning()
+    keep_freed_memory()
     try:
         return Fabric(
             accelerator=trainer["accelerator"],

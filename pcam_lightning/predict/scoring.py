@@ -15,7 +15,7 @@ from pcam_lightning.data.patch_features import compute
 from pcam_lightning.errors import InputError
 from pcam_lightning.predict.inputs import H5Input, ImageInput, Patches
 
-FEATURE_PATCHES = 10_000
+FEATURE_PATCHES = 4_000
 """Patches, evenly spaced, whose features are computed: enough to see drift (see `metrics.drift`).
 Those of every patch would take longer than the forward pass of a small network."""
 
