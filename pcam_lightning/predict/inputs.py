@@ -6,8 +6,10 @@ Nothing in a CSV is trusted as a path: an image outside the CSV's folder is skip
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +34,12 @@ EXPECTED = (
 )
 THUMBNAIL = 1024
 """Longest side, in pixels, of the small copy of a tiled image that a heat map is drawn on."""
+
+PROCESS_FILES = 2_000
+"""Number of small images from which processes decode them, which take seconds to start. Threads
+would mostly wait for Python's lock; whole large images are better shared than sent."""
+CHUNK = 32
+"""Images that a process decodes at a time."""
 
 Fit = Literal["center", "tile", "resize"]
 
@@ -126,8 +134,7 @@ class ImageInput:
     def batches(self, size: int) -> Iterator[Patches]:
         images: list[NDArray[np.uint8]] = []
         columns: dict[str, list[Any]] = {}
-        read = partial(_read, fit=self.fit)
-        for file, result in prefetch_map(read, self.files, threads=os.cpu_count() or 1):
+        for file, result in self._decoded():
             if isinstance(result, str):
                 self.skipped.append((file.name, result))
                 continue
@@ -143,6 +150,17 @@ class ImageInput:
                     images, columns = [], {}
         if images:
             yield Patches(np.concatenate(images), columns)
+
+    def _decoded(self) -> Iterator[tuple[ImageFile, "_Fitted | str"]]:
+        """Yield each file with its patches or the reason why it has none, decoded on all cores."""
+        cores, read = os.cpu_count() or 1, partial(_read, fit=self.fit)
+        if self.fit == "tile" or len(self.files) < PROCESS_FILES or cores == 1:
+            yield from prefetch_map(read, self.files, cores)
+            return
+        starts = range(0, len(self.files), CHUNK)
+        chunks = (self.files[start : start + CHUNK] for start in starts)
+        for chunk in prefetch_map(partial(_read_chunk, fit=self.fit), chunks, cores, _processes):
+            yield from chunk
 
     def _columns(self, file: ImageFile, result: "_Fitted", part: slice) -> dict[str, list[Any]]:
         corners = result.corners[part]
@@ -166,6 +184,15 @@ def _read(file: ImageFile, fit: Fit) -> tuple[ImageFile, _Fitted | str]:
         return file, fit_patches(read_image(file.path), fit)
     except InputError as error:
         return file, str(error)
+
+
+def _read_chunk(files: list[ImageFile], fit: Fit) -> list[tuple[ImageFile, _Fitted | str]]:
+    return [_read(file, fit) for file in files]
+
+
+def _processes(count: int) -> Executor:
+    # Not forked from this process, whose threads of torch may hold a lock.
+    return ProcessPoolExecutor(count, get_context("forkserver"))
 
 
 def fit_patches(image: NDArray[np.uint8], fit: Fit) -> _Fitted:

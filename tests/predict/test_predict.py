@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from pcam_lightning.data.files import SplitFiles, read_labels
+from pcam_lightning.predict import inputs
 from pcam_lightning.runs import Run
 
 
@@ -87,6 +88,22 @@ def test_a_pcam_folder_is_predicted_whole(predict, trained: Path) -> None:
     assert summary["patches"] == len(found) == 216
     assert set(found["file"]) == {f"camelyonpatch_level_2_split_{s}_x.h5" for s in
                                   ("train", "valid", "test")}  # fmt: skip
+
+
+def test_processes_and_threads_decode_the_same(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained / "png", tmp_path / "png")
+    (tmp_path / "png" / "30.png").write_bytes(b"damaged")
+    found = []
+    for fewest in (1, 10**9):
+        monkeypatch.setattr(inputs, "PROCESS_FILES", fewest)
+        source = inputs.find_input(str(tmp_path / "png"), "center", "auto")
+        batches = list(source.batches(7))
+        images = np.concatenate([batch.image for batch in batches])
+        found.append((images, [batch.columns for batch in batches], source.skipped))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:] and len(found[0][2]) == 1
 
 
 def test_larger_images_are_cropped_tiled_or_resized(
