@@ -17,7 +17,7 @@ from pcam_lightning.runs import Run
 DEMO = ("data=demo", "data.demo.train=128", "data.demo.valid=64", "data.demo.test=64")
 
 
-def test_a_damaged_data_set_and_a_run_that_excludes_the_findings(command) -> None:
+def test_a_damaged_data_set_and_a_run_that_excludes_the_findings(command, plots) -> None:
     damaged = (*DEMO, "data.demo.dtype=float32", "data.demo.damage=true")
     code, out, err = command(*damaged, "audit.gallery=2", "hydra.run.dir=audited", name="audit")
     assert code == 1

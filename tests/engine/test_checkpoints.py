@@ -20,7 +20,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(status.os, "fsync", full)
     with pytest.raises(InputError, match="No space left on device"):
         AtomicCheckpointIO().save_checkpoint({"step": torch.tensor(2)}, path)
-    assert torch.load(path, weights_only=True) == {"step": torch.tensor(1)}
+    assert torch.load(path, weights_only=True)["step"] == 1
     assert list(path.parent.iterdir()) == [path]
 
 
