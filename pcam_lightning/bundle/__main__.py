@@ -66,7 +66,7 @@ def bundle(config: Config, target: "ExportTarget", folder: Path) -> None:
         if options["wheels"] != "none":
             found = collect_wheels(options["wheels"], draft / "wheels")
             files |= found.wheels | found.locks
-        top = f"pcam-{_model(target)}-{str(target.weights_digest)[:8]}"
+        top = f"pcam-{target.model_name}-{str(target.weights_digest)[:8]}"
         path = folder / f"{top}.zip"
         write_archive(path, top, files, options["sign"] and Path(options["sign"]))
     content = Bundle(path)
@@ -80,10 +80,6 @@ def bundle(config: Config, target: "ExportTarget", folder: Path) -> None:
     if options["wheels"] != "none":
         source = "--no-index --find-links wheels --require-hashes -r requirements.lock"
     print(f"there: unzip {path.name} && cd {top} && pip install {source} && python verify.py")
-
-
-def _model(target: "ExportTarget") -> str:
-    return str(target.run.manifest["config"]["model"]["_target_"]).rpartition(".")[2].lower()
 
 
 if __name__ == "__main__":

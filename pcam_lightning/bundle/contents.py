@@ -20,8 +20,8 @@ from pcam_lightning.export.target import ExportTarget
 from pcam_lightning.files import encode_json
 from pcam_lightning.runs.bundle import FEATURES, METADATA, WEIGHTS
 from pcam_lightning.runs.bundle_metadata import BundleMetadata, Golden
+from pcam_lightning.runs.checkout import PACKAGE
 
-PACKAGE = Path(__file__).parents[1]
 LICENSE = next(
     (path for path in (PACKAGE / "LICENSE", PACKAGE.parent / "LICENSE") if path.is_file()),
     PACKAGE / "LICENSE",
@@ -78,7 +78,7 @@ def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
     run, threshold = target.run, target.threshold
     manifest, summary = run.manifest, run.summary
     model = manifest["config"]["model"]
-    name = str(model["_target_"]).rpartition(".")[2].lower()
+    dataset = manifest.get("dataset", {}).get("name", "not stated")
     packages = ("hydra-core", "lightning", "torch", "torchvision")
     return BundleMetadata(
         version="1.0.0",
@@ -90,7 +90,7 @@ def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
         },
         optional_packages_version={each: version(each) for each in packages},
         task="Classify H&E patches of lymph nodes: tumour in the center 32 x 32 pixels or not",
-        description=f"{name} trained on {manifest.get('dataset', {}).get('name', 'not stated')}",
+        description=f"{target.model_name} trained on {dataset}",
         model=model,
         tta="none",
         temperature=threshold.temperature if threshold else None,

@@ -75,14 +75,13 @@ def describe(
     value = 0.5 if threshold is None else threshold.value
     analysis = analyze(target.tables, split, target.prevalence, threshold=value).summary
     scores, model = analysis[split], manifest["config"]["model"]
-    name = str(model["_target_"]).rpartition(".")[2].lower()
     dataset = {"name": "not stated", "fingerprint": None} | dict(manifest.get("dataset", {}))
     data = summary.get("data") or {}
     excluded = (manifest["config"].get("data") or {}).get("exclude") is not None
     dropped = data.get("dropped") or {}
     hardware = manifest.get("hardware") or {}
     facts = {
-        "model": name,
+        "model": target.model_name,
         "target": model["_target_"],
         "parameters": sum(each.numel() for each in target.served.network.parameters()),
         "dataset": dataset,

@@ -48,6 +48,11 @@ class ExportTarget:
         return float(calibrated(math.log(value / (1 - value)), self.served.temperature))
 
     @property
+    def model_name(self) -> str:
+        """Name of the network's class, in lower case."""
+        return str(self.run.manifest["config"]["model"]["_target_"]).rpartition(".")[2].lower()
+
+    @property
     def weights_digest(self) -> str | None:
         """Digest of the weights, as in the run's summary."""
         return self.run.summary.get("weights_digest")
