@@ -1,6 +1,7 @@
 """Demo set: synthetic patches in the official file format, drawn from a seed.
 
-The same seed gives the same bytes, for any number of threads. Slides differ in stain and in their
+The same seed gives the same bytes on the same kind of processor, for any number of threads: NumPy's
+functions round differently with other vector instructions. Slides differ in stain and in their
 share of tumour, and no slide is in two splits.
 """
 
