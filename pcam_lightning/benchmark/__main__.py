@@ -62,7 +62,9 @@ def benchmark(config: Config, folder: Path, manifest: dict[str, Any], earlier: R
         "said": [] if startup else verdicts(rows),
     }
     if earlier is not None:
-        summary["against"] = compare_to_baseline(rows, earlier, manifest | {"config": config})
+        summary["against"] = compare_to_baseline(
+            rows, earlier, manifest | {"config": config}, config["benchmark"]["run_noise"]
+        )
         summary["said"] += summary["against"]["said"]
     report.write_tables(folder, rows, summary["unit"])
     if not startup:

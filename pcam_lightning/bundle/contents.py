@@ -94,6 +94,7 @@ def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
         model=model,
         tta="none",
         temperature=threshold.temperature if threshold else None,
+        prior_offset=target.served.prior_offset,
         threshold=threshold,
         decision_threshold=target.decision_threshold,
         weights_digest=summary["weights_digest"],

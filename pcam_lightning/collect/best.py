@@ -3,11 +3,16 @@
 import math
 from collections.abc import Sequence
 
-from pcam_lightning.collect.table import Configuration
+import numpy as np
+from scipy.special import ndtr
+
+from pcam_lightning.collect.table import Configuration, deviation
 from pcam_lightning.metrics.metrics import METRICS
 
 SELECTION_SPLIT = "val"
 """Selecting on test scores would make the reported score too optimistic."""
+DIGITS = 12
+"""Decimals of scores that are compared."""
 
 
 def best_configuration(
@@ -15,9 +20,10 @@ def best_configuration(
 ) -> tuple[Configuration | None, str]:
     """Return the configuration with the best mean of a validation metric, and the reason.
 
-    A configuration is eligible if all its jobs are finished with a score, and the mean score is
-    better than every constant predictor's. Ties go to the lower validation log loss, then to the
-    first configuration. Without an eligible configuration the result is None and the reason.
+    A configuration is eligible if all its jobs are finished with a score, it has as many seeds as
+    any other finished one, and the mean score is better than every constant predictor's. Ties go to
+    the lower validation log loss, then to the first configuration. Without an eligible
+    configuration the result is None and the reason.
     """
     finished = [each for each in configurations if has_scores(each, metric)]
     if not finished:
@@ -26,19 +32,48 @@ def best_configuration(
     if len(datasets) > 1:
         names = ", ".join(sorted(datasets))
         return None, f"scores on different data sets cannot be compared: {names}"
-    eligible = [each for each in finished if not constants_win(each, metric)]
+    seeds = max(each.seeds for each in finished)
+    repeated = [each for each in finished if each.seeds == seeds]
+    eligible = [each for each in repeated if not constants_win(each, metric)]
     if not eligible:
         return None, f"no configuration beats the constant predictors at validation {metric}"
     best = min(eligible, key=lambda each: _rank(each, metric))
     count = f"{len(eligible)} of {len(configurations)} configurations"
     reason = f"best mean validation {metric}; {count} are finished and beat the constant predictors"
+    if fewer := len(finished) - len(repeated):
+        reason += f"; {fewer} with fewer than {seeds} seeds cannot win"
     return best, reason
+
+
+def expected_optimism(
+    configurations: Sequence[Configuration], best: Configuration, metric: str
+) -> float | None:
+    """Return by how much the best mean is too high on average if all configurations are equal.
+
+    The best of K equally good means exceeds their common expectation by the expected maximum of K
+    standard normal numbers, times the standard error of a mean. The standard deviation between
+    seeds is pooled over the configurations that the best one was selected from.
+
+    Returns:
+        None if each configuration has a single seed, which shows no deviation.
+    """
+    if best.seeds < 2:
+        return None
+    finished = [each for each in configurations if has_scores(each, metric)]
+    rivals = [each for each in finished if each.seeds == best.seeds]
+    spread = [deviation(each.scores(SELECTION_SPLIT, metric)) for each in rivals]
+    error = math.sqrt(sum(each**2 for each in spread) / len(spread) / best.seeds)
+    x = np.linspace(-8, 8, 4001)
+    # E[max] = integral of x K Phi(x)^(K - 1) phi(x) dx
+    density = len(rivals) * ndtr(x) ** (len(rivals) - 1) * np.exp(-x * x / 2) / math.sqrt(math.tau)
+    return error * float(np.sum(x * density) * (x[1] - x[0]))
 
 
 def has_scores(configuration: Configuration, metric: str) -> bool:
     """Return whether every job is finished with a score and the constant predictors' scores."""
-    scores = configuration.scores(SELECTION_SPLIT, metric)
-    scored = len(scores) == len(configuration.results)
+    scored = all(
+        math.isfinite(result.score(SELECTION_SPLIT, metric)) for result in configuration.results
+    )
     return configuration.is_finished and scored and bool(configuration.constants(SELECTION_SPLIT))
 
 
@@ -51,7 +86,9 @@ def constants_win(configuration: Configuration, metric: str) -> bool:
 
 
 def _rank(configuration: Configuration, metric: str) -> tuple[float, float]:
-    value = configuration.mean(SELECTION_SPLIT, metric)
-    loss = configuration.mean(SELECTION_SPLIT, "log_loss")
+    # Rounded: means of the same scores in another order differ in the last digits.
+    value, loss = (
+        round(configuration.mean(SELECTION_SPLIT, name), DIGITS) for name in (metric, "log_loss")
+    )
     sign = -1 if METRICS[metric] == "higher" else 1
     return sign * value, math.inf if math.isnan(loss) else loss

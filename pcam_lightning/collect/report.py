@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.collect.best import best_configuration
+from pcam_lightning.collect.best import best_configuration, expected_optimism
 from pcam_lightning.collect.pictures import plot_sweep
 from pcam_lightning.collect.speeds import print_speeds, speeds_table
 from pcam_lightning.collect.table import (
@@ -75,6 +75,8 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         best, reason = best_configuration(found, metric)
         summary |= {"metric": metric, "settings": len(found)}
         summary |= {"champion": best and _describe(best), "reason": reason}
+        optimism = best and expected_optimism(found, best, metric)
+        summary["expected_optimism"] = optimism
         _write_table(folder / "table", configurations_table(found))
         text = _as_markdown(found, summary, best, dataset)
         atomic_write(folder / "table.md", text.encode(errors="replace"))
@@ -82,6 +84,8 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         _print_configurations(console, found, metric, best, dataset)
         name = best.name if best else "none"
         console.print(one_line(f"best configuration: {name} ({reason})"), soft_wrap=True)
+        if best:
+            console.print(_describe_optimism(optimism, metric), soft_wrap=True)
     _print_jobs(console, jobs)
     write_json(folder / "summary.json", summary)
     return summary
@@ -103,6 +107,19 @@ def _describe(best: Configuration) -> dict[str, Any]:
         {"setting": best.name, "values": best.values, "folders": folders}
         | scores
         | {"best_checkpoints": checkpoints}
+    )
+
+
+def _describe_optimism(optimism: float | None, metric: str) -> str:
+    """Return a sentence on the best configuration's validation score."""
+    if optimism is None:
+        return (
+            f"its validation {metric} is too optimistic, because it was selected by it; by how "
+            "much is unknown with one seed"
+        )
+    return (
+        f"its mean validation {metric} is too optimistic by up to {optimism:.4f}, because it was "
+        "selected by it (expected if all configurations were equal); its test score is not"
     )
 
 

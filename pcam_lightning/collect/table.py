@@ -100,10 +100,29 @@ class Configuration:
         """True if all jobs are finished."""
         return all(result.job.state == "finished" for result in self.results)
 
+    @property
+    def seeds(self) -> int:
+        """Number of distinct seeds; each run whose seed is not recorded counts as one."""
+        return len(self._by_seed())
+
     def scores(self, split: str, name: str) -> np.ndarray:
-        """Return a metric of the N runs that have it, float64 [N]."""
-        values = np.array([result.score(split, name) for result in self.results], dtype=float)
-        return values[np.isfinite(values)]
+        """Return a metric of each of the N seeds that have it, float64 [N].
+
+        Runs that repeat a seed are no new evidence: their mean counts once.
+        """
+        values = []
+        for results in self._by_seed():
+            scores = [result.score(split, name) for result in results]
+            values.append(mean([score for score in scores if math.isfinite(score)]))
+        found = np.array(values, dtype=float)
+        return found[np.isfinite(found)]
+
+    def _by_seed(self) -> list[list[Result]]:
+        groups: dict[int | str, list[Result]] = {}
+        for place, result in enumerate(self.results):
+            seed = _seed(result)
+            groups.setdefault(f"unknown {place}" if seed is None else seed, []).append(result)
+        return list(groups.values())
 
     def mean(self, split: str, name: str) -> float:
         """Return the mean of a metric, NaN if no run has it."""
@@ -265,7 +284,7 @@ def _row(configuration: Configuration) -> dict[str, Any]:
         **configuration.values,
         "jobs": len(states),
     }
-    row["seeds"] = len({_seed(result) for result in configuration.results})
+    row["seeds"] = configuration.seeds
     row |= {state: states.count(state) for state in STATES}
     columns = {f"{split}/{name}": configuration.scores(split, name) for split, name in SCORES}
     speeds = np.array([_speeds(result) for result in configuration.results], dtype=float)

@@ -1,5 +1,6 @@
 """Report of a comparison: `compare.json`, curves and tables for the terminal."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.table import Table
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.compare.pictures import plot_comparison
 from pcam_lightning.files import write_json
+from pcam_lightning.metrics.summary import describe_interval
 from pcam_lightning.provenance.divergence import first_divergence, metric_differences
 from pcam_lightning.provenance.record import Difference, Provenance, differences
 from pcam_lightning.runs import Run, find_runs
@@ -136,7 +138,8 @@ def print_report(report: dict[str, Any]) -> None:
             one, other = compared["thresholds"]
             if not compared["identical"] or one["value"] != other["value"]:
                 shown = [_change(name, compared["metrics"][name]) for name in SHOWN_METRICS]
-                at = f"thresholds {_threshold(one)} and {_threshold(other)}"
+                at = f"thresholds {_threshold(one)} and {_threshold(other)}; intervals "
+                at += describe_interval(compared["slides"])
                 console.print(f"{title}, {split}: {', '.join(shown)}; {at}", soft_wrap=True)
         console.print(f"{title}: {text}", soft_wrap=True)
 
@@ -159,7 +162,10 @@ def _listed(causes: list[str], count: int = 6) -> str:
 
 
 def _change(name: str, value: dict[str, float]) -> str:
-    return f"{name} {value['difference']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+    text = f"{name} {value['difference']:+.4f}"
+    if math.isnan(value["low"]):
+        return text
+    return f"{text} [{value['low']:+.4f}, {value['high']:+.4f}]"
 
 
 def _threshold(chosen: dict[str, Any]) -> str:

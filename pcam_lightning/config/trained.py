@@ -1,5 +1,6 @@
 """A trained model: the network of a run, checkpoint or bundle, its weights and its threshold."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,13 @@ class TrainedModel:
     """The stored threshold, if it was chosen for this kind of test-time augmentation."""
     features: dict[str, Any] | None
     """The appearance of the training patches (see `metrics.drift`), if it was stored."""
+    prior_offset: float
+    """Correction of logits for the share of tumour in training (see `metrics.calibration`)."""
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature of the logits; None if none was chosen."""
+        return None if self.threshold is None else self.threshold.temperature
 
 
 def find_checkpoint(config: Config) -> tuple[Path, Run | None]:
@@ -104,7 +112,7 @@ def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none
     build.check_arguments(model, "model")
     module = PCamClassifier(instantiate(model))
     load_weights(checkpoint, module)
-    return _trained(module.model, checkpoint, tta, run, run)
+    return _trained(module.model, checkpoint, tta, run, run, recorded_prior_offset(run))
 
 
 def _load_bundle(path: Path, tta: str) -> TrainedModel:
@@ -124,11 +132,37 @@ def _load_bundle(path: Path, tta: str) -> TrainedModel:
         raise InputError(f"{where}: {error}") from None
     network = instantiate(model)
     load_safetensors(bundle.weights(), network, str(path))
-    return _trained(network, path, tta, None, bundle)
+    return _trained(network, path, tta, None, bundle, bundle.metadata.prior_offset)
+
+
+def recorded_prior_offset(run: Run | None) -> float:
+    """Return the correction of a run's logits for the share of tumour in training.
+
+    It is 0.0 for a run that drew its training patches as they are, and where nothing is recorded.
+    """
+    from pcam_lightning.metrics.calibration import prior_offset
+
+    if run is None:
+        return 0.0
+    try:
+        summary, config = run.summary, run.manifest.get("config", {})
+        recorded = summary.get("prior_offset")  # in the summary of an evaluation
+        if isinstance(recorded, float) and math.isfinite(recorded):
+            return recorded
+        if config["data"]["sampler"] != "balanced":
+            return 0.0
+        return prior_offset(summary["val"]["train_prevalence"], 0.5)
+    except (InputError, KeyError, TypeError):
+        return 0.0
 
 
 def _trained(
-    network: "nn.Module", source: Path, tta: str, run: Run | None, known: "Run | Bundle | None"
+    network: "nn.Module",
+    source: Path,
+    tta: str,
+    run: Run | None,
+    known: "Run | Bundle | None",
+    prior_offset: float,
 ) -> TrainedModel:
     from pcam_lightning.models.tta import D4TTA
 
@@ -137,4 +171,6 @@ def _trained(
     if threshold is not None and threshold.tta != tta:
         threshold = None
     features = None if known is None else known.features
-    return TrainedModel(network.eval(), source, run, threshold, features)
+    if threshold is not None:
+        prior_offset = threshold.prior_offset  # the temperature was fitted with it
+    return TrainedModel(network.eval(), source, run, threshold, features, prior_offset)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.config.trained import recorded_prior_offset
 from pcam_lightning.evaluate.target import EvaluationTarget, resolve_target
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
@@ -75,6 +76,7 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         save_table(folder / "predictions" / f"{split}.parquet", table)
     prevalence, source = patch_source.prevalence(target.recorded_prevalence())
     arguments = {name: options[name] for name in ANALYSIS_OPTIONS}
+    arguments["prior_offset"] = recorded_prior_offset(target.run)
     analysis = analyze(tables, config["split"], prevalence, seed=config["seed"], **arguments)
     title = f"dataset: {dataset['name']}"
     plots = write_analysis(folder, analysis, tables, title)
@@ -115,6 +117,7 @@ def save_threshold(
         value=facts["value"],
         rule=facts["rule"],
         temperature=analysis.summary["temperature"],
+        prior_offset=analysis.summary["prior_offset"],
         tta="d4" if PLAIN_LOGIT in analysis.table else "none",
         checkpoint=target.checkpoint and target.checkpoint.name,
         weights_digest=digest,

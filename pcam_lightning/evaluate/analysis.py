@@ -15,17 +15,17 @@ from pcam_lightning.evaluate.slices import cut, score_slices
 from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.abstention import describe_abstention
 from pcam_lightning.metrics.baselines import not_beyond_constant
-from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_means
 from pcam_lightning.metrics.calibration import (
     BINS,
     calibrated,
     calibration_error,
     describe_error,
-    describe_fit,
     fit_temperature,
 )
+from pcam_lightning.metrics.intervals import difference_intervals, mean_intervals
 from pcam_lightning.metrics.metrics import compute_metrics, row_costs
 from pcam_lightning.metrics.predictions import save_table
+from pcam_lightning.metrics.resampling import Resampling
 from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.metrics.thresholds import choose_threshold, parse_rule
 from pcam_lightning.plots import scores as plots
@@ -57,6 +57,7 @@ def analyze(
     split: str,
     train_prevalence: float,
     *,
+    prior_offset: float = 0.0,
     threshold: str | float = "max_fbeta",
     beta: float = 2.0,
     cost_ratio: float = 10.0,
@@ -74,16 +75,17 @@ def analyze(
             required, and "val" too unless the threshold is a number.
         split: "val" or "test".
         train_prevalence: as in `constant_baselines`.
+        prior_offset: added to logits before the temperature (see `metrics.calibration`).
         threshold, beta, cost_ratio: as in `thresholds`.
         slices: as in `slices.cut`.
         gallery: maximum number of patches in each selection.
-        resamples, seed: as in `bootstrap_intervals`.
+        resamples, seed: as in `metric_intervals`.
 
     Returns:
-        An analysis whose `summary` has the keys `split`, `threshold`, `temperature`, `val` and
-        `test` (results of `summarize`, for each table given), `not_beyond_constant`,
-        `calibration`, `abstention`, `slices`, `tta`. It holds JSON types, and NaN for undefined
-        numbers.
+        An analysis whose `summary` has the keys `split`, `threshold`, `temperature`,
+        `prior_offset`, `val` and `test` (results of `summarize`, for each table given),
+        `not_beyond_constant`, `calibration`, `abstention`, `slices`, `tta`. It holds JSON types,
+        and NaN for undefined numbers.
 
     Raises:
         InputError: the rule finds no threshold, a slice cannot be cut, or a column of patch
@@ -97,15 +99,15 @@ def analyze(
             f"evaluate.threshold={threshold}: no validation predictions to choose on; expected "
             "val.parquet beside test.parquet, or a number such as evaluate.threshold=0.5"
         )
-    chosen, temperature, note = (
-        float(rule.target),
-        None,
-        "no temperature: no validation predictions",
-    )
+    chosen = plain_chosen = float(rule.target)
+    temperature, note = None, "no temperature: no validation predictions"
     if val is not None:
         chosen = choose_threshold(val["label"], val["probability"], rule, beta, cost_ratio)
-        temperature = fit_temperature(val["label"], val["logit"])
-        note = describe_fit(temperature)
+        temperature, note = fit_temperature(val["label"], val["logit"], prior_offset)
+        plain_chosen = chosen
+        if PLAIN_LOGIT in val:
+            plain = calibrated(val[PLAIN_LOGIT], None)
+            plain_chosen = choose_threshold(val["label"], plain, rule, beta, cost_ratio)
     summary: dict[str, Any] = {
         "split": split,
         "threshold": {
@@ -116,6 +118,7 @@ def analyze(
             "chosen_on": None if rule.kind == "fixed" else "val",
         },
         "temperature": temperature,
+        "prior_offset": prior_offset,
     }
     for name in ("val", "test"):
         if name in tables:
@@ -128,13 +131,14 @@ def analyze(
     )
     summary["calibration"] = {
         "note": note,
-        **_calibration(table, temperature, train_prevalence, resamples, seed),
+        **_calibration(table, temperature, prior_offset, train_prevalence, resamples, seed),
     }
     summary["abstention"] = describe_abstention(label, table["logit"], chosen)
     parts = cut(table, table if val is None else val, slices or {})
     scored = score_slices(table, parts, chosen, resamples, seed=seed)
     summary["slices"] = {
         "cut_points_from": split if val is None else "val",
+        "slides_known": slide is not None,
         "scored": len(parts),
         "worse": [
             {"property": each.property, "slice": each.slice, "metrics": each.worse.split()}
@@ -143,7 +147,7 @@ def analyze(
             if each.worse
         ],
     }
-    summary["tta"] = _gain(table, chosen, resamples, seed)
+    summary["tta"] = _gain(table, (plain_chosen, chosen), resamples, seed)
     selections = select_examples(table, chosen, worst_slice(parts, scored), gallery)
     return Analysis(split, table, summary, scored, selections)
 
@@ -179,10 +183,10 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
     plots.plot_confusion(confusion, label, probability, threshold, heading)
     plots.plot_coverage(coverage, label, analysis.table["logit"], threshold, heading)
     probabilities = {"uncalibrated": probability.to_numpy()}
-    temperature = analysis.summary["temperature"]
-    if temperature is not None:
-        after = calibrated(analysis.table["logit"], temperature)
-        probabilities[f"temperature {temperature:.3g}"] = after
+    temperature, offset = analysis.summary["temperature"], analysis.summary["prior_offset"]
+    if analysis.summary["calibration"]["after"] is not None:
+        after = calibrated(analysis.table["logit"], temperature, offset)
+        probabilities[describe_calibration(temperature, offset)] = after
     plots.plot_reliability(reliability, label, probabilities, heading)
     plots.plot_slices(slices, analysis.slices, heading)
     atomic_write(folder / "slices.csv", csv_bytes(analysis.slices))
@@ -190,9 +194,16 @@ def write_analysis(folder: Path, analysis: Analysis, tables: Mapping[str, pd.Dat
     return paths
 
 
+def describe_calibration(temperature: float | None, offset: float) -> str:
+    """Return what a calibration does to logits, as text."""
+    parts = [f"prior offset {offset:+.3g}"] if offset else []
+    return ", ".join(parts + ([f"temperature {temperature:.3g}"] if temperature else []))
+
+
 def _calibration(
     table: pd.DataFrame,
     temperature: float | None,
+    offset: float,
     train_prevalence: float,
     resamples: int,
     seed: int,
@@ -212,12 +223,13 @@ def _calibration(
         "after": None,
         "change": None,
     }
-    if temperature is not None:
-        after = calibrated(table["logit"], temperature)
+    if temperature is not None or offset:
+        after = calibrated(table["logit"], temperature, offset)
         found["after"] = describe(after)
         # Both scores are means over patches, so the differences can be resampled directly.
         costs = [row_costs(label, probability) for probability in (before, after)]
-        intervals = bootstrap_means(costs[1] - costs[0], slide, resamples, seed=seed)
+        resampling = Resampling(label, slide, resamples, seed)
+        intervals = mean_intervals(costs[1] - costs[0], resampling)
         found["change"] = {
             name: {"value": found["after"][name] - found["before"][name], "low": low, "high": high}
             for name, (low, high) in zip(("brier", "log_loss"), intervals, strict=True)
@@ -238,19 +250,29 @@ def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | 
 
 
 def _gain(
-    table: pd.DataFrame, threshold: float, resamples: int, seed: int
+    table: pd.DataFrame, thresholds: tuple[float, float], resamples: int, seed: int
 ) -> dict[str, Any] | None:
-    """Return the change of each metric by test-time augmentation, None for plain predictions."""
+    """Return the change of each metric by test-time augmentation, None for plain predictions.
+
+    Args:
+        table: the predictions.
+        thresholds: chosen by the same rule without and with augmentation. One threshold for both
+            would favor the logits that it was chosen on.
+        resamples, seed: as in `metric_intervals`.
+    """
     if PLAIN_LOGIT not in table:
         return None
     label, after, slide = _columns(table)
-    before = calibrated(table[PLAIN_LOGIT], 1.0)
-    first, second = (compute_metrics(label, each, threshold) for each in (before, after))
-    intervals = bootstrap_differences(
-        label, (before, after), (threshold, threshold), slide, resamples, seed=seed
+    before = calibrated(table[PLAIN_LOGIT], None)
+    scores = [
+        compute_metrics(label, each, threshold)
+        for each, threshold in zip((before, after), thresholds, strict=True)
+    ]
+    intervals = difference_intervals(
+        label, (before, after), thresholds, slide, resamples, seed=seed
     )
     gain = {
-        name: {"value": second[name] - first[name], "low": low, "high": high}
+        name: {"value": scores[1][name] - scores[0][name], "low": low, "high": high}
         for name, (low, high) in intervals.items()
     }
-    return {"gain": gain}
+    return {"gain": gain, "thresholds": list(thresholds)}

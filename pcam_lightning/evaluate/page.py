@@ -14,10 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from pcam_lightning.evaluate.analysis import Analysis
+from pcam_lightning.evaluate.analysis import Analysis, describe_calibration
+from pcam_lightning.evaluate.report import describe_flags
 from pcam_lightning.evaluate.selection import Selection, format_probability
 from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.metrics import METRICS
+from pcam_lightning.metrics.summary import describe_interval
 
 TEMPLATES = Path(__file__).parent
 
@@ -75,6 +77,9 @@ def write_page(
         split=analysis.split,
         scores=summary[analysis.split],
         metrics=list(METRICS),
+        interval_rests_on=describe_interval(summary[analysis.split]["interval"]["slides"]),
+        calibration_text=describe_calibration(summary["temperature"], summary["prior_offset"]),
+        flags=describe_flags(summary["slices"]),
         slices=_slices(analysis.slices),
         plots={name: _data_uri(file.read_bytes()) for name, file in plots.items()},
         galleries=[_gallery(analysis.table, each) for each in galleries],

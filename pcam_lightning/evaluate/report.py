@@ -8,7 +8,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.evaluate.analysis import Analysis
+from pcam_lightning.evaluate.analysis import Analysis, describe_calibration
+from pcam_lightning.metrics.summary import describe_interval
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity", "precision")
 
@@ -36,10 +37,11 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
             name,
             *(_number(summary[other]["metrics"][name]["value"]) for other in others),
             _number(score["value"]) + mark,
-            f"{_number(score['low'])}-{_number(score['high'])}",
+            interval_text(score),
             *(_number(scores["baselines"][constant][name]) for constant in constants),
         )
     console.print(table)
+    console.print(f"intervals: {describe_interval(scores['interval']['slides'])}")
     if scores["beaten_by_constant"]:
         names = ", ".join(scores["beaten_by_constant"])
         console.print(f"! a constant predictor is at least as good: {names}")
@@ -55,29 +57,48 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
     text = f"calibration error: {_number(error['value'])}"
     if calibration["after"]:
         after = calibration["after"]["ece"]["value"]
-        text += f", {_number(after)} with temperature {summary['temperature']:.3g}"
+        how = describe_calibration(summary["temperature"], summary["prior_offset"])
+        text += f", {_number(after)} with {how}"
     console.print(f"{text}; {_number(error['if_perfect'])} expected if perfectly calibrated")
     if calibration["note"]:
         console.print(calibration["note"])
     if summary["tta"]:
         change = summary["tta"]["gain"]["auroc"]
         cost = summary["inference"] and summary["inference"]["tta_cost"]
-        console.print(
-            f"tta: auroc {change['value']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
-            + (f", {cost:.1f} times the time" if cost else ""),
-        )
+        text = f"tta: auroc {change['value']:+.4f}"
+        if not math.isnan(change["low"]):
+            text += f" [{change['low']:+.4f}, {change['high']:+.4f}]"
+        console.print(text + (f", {cost:.1f} times the time" if cost else ""))
     decided = {each["undecided"]: each["accuracy"] for each in summary["abstention"]}
     console.print(
         f"accuracy: {_number(decided[0.0])} on all patches, {_number(decided[0.1])} without the "
         "most uncertain tenth"
     )
     worse = len(summary["slices"]["worse"])
-    console.print(f"slices: {worse} of {summary['slices']['scored']} significantly worse")
+    console.print(
+        f"slices: {worse} of {summary['slices']['scored']} {describe_flags(summary['slices'])}"
+    )
     noted = [each for each in analysis.slices.to_dict("records") if each["note"]]
     for each in noted[:notes]:
         console.print(f"  {each['property']} {each['slice']}: {each['note']}")
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
+
+
+def interval_text(score: Mapping[str, float | None]) -> str:
+    """Return the ends of a metric's interval, "-" if it has none."""
+    low, high = score["low"], score["high"]
+    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
+
+
+def describe_flags(slices: Mapping[str, Any]) -> str:
+    """Return what it means that slices are flagged, as text for "N of M slices are ..."."""
+    if slices["slides_known"]:
+        return "significantly worse than the whole split"
+    return (
+        "worse than the whole split, if patches are independent (slides are not known, and a slice "
+        "with patches of difficult slides looks the same)"
+    )
 
 
 def _unproven(summary: Mapping[str, Any]) -> list[str]:

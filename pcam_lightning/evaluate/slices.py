@@ -11,21 +11,22 @@ depend on the share of tumours, so that they differ between slices even if the m
 on all of them. Each metric of a slice is compared with its value on the whole split by a one-sided
 test:
 
-- sensitivity and specificity, if patches are independent: the binomial probability of at most as
-  many correct patches as in the slice, at the rate of the whole split
-- AUROC, and all three metrics if slides are known: t = (whole - slice) / deviation, with one degree
-  of freedom less than the slice has units (slides or patches). The deviation is the larger one of
-  two estimates: the deviation of the difference over resamples of the whole split, and the
-  deviation of the metric in independent patches, as many as in the slice, whose true value is the
-  whole split's (binomial; for AUROC, Hanley & McNeil 1982). The first estimate is 0 if all patches
-  of a class are errors; the second one ignores slides
+- sensitivity and specificity by patch: the binomial probability of at most as many correct patches
+  as in the slice, at the rate of the whole split
+- AUROC, and all three metrics by slide: t = (whole - slice) / deviation, with the degrees of
+  freedom of `Resampling`. The deviation is the larger one of two estimates: the standard error of
+  the difference by resampling, and the deviation of the metric in independent patches, as many as
+  in the slice, whose true value is the whole split's (binomial; for AUROC, Hanley & McNeil 1982).
+  The first estimate is 0 if all patches of a class are errors; the second one ignores slides
 
 The p-values are corrected for the number of tests (Holm 1979). A slice is flagged below 0.05.
 
-Resamples. Slides are drawn if a slice has patches of at least `MIN_SLIDES` slides. Otherwise
-patches are drawn, and the intervals are valid for these slides only. Such a slice is not tested,
-unless it is a single slide by definition: a few difficult slides are no evidence about the feature
-that defines the slice.
+Units. Slides are resampled if they are known. A slice with patches of fewer than `MIN_SLIDES`
+slides then has neither intervals nor tests: a few difficult slides are no evidence about the
+feature that defines the slice. Slices that are one slide by definition are resampled by patch, and
+compared with the other patches of these slides only. If slides are not known, all tests treat
+patches as independent, and flag slices that merely contain difficult slides: in
+`scripts/interval_coverage.py`, most data sets without any worse slice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +41,9 @@ from scipy.stats import t as student
 
 from pcam_lightning.data.patch_features import FEATURES
 from pcam_lightning.errors import InputError
-from pcam_lightning.metrics.bootstrap import draws, percentile_interval, resampling_unit
+from pcam_lightning.metrics.intervals import Confusion, metric_interval
 from pcam_lightning.metrics.metrics import METRICS, Ranking
+from pcam_lightning.metrics.resampling import MIN_SLIDES, Resampling
 
 CUTS = 0.1, 0.5, 0.9
 GROUPS = "slide", "hospital"
@@ -50,7 +52,6 @@ GROUPS = "slide", "hospital"
 MIN_CLASS, MIN_EXACT = 20, 5
 """Minimum number of patches of each class that a tested metric depends on; `MIN_EXACT` applies to
 binomial tests."""
-MIN_SLIDES = 5
 SIGNIFICANCE = 0.05
 TESTED: dict[str, tuple[int, ...]] = {"auroc": (0, 1), "sensitivity": (1,), "specificity": (0,)}
 """The tested metrics, and the classes that each depends on."""
@@ -110,7 +111,7 @@ def score_slices(
     Args:
         table: as in `cut`.
         slices: from `cut`.
-        threshold, resamples, level, seed: as in `bootstrap_intervals`.
+        threshold, resamples, level, seed: as in `metric_intervals`.
 
     Returns:
         One row for the whole table, then one for each slice, flagged slices first. Columns:
@@ -119,45 +120,32 @@ def score_slices(
         NaN if untested), `worse` (metrics that are significantly worse, joined by spaces) and
         `note` (text for a reader).
     """
-    everything = Slice("", WHOLE, np.arange(len(table)))
+    label = table["label"].to_numpy()
     slide = table["slide"].to_numpy() if "slide" in table else None
-    unit = resampling_unit(slide)
-    counts = [
-        len(pd.unique(slide[each.rows])) if unit == "slide" else len(each.rows)  # type: ignore[index]
-        for each in (everything, *slices)
-    ]
-    by_unit: dict[str, list[int]] = {unit: [0], "patch": [0]}  # positions in `counts`
-    for place, count in enumerate(counts[1:], start=1):
-        by_unit["patch" if count < MIN_SLIDES else unit].append(place)
-    found: dict[int, dict[str, Any]] = {}
-    tests: list[tuple[int, str, float]] = []
-    for drawn_unit, places in by_unit.items():
-        if len(places) == 1 and drawn_unit != unit:
-            continue
-        drawn = draws(len(table), slide if drawn_unit == "slide" else None, resamples, seed)
-        members = [everything if place == 0 else slices[place - 1] for place in places]
-        scored, values = _resampled(table, members, threshold, drawn)
-        for i, (place, each) in enumerate(zip(places, members, strict=True)):
-            if place == 0 and drawn_unit != unit:
-                continue
-            record = _record(table, each, scored[i], values[:, i], level) | {"unit": drawn_unit}
-            found[place] = record
-            few = drawn_unit != unit and each.property != "slide"
-            if few and len(each.rows):
-                record["note"] = f"{counts[place]} slides, too few to test"
-            elif place:
-                units = counts[place] if drawn_unit == unit else len(each.rows)
-                p_values = _p_values(record, scored[0], values[:, 0], values[:, i], units)
-                tests += [(place, name, p) for name, p in p_values.items()]
+    everything = Slice("", WHOLE, np.arange(len(table)))
+
+    def score(places: list[int], unit: NDArray[np.object_] | None) -> list[Any]:
+        """Return row and p-values of the whole table, then of the slices at these places."""
+        resampling = Resampling(label, unit, resamples, seed)
+        members = [everything, *(slices[i] for i in places)]
+        return _score_together(table, members, threshold, resampling, level)
+
+    is_slide = [each.property == "slide" and slide is not None for each in slices]
+    grouped = [i for i in range(len(slices)) if not is_slide[i]]
+    alone = [i for i in range(len(slices)) if is_slide[i]]
+    (whole, _), *scored = score(grouped, slide)
+    if alone:
+        scored += score(alone, None)[1:]
+    found = dict(zip(grouped + alone, scored, strict=True))
+    records = [found[i][0] for i in range(len(slices))]
+    tests = [(i, name, p) for i in range(len(slices)) for name, p in found[i][1].items()]
     corrected = holm([p for _, _, p in tests])
-    for (key, name, _), p in zip(tests, corrected, strict=True):
-        record = found[key]
-        record["p"] = np.fmin(record["p"], p)
+    for (i, name, _), p in zip(tests, corrected, strict=True):
+        records[i]["p"] = np.fmin(records[i]["p"], p)
         if p < SIGNIFICANCE:
-            record["worse"] = f"{record['worse']} {name}".strip()
-    whole, *records = (found[place] for place in range(len(counts)))
+            records[i]["worse"] = f"{records[i]['worse']} {name}".strip()
     for record in records:
-        record["note"] = _note(record, whole, len(tests))
+        record["note"] = _note(record, whole, len(tests), slide is not None)
     # The sort is stable: slices without a flag keep their order.
     records.sort(key=lambda record: record["p"] if record["worse"] else np.inf)
     return pd.DataFrame([whole, *records])
@@ -212,10 +200,18 @@ def _matching_rows(table: pd.DataFrame, name: str, rule: Mapping[str, Any]) -> N
     return np.flatnonzero(keep)
 
 
-def _resampled(
-    table: pd.DataFrame, slices: Sequence[Slice], threshold: float, drawn: Iterable[NDArray]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the metrics [slices, metrics], and those of all resamples with one more first axis."""
+def _score_together(
+    table: pd.DataFrame,
+    slices: Sequence[Slice],
+    threshold: float,
+    resampling: Resampling,
+    level: float,
+) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    """Score slices on the same resamples.
+
+    Returns:
+        The row of each slice, and its p-values against the first one, which is the whole split.
+    """
     label, probability = table["label"].to_numpy(), table["probability"].to_numpy()
     rankings = [
         Ranking(label[each.rows], probability[each.rows], threshold) if len(each.rows) else None
@@ -231,31 +227,58 @@ def _resampled(
             for each, ranking in zip(slices, rankings, strict=True)
         ]
 
-    return np.array(scores(None)), np.array([scores(weight) for weight in drawn])
+    value = np.array(scores(None))  # [slices, metrics]
+    values = np.array([scores(weight) for weight in resampling])  # [resamples, slices, metrics]
+    found = []
+    for i, each in enumerate(slices):
+        record = _record(table, each, threshold, value[i], values[:, i], resampling, level)
+        is_tested = i > 0 and not record["note"]
+        found.append(
+            (
+                record,
+                _p_values(record, value[0], values[:, 0], values[:, i], resampling, each.rows)
+                if is_tested
+                else {},
+            )
+        )
+    return found
 
 
 def _record(
     table: pd.DataFrame,
     each: Slice,
-    scored: NDArray[np.float64],
+    threshold: float,
+    value: NDArray[np.float64],
     values: NDArray[np.float64],
+    resampling: Resampling,
     level: float,
 ) -> dict[str, Any]:
-    label = table["label"].to_numpy()[each.rows]
+    """Return a slice's row of the result, without the outcome of tests."""
+    label, probability = (table[name].to_numpy()[each.rows] for name in ("label", "probability"))
     record: dict[str, Any] = {
         "property": each.property,
         "slice": each.name,
         "rows": len(label),
         "tumours": int(label.sum()),
+        "unit": resampling.unit,
         "worse": "",
         "p": np.nan,
         "note": "",
     }
+    if resampling.unit == "slide" and len(each.rows):
+        slides = table["slide"].iloc[each.rows].nunique()
+        if slides < MIN_SLIDES:
+            record["note"] = f"{slides} slide{'s' * (slides > 1)}, too few for intervals and tests"
+    confusion = Confusion.of(label, probability, threshold)
+    degrees = resampling.degrees_of(each.rows)
     for i, name in enumerate(METRICS):
-        record[name] = scored[i]
-        low, high = percentile_interval(values[:, i], level)
-        defined = not np.isnan(scored[i])
-        record[f"{name}_low"], record[f"{name}_high"] = (low, high) if defined else (np.nan,) * 2
+        low, high = metric_interval(
+            name, value[i], values[:, i], confusion, resampling, level, degrees
+        )
+        record[name] = value[i]
+        record[f"{name}_low"], record[f"{name}_high"] = (
+            (np.nan, np.nan) if record["note"] else (low, high)
+        )
     return record
 
 
@@ -264,7 +287,8 @@ def _p_values(
     whole: NDArray[np.float64],
     whole_values: NDArray[np.float64],
     values: NDArray[np.float64],
-    units: int,
+    resampling: Resampling,
+    rows: NDArray[np.int64],
 ) -> dict[str, float]:
     """Return the p-value of each tested metric that the slice has enough patches for.
 
@@ -272,26 +296,29 @@ def _p_values(
         record: the slice's metrics.
         whole: metrics of the whole split, [metrics].
         whole_values, values: metrics of whole split and slice, [resamples, metrics].
-        units: number of slides or patches in the slice.
+        resampling: the resamples.
+        rows: the slice's positions in the table.
     """
     counts = record["rows"] - record["tumours"], record["tumours"]
+    by_patch = resampling.unit == "patch"
+    degrees = len(rows) - 1 if by_patch else resampling.degrees_of(rows)
     p_values = {}
     for i, name in enumerate(METRICS):
         if name not in TESTED:
             continue
         smallest = min(counts[c] for c in TESTED[name])
-        if name != "auroc" and record["unit"] == "patch":
+        if name != "auroc" and by_patch:
             if smallest >= MIN_EXACT:
                 correct = round(record[name] * smallest)
                 p_values[name] = float(binom.cdf(correct, smallest, whole[i]))
             continue
         difference = whole_values[:, i] - values[:, i]
-        if smallest < MIN_CLASS or np.isnan(difference).all():
+        spread = resampling.deviation(difference)
+        if smallest < MIN_CLASS or np.isnan(spread):
             continue
-        expected = _expected_deviation(name, float(whole[i]), *counts)
-        deviation = max(float(np.nanstd(difference)), expected)
+        deviation = max(spread, _expected_deviation(name, float(whole[i]), *counts))
         gap = float(whole[i]) - record[name]
-        p_values[name] = 1.0 if gap <= 0 else float(student.sf(gap / deviation, units - 1))
+        p_values[name] = 1.0 if gap <= 0 else float(student.sf(gap / deviation, degrees))
     return p_values
 
 
@@ -309,7 +336,9 @@ def _expected_deviation(name: str, value: float, normals: int, tumours: int) -> 
     return float(np.sqrt(max(variance, 0.0)))
 
 
-def _note(record: Mapping[str, Any], whole: Mapping[str, Any], tests: int) -> str:
+def _note(
+    record: Mapping[str, Any], whole: Mapping[str, Any], tests: int, slides_known: bool
+) -> str:
     """Return a slice's lack of patches, and its significantly worse metrics, as text."""
     rows, tumours = record["rows"], record["tumours"]
     if rows == 0:
@@ -328,5 +357,6 @@ def _note(record: Mapping[str, Any], whole: Mapping[str, Any], tests: int) -> st
         values = f"{record[name]:.3f} [{low:.3f}, {high:.3f}], whole split {whole[name]:.3f}"
         parts.append(f"{name} {values}")
     if record["worse"]:
-        parts.append(f"significantly worse (p = {record['p']:.2g}, corrected for {tests} tests)")
+        claim = "significantly worse" if slides_known else "worse, if patches are independent"
+        parts.append(f"{claim} (p = {record['p']:.2g}, corrected for {tests} tests)")
     return "; ".join(parts)

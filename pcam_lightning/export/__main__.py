@@ -51,6 +51,7 @@ def export(config: Config, target: "ExportTarget", folder: Path) -> None:
         "weights_digest": target.weights_digest,
         "decision_threshold": target.decision_threshold,
         "temperature": target.served.temperature,
+        "prior_offset": target.served.prior_offset,
         "files": {name: each.facts() | each.speed() for name, each in comparisons.items()},
     }
     for name, each in comparisons.items():

@@ -11,10 +11,11 @@ from markdown_it import MarkdownIt
 
 from pcam_lightning import __version__
 from pcam_lightning.evaluate.analysis import analyze
-from pcam_lightning.evaluate.report import SHOWN
+from pcam_lightning.evaluate.report import SHOWN, describe_flags
 from pcam_lightning.export.comparison import SMALL_BATCHES, Comparison
 from pcam_lightning.export.target import ExportTarget
 from pcam_lightning.files import atomic_write
+from pcam_lightning.metrics.summary import describe_interval
 from pcam_lightning.runs.hardware import read_hardware
 from pcam_lightning.runs.markdown import markdown
 
@@ -73,7 +74,10 @@ def describe(
     manifest, summary, features = run.manifest, run.summary, run.features
     split = "test" if "test" in target.tables else "val"
     value = 0.5 if threshold is None else threshold.value
-    analysis = analyze(target.tables, split, target.prevalence, threshold=value).summary
+    offset = target.served.prior_offset
+    analysis = analyze(
+        target.tables, split, target.prevalence, prior_offset=offset, threshold=value
+    ).summary
     scores, model = analysis[split], manifest["config"]["model"]
     dataset = {"name": "not stated", "fingerprint": None} | dict(manifest.get("dataset", {}))
     data = summary.get("data") or {}
@@ -103,6 +107,9 @@ def describe(
         "scores": scores,
         "metrics": SHOWN,
         "threshold": threshold,
+        "intervals": describe_interval(scores["interval"]["slides"]),
+        "calibration_text": _calibration_text(target.served.temperature, offset),
+        "flags": describe_flags(analysis["slices"]),
         "calibration": analysis["calibration"],
         "slices": analysis["slices"]["scored"],
         "worse": analysis["slices"]["worse"],
@@ -127,6 +134,19 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"md": markdown, "number": _number, "count": lambda n: f"{n:,}"}
     return environment
+
+
+def _calibration_text(temperature: float, offset: float) -> str:
+    """Return what happens to logits before the sigmoid, as a sentence; empty if nothing does."""
+    parts = []
+    if offset:
+        parts.append(
+            f"{offset:+.4g} is added to logits, because training drew both classes equally often"
+        )
+    if temperature != 1:
+        parts.append(f"logits are divided by {temperature:.4g}, fitted on validation")
+    text = "; ".join(parts)
+    return text and f"{text[0].upper()}{text[1:]}."
 
 
 def _number(value: float | None) -> str:

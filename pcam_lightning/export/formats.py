@@ -30,6 +30,7 @@ def export_onnx(
     facts = {
         "decision_threshold": repr(target.decision_threshold),
         "temperature": repr(target.served.temperature),
+        "prior_offset": repr(target.served.prior_offset),
         "weights_digest": str(target.weights_digest),
     }
     found = {

@@ -45,7 +45,8 @@ class ExportTarget:
         value = 0.5 if self.threshold is None else self.threshold.value
         if not 0 < value < 1:
             return value
-        return float(calibrated(math.log(value / (1 - value)), self.served.temperature))
+        logit = math.log(value / (1 - value))
+        return float(calibrated(logit, self.served.temperature, self.served.prior_offset))
 
     @property
     def model_name(self) -> str:
@@ -104,10 +105,9 @@ def resolve_target(config: Config) -> ExportTarget:
     source = PatchSource(root, settings, tables)
     if source.missing:
         raise InputError(source.missing)
-    temperature = trained.threshold.temperature if trained.threshold else None
     return ExportTarget(
         run,
-        Served(trained.network, temperature or 1.0).eval(),
+        Served(trained.network, trained.temperature or 1.0, trained.prior_offset).eval(),
         trained.threshold,
         source.with_features(None),
         source,

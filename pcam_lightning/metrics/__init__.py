@@ -5,8 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pcam_lightning.metrics.baselines import beaten_by_constant, constant_baselines
-    from pcam_lightning.metrics.bootstrap import bootstrap_differences, bootstrap_intervals
-    from pcam_lightning.metrics.calibration import calibrated, calibration_error, fit_temperature
+    from pcam_lightning.metrics.calibration import (
+        calibrated,
+        calibration_error,
+        fit_temperature,
+        prior_offset,
+    )
+    from pcam_lightning.metrics.intervals import difference_intervals, metric_intervals
     from pcam_lightning.metrics.metrics import METRICS, compute_metrics, is_tumour
     from pcam_lightning.metrics.predictions import read_predictions, write_predictions
     from pcam_lightning.metrics.summary import summarize
@@ -15,16 +20,17 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "beaten_by_constant",
-    "bootstrap_differences",
-    "bootstrap_intervals",
     "calibrated",
     "calibration_error",
     "choose_threshold",
     "compute_metrics",
     "constant_baselines",
+    "difference_intervals",
     "fit_temperature",
     "is_tumour",
+    "metric_intervals",
     "parse_rule",
+    "prior_offset",
     "read_predictions",
     "summarize",
     "write_predictions",
@@ -32,8 +38,8 @@ __all__ = [
 
 _MODULES = {
     "baselines": ("beaten_by_constant", "constant_baselines"),
-    "bootstrap": ("bootstrap_differences", "bootstrap_intervals"),
-    "calibration": ("calibrated", "calibration_error", "fit_temperature"),
+    "calibration": ("calibrated", "calibration_error", "fit_temperature", "prior_offset"),
+    "intervals": ("difference_intervals", "metric_intervals"),
     "metrics": ("METRICS", "compute_metrics", "is_tumour"),
     "predictions": ("read_predictions", "write_predictions"),
     "summary": ("summarize",),

@@ -4,10 +4,10 @@ At balanced classes, the constant "tumour" already reaches an F2 of 0.833.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from pcam_lightning.metrics.bootstrap import draws, percentile_interval
 from pcam_lightning.metrics.metrics import METRICS, Ranking, compute_metrics
+from pcam_lightning.metrics.resampling import Resampling
 
 # On any data, a constant scores 1 at one of these and 0 at the other, so neither compares models.
 # `balanced_accuracy` combines both.
@@ -84,23 +84,32 @@ def not_beyond_constant(
     """Return the names of metrics at which the model is not significantly better than a constant.
 
     The interval of their difference over the same resamples decides: both have a higher F2 on
-    resamples with more tumours. The result includes the names from `beaten_by_constant`. Metrics in
-    `ONE_SIDED` and undefined ones are excluded.
+    resamples with more tumours. The result includes the names from `beaten_by_constant`, and with
+    fewer than `MIN_SLIDES` slides, which have no intervals, every name. Metrics in `ONE_SIDED` and
+    undefined ones are excluded.
 
-    Args: as in `bootstrap_intervals` and `constant_baselines`.
+    Args: as in `metric_intervals` and `constant_baselines`.
     """
     constant = np.full(np.shape(label), train_prevalence, dtype=np.float64)
     model = Ranking(label, probability, threshold)
     constants = [Ranking(label, constant, decision) for decision in (-np.inf, np.inf)]
-    gains = []  # [resamples, constants, metrics]
-    for weight in draws(np.size(label), slide, resamples, seed):
+    resampling = Resampling(label, slide, resamples, seed)
+
+    def gains(weight: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Return the model's scores minus the constants': [constants, metrics]."""
         scores = np.array(list(model.metrics(weight).values()))
-        others = [list(each.metrics(weight).values()) for each in constants]
-        gains.append(scores - np.array(others))
+        return scores - np.array([list(each.metrics(weight).values()) for each in constants])
+
+    value, values = gains(None), np.array([gains(weight) for weight in resampling])
     found = []
     for i, (name, better) in enumerate(METRICS.items()):
-        towards = np.array(gains)[:, :, i] * (1 if better == "higher" else -1)
-        low = [percentile_interval(each, level)[0] for each in towards.T]
-        if name not in ONE_SIDED and any(edge <= 0 for edge in low):
-            found.append(name)
+        if name in ONE_SIDED:
+            continue
+        sign = 1 if better == "higher" else -1
+        for gain, resampled in zip(sign * value[:, i], sign * values[:, :, i].T, strict=True):
+            low, _ = resampling.interval(gain, resampled, level)
+            proven = low > 0 or (np.isnan(low) and resampling.has_intervals)
+            if not proven and not np.isnan(gain):
+                found.append(name)
+                break
     return found

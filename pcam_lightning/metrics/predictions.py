@@ -20,6 +20,8 @@ from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.tables import parquet_bytes, read_parquet
 
 LAST_ROW = 2**48
+ROUNDING = 1e-3
+"""Accepted difference between a probability and the sigmoid of its logit."""
 COLUMNS = ("row", "label", "logit", "probability")
 
 
@@ -123,6 +125,7 @@ def _fault(table: pd.DataFrame) -> str | None:
         ((label != 0) & (label != 1), "labels other than 0 and 1"),
         (~np.isfinite(logit), "infinite logits"),
         ((probability < 0) | (probability > 1), "probabilities outside [0, 1]"),
+        (abs(probability - sigmoid(logit)) > ROUNDING, "probabilities that are not sigmoid(logit)"),
     ):
         if wrong.any():
             return f"{wrong.sum()} {what}, {_first(table, wrong)}"

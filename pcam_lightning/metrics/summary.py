@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from pcam_lightning.metrics.baselines import beaten_by_constant, constant_baselines
-from pcam_lightning.metrics.bootstrap import bootstrap_intervals, resampling_unit
+from pcam_lightning.metrics.intervals import metric_intervals
 from pcam_lightning.metrics.metrics import compute_metrics
+from pcam_lightning.metrics.resampling import MIN_SLIDES, Resampling
 
 
 def summarize(
@@ -26,7 +27,7 @@ def summarize(
             column, else patches.
         threshold: threshold of `is_tumour`; choose it on validation.
         train_prevalence: share of tumour among the training labels, in [0, 1].
-        resamples, level, seed: as in `bootstrap_intervals`.
+        resamples, level, seed: as in `metric_intervals`.
 
     Returns:
         Strings, ints, floats, lists and dicts only; None for undefined numbers, since JSON has no
@@ -37,15 +38,16 @@ def summarize(
              "baselines": {"majority": {"auroc": 0.5, ...}, "all_tumour": {...}, ...},
              "train_prevalence": 0.5,
              "beaten_by_constant": ["f2"],
-             "interval": {"method": "bootstrap by slide", "level": 0.95, "resamples": 1000}}
+             "interval": {"unit": "slide", "slides": 8, "level": 0.95, "resamples": 8}}
 
     Raises:
-        ValueError: as in `bootstrap_intervals` and `constant_baselines`.
+        ValueError: as in `metric_intervals` and `constant_baselines`.
     """
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
     slide = predictions["slide"].to_numpy() if "slide" in predictions else None
     metrics = compute_metrics(label, probability, threshold)
-    intervals = bootstrap_intervals(label, probability, threshold, slide, resamples, level, seed)
+    intervals = metric_intervals(label, probability, threshold, slide, resamples, level, seed)
+    resampling = Resampling(label, slide, resamples, seed)
     baselines = constant_baselines(label, train_prevalence, threshold)
     return {
         "rows": len(label),
@@ -66,11 +68,25 @@ def summarize(
         "train_prevalence": float(train_prevalence),
         "beaten_by_constant": beaten_by_constant(metrics, baselines),
         "interval": {
-            "method": f"bootstrap by {resampling_unit(slide)}",
+            "unit": resampling.unit,
+            "slides": resampling.slides,
             "level": level,
-            "resamples": resamples,
+            "resamples": len(resampling),
         },
     }
+
+
+def describe_interval(slides: int | None) -> str:
+    """Return what the intervals of a split rest on, as text.
+
+    Args:
+        slides: number of slides; None if they are not known.
+    """
+    if slides is None:
+        return "by patch: slides are not known, so patches are treated as independent"
+    if slides < MIN_SLIDES:
+        return f"none: {slides} slide{'s' * (slides > 1)}, at least {MIN_SLIDES} are needed"
+    return f"by slide, {slides} slides"
 
 
 def _jsonable(value: float) -> float | None:

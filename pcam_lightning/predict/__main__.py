@@ -65,7 +65,6 @@ def predict(
 
     start, options = time.monotonic(), config["predict"]
     threshold, rule = _threshold(options["threshold"], trained)
-    temperature = trained.threshold.temperature if trained.threshold else None
     by_tumour = options["sort"] == "tumour"
     sheet = ContactSheet(options["gallery"])
     features: dict[str, list[float]] = {}
@@ -85,7 +84,7 @@ def predict(
             name, reason = source.skipped[0]
             raise InputError(f"input={config['input']}: no patch to predict; {name}: {reason}")
         decision = decide(logit, threshold, options["abstain"])
-        write_tables(folder, draft, decision, temperature)
+        write_tables(folder, draft, decision, trained.temperature, trained.prior_offset)
     summary: dict[str, Any] = {
         "input": config["input"],
         "model": trained.source,
@@ -93,7 +92,8 @@ def predict(
         "patches": len(logit),
         "skipped": len(source.skipped),
         "threshold": {"value": threshold, "rule": rule},
-        "temperature": temperature,
+        "temperature": trained.temperature,
+        "prior_offset": trained.prior_offset,
         "decisions": {name: int(np.sum(decision == name)) for name in DECISIONS},
         "drift": _drift(
             trained, {name: np.asarray(each) for name, each in features.items()}, folder

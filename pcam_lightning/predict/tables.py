@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pcam_lightning.metrics.abstention import undecided
+from pcam_lightning.metrics.calibration import calibrated
 from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.metrics.summary import summarize
 from pcam_lightning.predict.inputs import Patches
@@ -132,11 +133,16 @@ def score_labels(
 
 
 def write_tables(
-    folder: Path, draft: Draft, decision: NDArray[np.str_], temperature: float | None
+    folder: Path,
+    draft: Draft,
+    decision: NDArray[np.str_],
+    temperature: float | None,
+    prior_offset: float,
 ) -> None:
     """Write `predictions.parquet` and `predictions.csv` from a closed draft and its decisions.
 
-    `calibrated` is sigmoid(logit / temperature); the column is left out where there is none.
+    `calibrated` is from `metrics.calibration.calibrated`; the column is left out if there is
+    nothing to calibrate with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("predictions.parquet", "predictions.csv")]
@@ -148,9 +154,9 @@ def write_tables(
             for batch in source.iter_batches():
                 table = batch.to_pandas()
                 table["probability"] = sigmoid(table["logit"].to_numpy())
-                if temperature is not None:
-                    scaled = table["logit"].to_numpy(np.float64) / temperature
-                    table["calibrated"] = sigmoid(scaled)
+                if temperature is not None or prior_offset:
+                    logit = table["logit"].to_numpy()
+                    table["calibrated"] = calibrated(logit, temperature, prior_offset)
                 table["decision"] = decision[start : start + len(table)]
                 arrow = _typed(table)
                 writer = writer or pq.ParquetWriter(partial[0], arrow.schema)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pcam_lightning.metrics.bootstrap import bootstrap_differences, resampling_unit
+from pcam_lightning.metrics.intervals import difference_intervals
 from pcam_lightning.metrics.metrics import compute_metrics
 from pcam_lightning.metrics.predictions import checked_predictions
 from pcam_lightning.runs import Run
@@ -67,11 +67,11 @@ def metric_differences(one: Run, other: Run) -> dict[str, Any]:
         thresholds = chosen[0]["value"], chosen[1]["value"]
         slide = a["slide"].to_numpy() if "slide" in a else None
         label, scores = a["label"].to_numpy(), (a["probability"], b["probability"])
-        intervals = bootstrap_differences(label, scores, thresholds, slide)
+        intervals = difference_intervals(label, scores, thresholds, slide)
         values = [compute_metrics(label, p, t) for p, t in zip(scores, thresholds, strict=True)]
         found[split] = {
             "identical": a.equals(b),
-            "unit": resampling_unit(slide),
+            "slides": None if slide is None else len(np.unique(slide)),
             "thresholds": chosen,
             "metrics": {
                 name: {"difference": values[1][name] - values[0][name], "low": low, "high": high}

@@ -114,7 +114,10 @@ class BundleMetadata(BaseModel):
     tta: Literal["none", "d4"]
     """Test-time augmentation in the ONNX graph."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    """sigmoid(logit / temperature) is the calibrated probability; None without calibration."""
+    """sigmoid((logit + prior_offset) / temperature) is the calibrated probability; None divides by
+    1."""
+    prior_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Corrects logits for the share of tumour in training (see `metrics.calibration`)."""
     threshold: Threshold | None
     """The threshold chosen for the run; its value applies to the probability before calibration."""
     decision_threshold: Annotated[float, Field(ge=0, le=2)]

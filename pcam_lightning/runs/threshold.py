@@ -25,7 +25,10 @@ class Threshold(BaseModel):
     rule: str
     """Rule of the choice, such as "recall>=0.95"."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    """sigmoid(logit / temperature) is the calibrated probability; None without calibration."""
+    """sigmoid((logit + prior_offset) / temperature) is the calibrated probability; None divides by
+    1."""
+    prior_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Corrects logits for the share of tumour in training (see `metrics.calibration`)."""
     tta: Literal["none", "d4"]
     """Test-time augmentation of the logits."""
     checkpoint: str | None

@@ -61,7 +61,7 @@ def _train(
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
     from pcam_lightning.engine.checkpoints import check_checkpoint, weights_digest
-    from pcam_lightning.metrics.bootstrap import resampling_unit
+    from pcam_lightning.metrics.summary import describe_interval
     from pcam_lightning.train import limits, result
     from pcam_lightning.train.result import determinism, score_best, training_speed
 
@@ -88,8 +88,9 @@ def _train(
     log.info("dataset: %s, in %s", source.name, source.root)
     log.info("run: %s", os.path.relpath(folder))
     if trainer.is_global_zero:
-        units = {split: resampling_unit(ids) for split, ids in datamodule.slides.items()}
-        log.info("intervals: by %s for val, by %s for test", units["val"], units["test"])
+        for split, ids in datamodule.slides.items():
+            slides = None if ids is None else len(set(ids))
+            log.info("intervals on %s: %s", split, describe_interval(slides))
         dataset = {
             "name": source.name,
             "root": source.root,
@@ -115,5 +116,5 @@ def _train(
             }
             predictions = module.predictions
             summary = result.write_result(folder, source.name, datamodule, predictions, facts)
-            result.print_result(folder, summary)
+            result.print_result(folder, summary, datamodule.sampler == "balanced")
     return path

@@ -20,9 +20,10 @@ from pcam_lightning.data.patch_features import compute
 from pcam_lightning.engine.callbacks import Throughput
 from pcam_lightning.engine.module import PCamClassifier, Predictions
 from pcam_lightning.files import write_json
+from pcam_lightning.metrics.calibration import prior_offset
 from pcam_lightning.metrics.drift import reference
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
-from pcam_lightning.metrics.summary import summarize
+from pcam_lightning.metrics.summary import describe_interval, summarize
 from pcam_lightning.plots import scores as plots
 from pcam_lightning.plots.galleries import plot_gallery
 from pcam_lightning.plots.history import plot_curves
@@ -32,6 +33,8 @@ from pcam_lightning.runs.run import MissingRunFileError
 
 FEATURE_PATCHES = 4096
 """Training patches whose appearance is kept: their distribution is known to 2 %."""
+NOTABLE_OFFSET = 0.1
+"""Error of the log-odds that is reported: at a share of tumour outside 47.5 to 52.5 %."""
 SHOWN_METRICS = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity")
 
 
@@ -78,8 +81,14 @@ def write_result(
     return summary
 
 
-def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Print metrics of validation and test beside constant baselines, and the paths of plots."""
+def print_result(folder: Path, summary: Mapping[str, Any], balanced: bool) -> None:
+    """Print metrics of validation and test beside constant baselines, and the paths of plots.
+
+    Args:
+        folder: run folder.
+        summary: as from `write_result`.
+        balanced: whether the training drew both classes equally often.
+    """
     test = summary["test"]
     table = Table(box=SIMPLE, title=f"dataset: {summary['dataset']}", title_justify="left")
     table.add_column("", no_wrap=True)
@@ -93,14 +102,23 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
             name,
             _number(summary["val"]["metrics"][name]["value"]),
             _number(scores["value"]) + mark,
-            f"{_number(scores['low'])}-{_number(scores['high'])}",
+            "-" if scores["low"] is None else f"{scores['low']:.3f}-{scores['high']:.3f}",
             *map(_number, constants),
         )
     console = Terminal()
     console.print(table)
+    console.print(f"intervals: {describe_interval(test['interval']['slides'])}", soft_wrap=True)
     if test["beaten_by_constant"]:
         console.print(f"! constants score as well: {', '.join(test['beaten_by_constant'])}")
     path = os.path.relpath(folder)
+    share = test["train_prevalence"]
+    if balanced and abs(prior_offset(share, 0.5)) >= NOTABLE_OFFSET:
+        console.print(
+            f"data.sampler=balanced drew both classes equally often, but {share:.1%} of the "
+            "training patches are tumour: probabilities are wrong by as much, until "
+            "`python -m pcam_lightning.evaluate` corrects them",
+            soft_wrap=True,
+        )
     console.print(f"plots: {path}/plots", soft_wrap=True)
     console.print(f"curves: tensorboard --logdir {path}", soft_wrap=True)
 

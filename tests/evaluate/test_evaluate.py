@@ -91,7 +91,7 @@ def test_evaluation_of_a_run_and_of_its_predictions(
     test = evaluation.predictions("test")
     auroc = summary["test"]["metrics"]["auroc"]["value"]
     assert auroc == pytest.approx(roc_auc_score(test["label"], test["probability"]))
-    assert summary["test"]["interval"]["method"] == "bootstrap by slide"
+    assert summary["test"]["interval"]["unit"] == "slide"
     assert summary["test"]["baselines"].keys() == {"majority", "all_tumour", "prevalence"}
     assert summary["train_prevalence"] == {"value": 1 / 3, "source": "training labels"}
     assert summary["inference"]["weights_digest"] == run.summary["weights_digest"]

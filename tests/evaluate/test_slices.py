@@ -10,7 +10,7 @@ from scipy.stats import norm
 from pcam_lightning.data.patch_features import FEATURES
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.slices import MIN_CLASS, WHOLE, cut, holm, score_slices
-from pcam_lightning.metrics.bootstrap import bootstrap_intervals
+from pcam_lightning.metrics.intervals import metric_intervals
 from pcam_lightning.metrics.metrics import METRICS, compute_metrics
 from pcam_lightning.metrics.predictions import sigmoid
 
@@ -103,12 +103,12 @@ def test_metrics_and_intervals_equal_those_of_the_rows_alone():
         part = table.iloc[each.rows]
         arguments = part["label"], part["probability"], 0.4
         expected = compute_metrics(*arguments)
-        intervals = bootstrap_intervals(*arguments, resamples=400)
+        intervals = metric_intervals(*arguments, resamples=400)
         for name in METRICS:
             assert record[name] == pytest.approx(expected[name])
             ends = record[f"{name}_low"], record[f"{name}_high"]
-            assert ends == pytest.approx(intervals[name], abs=0.03)
-    whole = bootstrap_intervals(table["label"], table["probability"], 0.4, resamples=400)
+            assert ends == pytest.approx(intervals[name], abs=0.03), name
+    whole = metric_intervals(table["label"], table["probability"], 0.4, resamples=400)
     assert (scored["auroc_low"][0], scored["auroc_high"][0]) == whole["auroc"]
 
 
@@ -150,7 +150,8 @@ def test_a_worse_slice_comes_first(slides):
     first = scored.iloc[1]
     assert first["property"] == "brightness" and first["slice"].startswith("below")
     assert set(first["worse"].split()) == {"auroc", "sensitivity"}
-    assert "sensitivity 0." in first["note"] and "significantly worse" in first["note"]
+    assert "sensitivity 0." in first["note"] and "worse" in first["note"]
+    assert ("independent" in first["note"]) == (slides == 0)
     assert (scored["worse"] != "").sum() == 1
     assert first["unit"] == ("slide" if slides else "patch")
 
@@ -234,18 +235,19 @@ def test_slices_of_few_slides_are_not_tested_unless_they_are_a_slide():
     table.loc[bad, "probability"] = 0.1
     two = {"two": {"column": "slide", "among": ["slide_00", "slide_01"]}}
     scored = score_slices(table, cut(table, table, two), 0.5, resamples=100)
-    assert named(scored, "two")["note"] == "2 slides, too few to test"
+    assert named(scored, "two")["note"] == "2 slides, too few for intervals and tests"
+    assert np.isnan(named(scored, "two")["auroc_low"])
     assert np.isnan(named(scored, "two")["p"])
     alone = table[table["slide"] == "slide_00"]
     assert (
         min(alone["label"].sum(), (1 - alone["label"]).sum()) < MIN_CLASS
         or named(scored, "slide_00")["worse"]
     )
-    # If the whole split is one slide, its patches are the units.
+    # A split of a single slide has no interval and no test.
     table["slide"] = "slide_00"
     table["probability"] = np.where(table["hue"] < 0.1, 0.1, table["probability"])
     scored = score_slices(table, cut(table, table, {}), 0.5, resamples=100)
-    assert scored["worse"].iloc[1] and scored["property"].iloc[1] == "hue"
+    assert set(scored["worse"]) == {""} and np.isnan(scored["auroc_low"].to_numpy()).all()
 
 
 def test_holm():

@@ -10,7 +10,7 @@ from pcam_lightning.metrics.baselines import (
     constant_baselines,
     not_beyond_constant,
 )
-from pcam_lightning.metrics.bootstrap import bootstrap_intervals
+from pcam_lightning.metrics.intervals import metric_intervals
 from pcam_lightning.metrics.metrics import compute_metrics
 
 LABEL = np.array([0] * 60 + [1] * 40)
@@ -62,7 +62,7 @@ def test_a_constant_is_scored_on_the_same_resamples():
     slide = np.arange(12).repeat(50)
     label = (np.arange(600) % 50 < np.linspace(5, 45, 12)[slide]).astype(int)
     probability = np.where(label == 1, 0.9, np.where(np.arange(600) % 5 > 0, 0.8, 0.1))
-    low, _ = bootstrap_intervals(label, probability, slide=slide, resamples=200)["f2"]
+    low, _ = metric_intervals(label, probability, slide=slide, resamples=200)["f2"]
     assert low < constant_baselines(label, 0.5)["all_tumour"]["f2"]
     assert "f2" not in not_beyond_constant(label, probability, 0.5, 0.5, slide, resamples=200)
 

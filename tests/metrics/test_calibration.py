@@ -13,8 +13,8 @@ from pcam_lightning.metrics.calibration import (
     calibrated,
     calibration_error,
     describe_error,
-    describe_fit,
     fit_temperature,
+    prior_offset,
     reliability,
 )
 from pcam_lightning.metrics.predictions import sigmoid
@@ -64,26 +64,44 @@ def test_wilsons_interval_by_hand():
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_a_temperature_is_recovered(temperature):
     label, logit = logits(20_000, temperature)
-    found = fit_temperature(label, logit)
-    assert found is not None
+    found, remark = fit_temperature(label, logit)
+    assert found is not None and remark is None
     # The same model: logistic regression on the logit without intercept.
     regression = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-8)
     slope = regression.fit(logit[:, None], label).coef_[0, 0]
     assert found == pytest.approx(1 / slope, rel=1e-3)
     assert found == pytest.approx(temperature, rel=0.05)
-    assert describe_fit(found) is None
     before, after = (calibration_error(label, calibrated(logit, t)) for t in (1.0, found))
     assert after < before or temperature == 1
 
 
 def test_data_without_a_likeliest_temperature():
-    assert fit_temperature([1, 1], [0.3, 2.0]) is None
-    assert "of one class" in str(describe_fit(None))
-    perfect = fit_temperature([1, 0], [2.0, -2.0])
-    backward = fit_temperature([0, 1], [2.0, -2.0])
-    for found, bound in ((perfect, TEMPERATURES[0]), (backward, TEMPERATURES[1])):
-        assert found == pytest.approx(bound, rel=0.01)
-        assert "as far as the fit goes" in str(describe_fit(found))
+    found, remark = fit_temperature([1, 1], [0.3, 2.0])
+    assert found is None and "of one class" in str(remark)
+    for margin in (1e-3, 2.0, 500.0):  # separable, however far
+        found, remark = fit_temperature([1, 0, 0], [margin, -margin, -3 * margin])
+        assert found is None and "without an error" in str(remark)
+    found, remark = fit_temperature([0, 1], [2.0, -2.0])
+    assert found == pytest.approx(TEMPERATURES[1], rel=0.01)
+    assert "as far as the fit goes" in str(remark)
+
+
+def test_a_prior_offset_corrects_balanced_training():
+    # A model that is calibrated where classes are equally frequent, used where 10 % are tumour.
+    generator = np.random.default_rng(0)
+    label = (generator.random(100_000) < 0.1).astype(int)
+    logit = generator.normal(np.where(label == 1, 0.5, -0.5), 1)  # log-odds at equal classes
+    offset = prior_offset(0.1, 0.5)
+    assert offset == pytest.approx(math.log(1 / 9))
+    temperature, _ = fit_temperature(label, logit)
+    corrected, _ = fit_temperature(label, logit, offset)
+    assert corrected == pytest.approx(1, abs=0.03)
+    errors = [
+        calibration_error(label, calibrated(logit, *each))
+        for each in ((1.0, 0.0), (temperature, 0.0), (corrected, offset))
+    ]
+    assert errors[0] > 0.1 and errors[1] > 0.1 and errors[2] < 0.005
+    assert prior_offset(0.5, 0.5) == prior_offset(0.0, 0.5) == prior_offset(0.3, 1.0) == 0.0
 
 
 def test_a_temperature_keeps_the_ranking():

@@ -8,7 +8,7 @@ from pcam_lightning.metrics.predictions import read_predictions, sigmoid, write_
 
 
 def table(**changes):
-    columns = {"row": [0, 1], "label": [0, 1], "logit": [-1.0, 2.0], "probability": [0.27, 0.88]}
+    columns = {"row": [0, 1], "label": [0, 1], "logit": [-1.0, 2.0], "probability": [0.269, 0.881]}
     return pd.DataFrame({**columns, **changes})
 
 
@@ -64,7 +64,9 @@ def test_sigmoid_is_exact_in_both_tails():
         (table(logit=[np.nan, 1]), "column logit has 1 missing or NaN"),
         (table(logit=[np.inf, 1]), "infinite logits"),
         (table(probability=[0.5, np.nan]), "column probability has 1 missing or NaN"),
-        (table(probability=[0.5, 1.1]), "probabilities outside"),
+        (table(probability=[0.269, 1.1]), "probabilities outside"),
+        (table(probability=[0.269, 0.87]), "1 probabilities that are not sigmoid"),
+        (table(probability=[0.731, 0.119]), "2 probabilities that are not sigmoid"),
         (table(slide=["a", None]), "column slide has 1 missing"),
     ],
 )

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pcam_lightning.metrics.bootstrap import bootstrap_intervals
+from pcam_lightning.metrics.intervals import metric_intervals
 from pcam_lightning.metrics.metrics import METRICS, compute_metrics
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
-from pcam_lightning.metrics.summary import summarize
+from pcam_lightning.metrics.summary import describe_interval, summarize
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def test_puts_the_parts_together(predictions):
         "tumours": int(predictions["label"].sum()),
         "threshold": 0.4,
         "beaten_by_constant": [],
-        "interval": {"method": "bootstrap by slide", "level": 0.9, "resamples": 50},
+        "interval": {"unit": "slide", "slides": 7, "level": 0.9, "resamples": 7},
     }
     arguments = predictions["label"], predictions["probability"], 0.4
     metrics = compute_metrics(*arguments)
-    intervals = bootstrap_intervals(*arguments, predictions["slide"], 50, 0.9, 4)
+    intervals = metric_intervals(*arguments, predictions["slide"], 50, 0.9, 4)
     assert list(result["metrics"]) == list(METRICS)
     for name, entry in result["metrics"].items():
         assert (entry["value"], entry["low"], entry["high"]) == (metrics[name], *intervals[name])
@@ -42,12 +42,15 @@ def test_puts_the_parts_together(predictions):
 
 def test_by_patch_without_slides(predictions):
     result = summarize(predictions.drop(columns="slide"), 0.5, 0.5, resamples=20)
-    assert result["interval"]["method"] == "bootstrap by patch"
+    assert (result["interval"]["unit"], result["interval"]["slides"]) == ("patch", None)
+    assert "independent" in describe_interval(None)
+    assert "8 slides" in describe_interval(8) and "none" in describe_interval(4)
 
 
 def test_undefined_is_null():
     normals = pd.DataFrame({"label": [0, 0], "probability": [0.1, 0.2]})
     result = summarize(normals, 0.5, 0.5, resamples=20)
     assert result["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
-    assert result["metrics"]["accuracy"] == {"value": 1, "low": 1, "high": 1}
+    accuracy = result["metrics"]["accuracy"]
+    assert (accuracy["value"], accuracy["high"]) == (1, 1) and 0 < accuracy["low"] < 1
     json.dumps(result, allow_nan=False)

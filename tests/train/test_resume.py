@@ -152,7 +152,7 @@ def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> No
         "model=cnn",
         "optimizer=adam",
         "trainer=cpu",
-        f"trainer.max_epochs={KILLS // 3 + 2}",
+        f"trainer.max_epochs={KILLS + 3}",
         "callbacks.last_checkpoint.every_minutes=0",
         "+callbacks.validating._target_=job_callbacks.Validating",
         "+callbacks.validating.path=${run_dir}/validating",
@@ -162,7 +162,7 @@ def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> No
 
     def wait_for_moment(kind: str, process: CommandProcess) -> None:
         if kind == "training":
-            time.sleep(chance.uniform(0, 2))
+            time.sleep(chance.uniform(0, 1))
         elif kind == "writing":
             wait_for(lambda: any(checkpoints.glob(".*.tmp")), process, pause=0)
         else:

@@ -93,7 +93,7 @@ def test_the_run_folder_is_complete(command, plots, pcam_root: Path, slides) -> 
         )
         assert found["accuracy"] == pytest.approx(((probability >= 0.5) == label).mean())
         assert scores["baselines"]["all_tumour"]["accuracy"] == pytest.approx(label.mean())
-        assert scores["interval"]["method"] == "bootstrap by slide"
+        assert scores["interval"]["unit"] == "slide"
     assert run.summary["dataset"] == "pcam"
     assert run.summary["data"]["rows"] == {"train": 48, "valid": 20, "test": 20}
 
@@ -303,8 +303,8 @@ def test_bad_meta_files_give_a_warning_before_training(command, pcam_root: Path,
     assert len([line for line in (out + err).splitlines() if str(meta) in line]) == 1
     assert (out + err).index(str(meta)) < (out + err).index("epoch 1")
     summary = Run("run").summary
-    assert summary["val"]["interval"]["method"] == "bootstrap by slide"
-    assert summary["test"]["interval"]["method"] == "bootstrap by patch"
+    assert summary["val"]["interval"]["unit"] == "slide"
+    assert summary["test"]["interval"]["unit"] == "patch"
     code, out, err = command("run=run", "evaluate.resamples=100", "trainer=cpu", name="evaluate")
     assert code == 0, err
     assert (out + err).count(str(meta)) == 1 and "Traceback" not in err

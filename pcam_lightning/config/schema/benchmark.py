@@ -33,6 +33,7 @@ class BenchmarkSection(StrictModel):
     repeats: PositiveInt
     seconds: PositiveFloat
     against: str | None
+    run_noise: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Benchmark(SlurmCommand):
