@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning.cli import plugins
+from pcam_lightning.cli.arguments import checked_arguments
+from pcam_lightning.cli.faults import environment_fault, report
 from pcam_lightning.cli.printing import keep_printing
 from pcam_lightning.config.compose import CONF, Config, validated, validated_in
 from pcam_lightning.errors import (
@@ -23,7 +24,6 @@ from pcam_lightning.errors import (
     Diverged,
     InputError,
     Preempted,
-    PreflightError,
     printable,
 )
 from pcam_lightning.runs.contents import read_manifest
@@ -31,9 +31,6 @@ from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.resume import finished_summary
 from pcam_lightning.runs.status import check_free
 from pcam_lightning.slurm.requeue import requeue
-
-RENAMED = {"collect": {"sweep": "runs"}}
-"""Present names of renamed config keys, by command."""
 
 
 def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
@@ -57,7 +54,11 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                 config = validated(name, cfg)
                 summary = _finished_before(config) or function(config)
             except InputError as error:
-                sys.exit(_report(error))
+                sys.exit(report(error))
+            except OSError as error:
+                if environment_fault(error) is None:
+                    raise
+                sys.exit(report(error))
             except Preempted as stop:
                 if is_first_rank():
                     hint = "the run is saved; repeat the command in the same folder to continue"
@@ -84,16 +85,18 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
 
         def main() -> None:
             keep_printing()
-            sys.argv[1:] = _options_first([_without_dash(argument) for argument in sys.argv[1:]])
             # Hydra raises composition errors instead of printing many lines and exiting with 1.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             plugins.register()
             try:
-                _check_renamed(name, sys.argv[1:])
-                _check_choices(sys.argv[1:])
+                sys.argv[1:] = checked_arguments(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
-                sys.exit(_report(error))
+                sys.exit(report(error))
+            except (OSError, ValueError) as error:  # ValueError: logging cannot open its file
+                if environment_fault(error) is None:
+                    raise
+                sys.exit(report(error))
 
         return main
 
@@ -126,7 +129,11 @@ class ConfigCheck(Callback):
             if is_first_rank():
                 check_free(folder, resume=plain.get("ckpt_path") is not None)
         except (InputError, OmegaConfBaseException) as error:
-            sys.exit(_report(error))
+            sys.exit(report(error))
+        except OSError as error:
+            if environment_fault(error) is None:
+                raise
+            sys.exit(report(error))
 
 
 def _finished_before(config: Config) -> Path | None:
@@ -138,74 +145,3 @@ def _finished_before(config: Config) -> Path | None:
         save_resolved(read_manifest(folder / "manifest.json")["config"], folder)
         print(f"finished: {folder} holds this run", flush=True)
     return summary
-
-
-def _without_dash(argument: str) -> str:
-    """Return `hydra/launcher=x` for `-hydra/launcher=x`, and print a hint.
-
-    argparse would read the argument as `-h` with a value. No option of Hydra has this form.
-    """
-    override = re.sub(r"^-(?=hydra[/.][^=\s]+=)", "", argument)
-    if override != argument:
-        print(f"hint: reading {argument} as {override}", file=sys.stderr)
-    return override
-
-
-def _options_first(arguments: list[str]) -> list[str]:
-    """Reorder `model=cnn --multirun seed=1,2` to `--multirun model=cnn seed=1,2`.
-
-    argparse rejects overrides on both sides of an option. An option and its value, such as
-    `--cfg job`, stay together.
-    """
-    overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a[:1] in "+~"]
-    return [a for a in arguments if a not in overrides] + overrides
-
-
-def _check_renamed(command: str, arguments: list[str]) -> None:
-    """Raise `InputError` for a renamed key."""
-    for argument in arguments:
-        key = argument.partition("=")[0]
-        if new := RENAMED.get(command, {}).get(key):
-            raise InputError(f"{key}=: this key is now called {new}, expected {new}=VALUE")
-
-
-def _check_choices(arguments: list[str]) -> None:
-    """Raise `InputError` for a group's choice that is not a name, such as `logger=null`.
-
-    Hydra 1.3 raises a ValueError that does not name the group.
-    """
-    for argument in arguments:
-        group, equals, value = argument.lstrip("+").partition("=")
-        folder = CONF / group
-        if equals and value.lower() in ("null", "true", "false") and folder.is_dir():
-            names = sorted(path.stem for path in folder.glob("*.yaml"))
-            raise InputError(f"{group}={value}: expected one of {', '.join(names)}")
-
-
-def _report(error: Exception) -> int:
-    lines = error.problems if isinstance(error, PreflightError) else [_describe(error)]
-    for line in lines:
-        print(f"error: {printable(line)}", file=sys.stderr, flush=True)
-    return 2
-
-
-def _describe(error: BaseException) -> str:
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
-        choices = _keys(cause.parent_node)
-        if choices and cause.key not in choices:
-            full_key = cause.full_key or cause.key
-            return f"{full_key}: no such key; valid keys here: {', '.join(choices)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    for line in lines[1:]:
-        if line.startswith("Config search path"):
-            break
-        if line.startswith(("full_key:", "object_type=", "reference_type=")):
-            continue
-        text += (" " if text.endswith((":", ".", ",")) else ", ") + line
-    return text
-
-
-def _keys(node: Any) -> list[str]:
-    return [str(key) for key in node] if OmegaConf.is_dict(node) else []

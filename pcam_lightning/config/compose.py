@@ -40,8 +40,27 @@ def of_command(config: Config) -> Config:
         InputError: the command's schema rejects a value.
     """
     own = {key: value for key, value in config.items() if key != "hydra"}
-    schema.check(config["hydra"]["job"]["config_name"], own)
+    schema.check(command_name(config), own)
     return own
+
+
+def command_name(config: Mapping[Any, Any] | DictConfig) -> str:
+    """Return the command of a config that includes `hydra`.
+
+    A root config of a user, such as `--config-name mine`, is based on a command's config, which
+    sets `hydra.job.name`.
+
+    Raises:
+        InputError: the config is based on no command.
+    """
+    job = config["hydra"]["job"]
+    for name in (job["config_name"], job["name"]):
+        if name in schema.ROOTS:
+            return str(name)
+    raise InputError(
+        f"hydra.job.name={job['name']}: no such command; expected a root config with a command in "
+        f"its defaults list: {', '.join(schema.ROOTS)}"
+    )
 
 
 def resolved(cfg: DictConfig) -> Config:
@@ -61,7 +80,7 @@ def validated_in(folder: Path, cfg: DictConfig) -> Config:
     HydraConfig.instance().set_config(cfg)
     try:
         plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-        return validated(cfg.hydra.job.config_name, plain)
+        return validated(command_name(cfg), plain)
     finally:
         HydraConfig.instance().cfg = before
 

@@ -1,13 +1,17 @@
 """Exit codes and output of the commands."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_processes import CONTEXT, redirect, run_train
 from omegaconf import OmegaConf
+from small_disk import NO_DISK, mount_disk, remount_read_only
 
-from pcam_lightning.cli.command import _describe, _options_first, _without_dash
+from pcam_lightning.cli.arguments import checked_arguments
+from pcam_lightning.cli.faults import report
 
 
 def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
@@ -27,7 +31,16 @@ def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
         ("model=cmm", ["model/cmm", "cnn, densenet121, mlp, resnet18, resnet50"]),
         ("optimizer.lr=abc", ["optimizer.lr='abc'", "expected number"]),
         ("optimizer.lrr=1", ["optimizer.lrr: no such key", "valid keys here", "lr, betas"]),
-        ("trainer", ["trainer", "missing EQUAL"]),
+        ("trainer", ["trainer", "expected KEY=VALUE"]),
+        ("optimizer.lr=[1", ["optimizer.lr=[1", "quote", "'optimizer.lr=\"[1\"'"]),
+        ("experiment_name=it's", ["experiment_name=it's", "quote"]),
+        ("--model=mlp", ["--model=mlp", "expected model=mlp"]),
+        ("--no-such-option", ["--no-such-option", "expected one of --help"]),
+        ("-x", ["-x: no such option"]),
+        ("hydra.run.dir=" + 300 * "x", [300 * "x", "File name too long"]),
+        ("hydra.run.dir=/dev/null/run", ["/dev/null/run", "Not a directory"]),
+        ("hydra.run.dir=/proc/run", ["/proc/run", "No such file or directory"]),
+        ("experiment_name=" + 300 * "x", [300 * "x", "File name too long"]),
         ("data.root=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE"]),
     ],
 )
@@ -38,7 +51,57 @@ def test_an_invalid_config_is_one_line_and_leaves_no_folder(
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ") and all(part in line for part in parts)
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("key", ["hydra.sweep.dir", "hydra.sweep.subdir"])
+def test_a_sweep_folder_that_cannot_be_made_is_one_line(command, key: str) -> None:
+    code, _, err = command("--multirun", "seed=1,2", "data=demo", f"{key}={300 * 'x'}")
+    line = err.splitlines()[-1]
+    assert code == 2 and line.startswith("error: ") and "File name too long" in line
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("disk", ["full", "read-only"])
+def test_a_working_directory_without_room_is_one_line(disk: str, tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=train_in, args=(tmp_path, disk))
+    process.start()
+    process.join(120)
+    if process.exitcode == NO_DISK:
+        pytest.skip("a disk cannot be mounted here: neither as root nor in a user namespace")
+    (line,) = (tmp_path / "err").read_text().splitlines()
+    assert process.exitcode == 2
+    reason = "No space left on device" if disk == "full" else "Read-only file system"
+    assert line.startswith("error: ") and line.endswith(reason)
+
+
+def train_in(folder: Path, disk: str) -> None:
+    """Train in a folder on a disk of its own without room; stderr goes to a file beside it."""
+    if not mount_disk(folder / "cwd"):
+        sys.exit(NO_DISK)
+    os.chdir(folder / "cwd")
+    if disk == "full":
+        room = os.statvfs(".")
+        Path("junk").write_bytes(bytes(room.f_bavail * room.f_frsize))
+    else:
+        remount_read_only(folder / "cwd")
+    redirect(str(folder / "out"), str(folder / "err"))
+    run_train(["data=demo", "model=mlp"])
+
+
+def test_a_root_config_of_a_user(command, tmp_path: Path) -> None:
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 5\n")
+    (folder / "bare.yaml").write_text("defaults: [_self_]\nseed: 5\n")
+    mine = ("--config-dir", str(folder), "--config-name")
+    code, out, err = command(*mine, "mine", "--cfg", "job")
+    assert code == 0 and "seed: 5" in out, err
+    code, _, err = command(*mine, "mine", "optimizer.lr=-1")
+    assert (code, err) == (2, "error: optimizer.lr=-1: expected greater than 0\n")
+    code, _, err = command(*mine, "bare")
+    (line,) = err.splitlines()
+    assert code == 2 and "missing" in line
 
 
 def test_help_and_config_need_no_torch(tmp_path: Path) -> None:
@@ -76,12 +139,11 @@ def test_the_package_lists_its_commands(tmp_path: Path) -> None:
         ("-hydra.run.dir=x", "hydra.run.dir=x"),
         ("-h", "-h"),
         ("--hydra-help", "--hydra-help"),
-        ("-hydra", "-hydra"),
         ("model=cnn", "model=cnn"),
     ],
 )
 def test_a_dash_is_removed_from_hydra_overrides_only(typed: str, expected: str) -> None:
-    assert _without_dash(typed) == expected
+    assert checked_arguments("train", [typed]) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +156,24 @@ def test_a_dash_is_removed_from_hydra_overrides_only(typed: str, expected: str) 
     ],
 )
 def test_overrides_may_surround_an_option(typed: str, expected: str) -> None:
-    assert _options_first(typed.split()) == expected.split()
+    assert checked_arguments("train", typed.split()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("data.root=~", "data.root=HOME"),
+        ("data.root=~/x", "data.root=HOME/x"),
+        ("runs=[~/a,b,~/c]", "runs=[HOME/a,b,HOME/c]"),
+        ("~callbacks.progress", "~callbacks.progress"),
+        ("a=b~/c", "a=b~/c"),
+        ("a='~/c'", "a='~/c'"),
+    ],
+)
+def test_a_tilde_is_the_home_folder(monkeypatch, typed: str, expected: str) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (argument,) = checked_arguments("train", [typed])
+    assert argument == expected.replace("HOME", "/home/somebody")
 
 
 def test_the_sweep_in_the_readme_composes(command) -> None:
@@ -104,12 +183,18 @@ def test_the_sweep_in_the_readme_composes(command) -> None:
     assert err.splitlines()[-1].startswith("error: optimizer.lr=0: expected greater")
 
 
-def test_an_error_of_many_lines_becomes_one() -> None:
+def test_an_error_of_many_lines_becomes_one(capsys) -> None:
     error = ValueError("Could not find 'a/b'\n\nAvailable options in 'a':\n\tx\n\ty\nDone.\n")
-    assert _describe(error) == "Could not find 'a/b', Available options in 'a': x, y, Done."
+    assert report(error) == 2
+    expected = "error: Could not find 'a/b', Available options in 'a': x, y, Done.\n"
+    assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("group", ["logger", "sweep", "hydra/launcher"])
+def test_null_is_the_default_of_optional_groups() -> None:
+    assert checked_arguments("train", ["debug=null", "model=mlp", "sweep=null"]) == ["model=mlp"]
+
+
+@pytest.mark.parametrize("group", ["logger", "augment", "hydra/launcher"])
 def test_null_is_no_choice_of_a_group(command, group: str) -> None:
     code, _, err = command(f"{group}=null")
     (line,) = err.splitlines()

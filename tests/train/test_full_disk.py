@@ -1,6 +1,5 @@
 """Runs on a small disk that fills up: one error line, no torn file, and the run can continue."""
 
-import ctypes
 import os
 import shutil
 import sys
@@ -13,14 +12,9 @@ import pytest
 import torch
 from command_processes import CONTEXT, redirect, run_train
 from lightning import Callback, LightningModule, Trainer
+from small_disk import NO_DISK, mount_disk
 
 from pcam_lightning.runs import Run
-
-DISK_BYTES = 8 << 20
-NEW_USER, NEW_MOUNTS, PRIVATE = 0x10000000, 0x00020000, 0x44000
-"""Flags of unshare(2) and mount(2)."""
-NO_DISK = 77
-"""Exit code of a process that cannot mount a disk."""
 
 
 class Filling(Callback):
@@ -57,20 +51,6 @@ def train_on_small_disk(disk: Path, arguments: list[str], copies: list[Path]) ->
             codes.append(int(stop.code or 0))
         shutil.copytree(disk / "run", copy)
     sys.exit(codes[0])
-
-
-def mount_disk(folder: Path) -> bool:
-    """Mount a disk of 8 MB in a new namespace, and return whether that is permitted here."""
-    libc, uid, gid = ctypes.CDLL(None), os.getuid(), os.getgid()
-    if libc.unshare(NEW_USER | NEW_MOUNTS) == 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    elif libc.unshare(NEW_MOUNTS) != 0:
-        return False
-    libc.mount(None, b"/", None, PRIVATE, None)  # a mount must not reach other processes
-    size = f"size={DISK_BYTES}".encode()
-    return libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, size) == 0
 
 
 @pytest.fixture
