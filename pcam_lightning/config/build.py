@@ -8,26 +8,29 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from lightning import Fabric, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pcam_lightning.config.compose import Config
+from pcam_lightning.config.construct import construct
+from pcam_lightning.config.loggers import build_loggers
 from pcam_lightning.config.precision import choose_precision
+from pcam_lightning.config.schema.groups import Trainer as TrainerSchema
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.source import SOURCE_KEYS
 from pcam_lightning.engine.malloc import keep_freed_memory
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.engine.rank_environment import check_ranks, rank_environment
-from pcam_lightning.errors import InputError, Preempted
+from pcam_lightning.errors import InputError, Preempted, one_line
 from pcam_lightning.models import Normalize
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.stop_signals import stop_signals
@@ -37,11 +40,28 @@ log = logging.getLogger(__name__)
 
 
 def check_targets(config: Config) -> None:
-    """Raise `InputError` if a `_target_` cannot be imported or does not take one of its keys.
+    """Raise `InputError` if a `_target_` cannot be imported or does not take one of its arguments.
 
     The whole config is checked before any object is built.
     """
     check_arguments(config | {"data": _without_source(config["data"])}, "")
+    _check_trainer_types(config["trainer"])
+
+
+def _check_trainer_types(trainer: Config) -> None:
+    """Check arguments of `lightning.Trainer` that the schema does not have, by their annotations.
+
+    Lightning (2.6) passes some of them on unchecked, and torch rejects them during training.
+    """
+    hints = get_type_hints(Trainer.__init__)
+    known = {*TrainerSchema.model_fields, "plugins"}
+    for key in sorted(trainer.keys() & hints.keys() - known):
+        kind = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+        try:
+            kind.validate_python(trainer[key], strict=True)
+        except ValidationError as error:
+            reasons = dict.fromkeys(each["msg"] for each in error.errors())
+            raise InputError(f"trainer.{key}={trainer[key]!r}: {', '.join(reasons)}") from None
 
 
 def check_arguments(config: Any, path: str) -> None:
@@ -78,29 +98,30 @@ def build_trainer(config: Config) -> Trainer:
     """
     _silence_lightning()
     keep_freed_memory()
-    parts = {
-        group: [instantiate(part) for part in config[group].values() if part]
-        for group in ("callbacks", "logger")
-    }
-    if not parts["logger"]:  # Lightning 2.6 raises if a monitor has no logger
-        monitors = [each for each in parts["callbacks"] if isinstance(each, LearningRateMonitor)]
-        parts["callbacks"] = [each for each in parts["callbacks"] if each not in monitors]
+    callbacks = [
+        construct(part, f"callbacks.{key}") for key, part in config["callbacks"].items() if part
+    ]
+    loggers = build_loggers(config["logger"], config)
+    if not loggers:  # Lightning 2.6 raises if a monitor has no logger
+        monitors = [each for each in callbacks if isinstance(each, LearningRateMonitor)]
+        callbacks = [each for each in callbacks if each not in monitors]
         if monitors:
             log.warning("no logger: the learning rate is not logged")
-    plugins = [instantiate(part) for part in config["trainer"].get("plugins") or []]
+    plugins = [
+        construct(part, f"trainer.plugins.{i}")
+        for i, part in enumerate(config["trainer"].get("plugins") or [])
+    ]
     if environment := rank_environment():
         plugins.append(environment)
+    parts = {"plugins": plugins, "callbacks": callbacks, "logger": loggers}
     try:
-        trainer = instantiate(config["trainer"], plugins=plugins, **parts)
-    except (MisconfigurationException, InstantiationException) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        chosen = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
-        given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
-        raise InputError(f"{given}: {reason}; this machine has {_devices()}") from None
+        trainer = construct(config["trainer"], "trainer", **parts)
+    except InputError as error:
+        if fault := _device_fault(config["trainer"]):
+            raise InputError(fault) from None
+        raise error
     check_ranks(trainer)
     _check_sweep(trainer)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(config)
     return trainer
 
 
@@ -129,17 +150,17 @@ def build_module(config: Config) -> PCamClassifier:
     """Return the LightningModule, whose weights are initialized from the run's seed."""
     torch.manual_seed(derive_seed(config["seed"], "initialisation"))
     return PCamClassifier(
-        model=instantiate(config["model"]),
-        optimizer=instantiate(config["optimizer"]),
-        scheduler=instantiate(config["scheduler"]),
-        augment=instantiate(config["augment"]),
+        model=construct(config["model"], "model"),
+        optimizer=construct(config["optimizer"], "optimizer"),
+        scheduler=construct(config["scheduler"], "scheduler"),
+        augment=construct(config["augment"], "augment"),
         seed=config["seed"],
     )
 
 
 def build_datamodule(config: Config, root: Path) -> PCamDataModule:
     """Return the data module of `config["data"]` for the files in `root`."""
-    return instantiate(_without_source(config["data"]), root=root)
+    return construct(_without_source(config["data"]), "data", root=root)
 
 
 def normalize(module: PCamClassifier, datamodule: PCamDataModule) -> None:
@@ -157,15 +178,6 @@ def normalize(module: PCamClassifier, datamodule: PCamDataModule) -> None:
             f"data.normalize={datamodule.normalize}: {type(module.model).__name__} has no "
             "pcam_lightning.models.Normalize named normalize; expected data.normalize=symmetric"
         )
-
-
-@contextmanager
-def settings_reported() -> Iterator[None]:
-    """Raise `InputError` if Lightning rejects a setting inside the block."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 @contextmanager
@@ -231,6 +243,17 @@ def _check_sweep(trainer: Trainer) -> None:
             f"expected one rank, one command per run without --multirun, or ranks of Slurm: "
             f"hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={ranks}"
         )
+
+
+def _device_fault(trainer: Config) -> str | None:
+    """Return one line if this machine lacks the devices of a trainer's config, else None."""
+    chosen = {key: trainer[key] for key in ("accelerator", "devices", "precision")}
+    try:
+        Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        given = " ".join(f"trainer.{key}={value}" for key, value in chosen.items())
+        return f"{given}: {one_line(error)}; this machine has {_devices()}"
+    return None
 
 
 def _silence_lightning() -> None:

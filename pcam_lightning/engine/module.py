@@ -166,7 +166,10 @@ class PCamClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self.optimizer is not None, "a module without an optimizer cannot be fitted"
-        optimizer = self.optimizer(self.parameters())
+        try:
+            optimizer = self.optimizer(self.parameters())
+        except ValueError as error:  # for example a negative weight decay
+            raise InputError(f"optimizer: {error}") from None
         if self.scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

@@ -57,6 +57,8 @@ def _train(
 ) -> Path:
     # Heavy imports come after the checks that need none.
     from pcam_lightning.config import build
+    from pcam_lightning.config.construct import settings_reported
+    from pcam_lightning.config.loggers import finish_loggers
     from pcam_lightning.config.precision import choose_precision
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
@@ -102,9 +104,10 @@ def _train(
 
     path = folder / "summary.json"
     with build.ranks_end_together(trainer), closing(datamodule):
-        with build.settings_reported():
+        with settings_reported():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-        best = score_best(trainer, module, datamodule)
+            best = score_best(trainer, module, datamodule)
+        finish_loggers(trainer.loggers)
         if trainer.is_global_zero:
             facts = {
                 "experiment_name": config["experiment_name"],

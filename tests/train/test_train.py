@@ -16,6 +16,7 @@ from sklearn import metrics
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.runs import Run, find_runs
 
+SWA = "lightning.pytorch.callbacks.StochasticWeightAveraging"  # needs an argument
 TINY = [
     "trainer=cpu",
     "trainer.precision=32-true",
@@ -177,6 +178,17 @@ def test_the_demo_set_replaces_missing_data(command) -> None:
     assert Path(run.manifest["dataset"]["root"]).parent == Path("data/demo").absolute()
 
 
+def test_a_setting_that_lightning_rejects_during_training_is_one_line(
+    command, pcam_root: Path
+) -> None:
+    data = [f"data.root={pcam_root}", "hydra.run.dir=run", *TINY]
+    code, _, err = command(*data, "+trainer.gradient_clip_algorithm=value")
+    line = err.splitlines()[-1]
+    assert code == 2 and line.startswith("error: trainer: ") and "Traceback" not in err
+    assert "this machine has" not in line  # the devices are not the cause
+    assert Run("run").state == "failed"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -187,7 +199,10 @@ def test_the_demo_set_replaces_missing_data(command) -> None:
         (["+optimizer.lrr=1"], "optimizer.lrr: no argument of torch.optim.Adam; valid: "),
         (["model._target_=torch.nn.Nothing"], "model._target_=torch.nn.Nothing: cannot be import"),
         (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: no such file"),
-        (["+trainer.overfit_batches=abc"], "trainer.accelerator="),
+        (["+trainer.overfit_batches=abc"], "trainer.overfit_batches='abc'"),
+        (["+trainer.detect_anomaly=1"], "trainer.detect_anomaly=1"),
+        (["+trainer.profiler=nope"], "trainer: "),
+        ([f"+callbacks.swa._target_={SWA}"], "callbacks.swa: "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
