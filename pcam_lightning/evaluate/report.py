@@ -41,7 +41,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
             *(_number(scores["baselines"][constant][name]) for constant in constants),
         )
     console.print(table)
-    console.print(f"intervals: {describe_interval(scores['interval']['slides'])}")
+    console.print(f"intervals {describe_interval(scores['interval']['slides'])}")
     if scores["beaten_by_constant"]:
         names = ", ".join(scores["beaten_by_constant"])
         console.print(f"! a constant predictor is at least as good: {names}")
@@ -59,6 +59,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         after = calibration["after"]["ece"]["value"]
         how = describe_calibration(summary["temperature"], summary["prior_offset"])
         text += f", {_number(after)} with {how}"
+        error = calibration["after"]["ece"]
     console.print(f"{text}; {_number(error['if_perfect'])} expected if perfectly calibrated")
     if calibration["note"]:
         console.print(calibration["note"])

@@ -77,7 +77,7 @@ def summarize(
 
 
 def describe_interval(slides: int | None) -> str:
-    """Return what the intervals of a split rest on, as text.
+    """Return what the intervals of a split rest on, as text to follow the word "intervals".
 
     Args:
         slides: number of slides; None if they are not known.
@@ -85,7 +85,7 @@ def describe_interval(slides: int | None) -> str:
     if slides is None:
         return "by patch: slides are not known, so patches are treated as independent"
     if slides < MIN_SLIDES:
-        return f"none: {slides} slide{'s' * (slides > 1)}, at least {MIN_SLIDES} are needed"
+        return f"are missing: {slides} slide{'s' * (slides > 1)}, at least {MIN_SLIDES} are needed"
     return f"by slide, {slides} slides"
 
 

@@ -92,7 +92,7 @@ def _train(
     if trainer.is_global_zero:
         for split, ids in datamodule.slides.items():
             slides = None if ids is None else len(set(ids))
-            log.info("intervals on %s: %s", split, describe_interval(slides))
+            log.info("intervals on %s %s", split, describe_interval(slides))
         dataset = {
             "name": source.name,
             "root": source.root,

@@ -107,7 +107,7 @@ def print_result(folder: Path, summary: Mapping[str, Any], balanced: bool) -> No
         )
     console = Terminal()
     console.print(table)
-    console.print(f"intervals: {describe_interval(test['interval']['slides'])}", soft_wrap=True)
+    console.print(f"intervals {describe_interval(test['interval']['slides'])}", soft_wrap=True)
     if test["beaten_by_constant"]:
         console.print(f"! constants score as well: {', '.join(test['beaten_by_constant'])}")
     path = os.path.relpath(folder)

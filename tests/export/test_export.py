@@ -91,6 +91,27 @@ def test_decisions_are_those_of_the_stored_threshold(export, run: Run) -> None:
     assert float(metadata["decision_threshold"]) == summary["decision_threshold"]
 
 
+def test_the_correction_for_the_share_of_tumour_is_exported(export, run: Run) -> None:
+    logit = run.predictions("val").sort_values("row")["logit"].to_numpy(np.float64)
+    store_threshold(run, prior_offset=-1.5)
+    image = {"image": validation_patches(run)}
+
+    def probability(folder: Path) -> np.ndarray:
+        return np.asarray(onnxruntime.InferenceSession(folder / "model.onnx").run(None, image)[0])
+
+    folder, _ = export(run)
+    assert np.abs(probability(folder) - 1 / (1 + np.exp(-(logit - 1.5) / 2))).max() < 1e-5
+    assert "-1.5 is added to logits" in (folder / "model_card.md").read_text()
+    # Without a stored threshold the correction follows from the run: classes were drawn equally.
+    (run.path / "threshold.json").unlink()
+    summary = json.loads((run.path / "summary.json").read_text())
+    for split in ("val", "test"):
+        summary[split]["train_prevalence"] = 0.1
+    write_json(run.path / "summary.json", summary)
+    found = probability(export(run, name="uncalibrated")[0])
+    assert np.abs(found - 1 / (1 + 9 * np.exp(-logit))).max() < 1e-5
+
+
 def test_torch_export_gives_the_same(export, run: Run) -> None:
     folder, _ = export(run, "format=pt2")
     module = torch.export.load(folder / "model.pt2").module()

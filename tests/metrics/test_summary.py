@@ -44,7 +44,7 @@ def test_by_patch_without_slides(predictions):
     result = summarize(predictions.drop(columns="slide"), 0.5, 0.5, resamples=20)
     assert (result["interval"]["unit"], result["interval"]["slides"]) == ("patch", None)
     assert "independent" in describe_interval(None)
-    assert "8 slides" in describe_interval(8) and "none" in describe_interval(4)
+    assert "8 slides" in describe_interval(8) and "missing" in describe_interval(4)
 
 
 def test_undefined_is_null():

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from pcam_lightning.data.files import SplitFiles, read_labels
 from pcam_lightning.predict import inputs
 from pcam_lightning.runs import Run
+from pcam_lightning.runs.threshold import Threshold, write_threshold
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,22 @@ def test_the_stored_threshold_decides_and_the_most_uncertain_are_left_undecided(
     logit = found["logit"].to_numpy(np.float64)
     distance = np.abs(logit - np.log(value / (1 - value)))
     assert distance[undecided].max() <= distance[~undecided].min()
+
+
+def test_calibrated_probabilities_have_temperature_and_prior_offset(
+    predict, trained: Path, trained_run: Run
+) -> None:
+    values = {
+        "value": 0.5, "rule": "youden", "temperature": 2.0, "prior_offset": -1.5, "tta": "none",
+        "checkpoint": "best.ckpt", "dataset": {}, "validation": {},
+        "weights_digest": trained_run.summary["weights_digest"],
+    }  # fmt: skip
+    write_threshold(trained / "run", Threshold(**values))
+    found, summary, _ = predict(f"input={trained / 'png'}")
+    (trained / "run" / "threshold.json").unlink()
+    expected = 1 / (1 + np.exp(-(found["logit"].to_numpy(np.float64) - 1.5) / 2))
+    assert np.abs(found["calibrated"] - expected).max() < 1e-9
+    assert (summary["temperature"], summary["prior_offset"]) == (2.0, -1.5)
 
 
 HOSTILE = ("truncated", "text", "cmyk", "sixteen", "sixteen_rgb", "alpha", "huge", "loop", "small")
