@@ -115,7 +115,8 @@ def score_slices(
 
     Returns:
         One row for the whole table, then one for each slice, flagged slices first. Columns:
-        `property`, `slice`, `rows`, `tumours`, `unit` (of the resamples), for each of `METRICS` its
+        `property`, `slice`, `rows`, `tumours`, `unit` (of the resamples), `slides` (number of
+        them; missing if not known), for each of `METRICS` its
         value, `_low` and `_high` (NaN if undefined), `p` (the slice's smallest corrected p-value,
         NaN if untested), `worse` (metrics that are significantly worse, joined by spaces) and
         `note` (text for a reader).
@@ -148,7 +149,7 @@ def score_slices(
         record["note"] = _note(record, whole, len(tests), slide is not None)
     # The sort is stable: slices without a flag keep their order.
     records.sort(key=lambda record: record["p"] if record["worse"] else np.inf)
-    return pd.DataFrame([whole, *records])
+    return pd.DataFrame([whole, *records]).astype({"slides": "Int64"})
 
 
 def holm(p: Sequence[float]) -> NDArray[np.float64]:
@@ -261,12 +262,13 @@ def _record(
         "rows": len(label),
         "tumours": int(label.sum()),
         "unit": resampling.unit,
+        "slides": table["slide"].iloc[each.rows].nunique() if "slide" in table else pd.NA,
         "worse": "",
         "p": np.nan,
         "note": "",
     }
     if resampling.unit == "slide" and len(each.rows):
-        slides = table["slide"].iloc[each.rows].nunique()
+        slides = record["slides"]
         if slides < MIN_SLIDES:
             record["note"] = f"{slides} slide{'s' * (slides > 1)}, too few for intervals and tests"
     confusion = Confusion.of(label, probability, threshold)

@@ -291,7 +291,7 @@ def plot_slices(
     left[0].set_ylim(len(slices) - 0.4, -0.6)
     heading = f"Slices: {title}" if title else "Slices"
     heading += f" (and {more} more)" if more else ""
-    key = "line: whole split; orange: significantly worse"
+    key = "line: whole split; orange: flagged as worse"
     style: dict[str, Any] = {"fontweight": "bold", "color": INK, "parse_math": False}
     figure.suptitle(f"{heading}\n{key}", fontsize=11, x=0.01, ha="left", **style)
     save(figure, path)
