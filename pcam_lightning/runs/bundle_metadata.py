@@ -93,7 +93,7 @@ class BundleMetadata(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     version: Text
-    """Of the model."""
+    """Version of the model."""
     changelog: dict[str, Text]
     """Version of the model -> its change."""
     pytorch_version: Text
@@ -127,4 +127,4 @@ class BundleMetadata(BaseModel):
     golden: Golden
     package_version: Text
     commit: Annotated[str, Field(pattern="^[0-9a-f]{40,64}$")] | None
-    """Of the code that made the bundle."""
+    """Commit of the code that made the bundle."""
