@@ -30,7 +30,7 @@ class Comparison:
 
     patches: int
     largest_difference: float
-    """Largest accepted difference of a probability, at any batch size."""
+    """Largest difference of a probability, at any batch size."""
     flipped_decisions: int
     threshold: float
     auroc: tuple[float | None, float | None]
