@@ -9,7 +9,7 @@ from pcam_files import SPLITS, random_split, write_split
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.data.files import SplitFiles, split_files
 from pcam_lightning.data.findings import KINDS, read_findings
 from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.runs import Run
@@ -29,7 +29,9 @@ def test_a_damaged_data_set_and_a_run_that_excludes_the_findings(command, plots)
     root = Path(audit.manifest["dataset"]["root"])
 
     report = json.loads(Path("audited/audit.json").read_text())
-    assert report["dataset"] == "demo" and report["fingerprint"] == fingerprint(file_digests(root))
+    assert report["dataset"] == "demo" and report["fingerprint"] == fingerprint(
+        file_digests(split_files(root))
+    )
     train = report["splits"]["train"]
     assert (train["rows"], train["storage"]["dtype"]) == (128, "float32")
     assert train["pixels"]["low"] == -20 and train["pixels"]["high"] == 1e5

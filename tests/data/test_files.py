@@ -11,11 +11,12 @@ from pcam_lightning.data.cache import patch_file
 from pcam_lightning.data.files import (
     SplitFiles,
     check_split,
-    missing_files,
     read_labels,
-    read_slides,
+    split_files,
 )
 from pcam_lightning.data.identity import content_digest, file_digests, fingerprint
+from pcam_lightning.data.layout import missing_files
+from pcam_lightning.data.slides import read_slides
 from pcam_lightning.errors import InputError
 
 
@@ -40,9 +41,10 @@ def _no_hdf5(files: SplitFiles) -> None:
     files.images.write_bytes(b"<html>Not Found</html>")
 
 
-def _rename_x(files: SplitFiles) -> None:
+def _two_other_datasets(files: SplitFiles) -> None:
     with h5py.File(files.images, "r+") as file:
         file.move("x", "images")
+        file["rows"] = np.arange(20)
 
 
 def _one_label_less(files: SplitFiles) -> None:
@@ -69,7 +71,7 @@ def _no_rows(files: SplitFiles) -> None:
     [
         (_truncate, "truncated"),
         (_no_hdf5, "not a valid HDF5 file"),
-        (_rename_x, "no dataset 'x' in it, found images"),
+        (_two_other_datasets, "no dataset 'x' in it, found images, rows"),
         (_one_label_less, "y has 9 labels, expected 10"),
         (_wrong_size, "(10, 64, 64, 3), expected (N, 96, 96, 3)"),
         (_wrong_label, "label 2 in row 3, expected 0 or 1"),
@@ -94,19 +96,19 @@ def test_a_damaged_chunk_is_one_clear_line(pcam_root: Path) -> None:
     with files.images.open("r+b") as stream:
         stream.seek(chunk.byte_offset)
         stream.write(bytes(1000))
-    for use in (content_digest, lambda path: patch_file(files, cache=False)):
+    for use in (lambda: content_digest(files, "x"), lambda: patch_file(files, cache=False)):
         with pytest.raises(InputError, match=r"valid_x\.h5: rows from \d+ on"):
-            use(files.images)
+            use()
 
 
 def test_the_fingerprint_depends_on_every_patch_and_not_on_the_folder(
     pcam_root: Path, tmp_path: Path
 ) -> None:
-    before = fingerprint(file_digests(pcam_root))
+    before = fingerprint(file_digests(split_files(pcam_root)))
     moved = pcam_root.rename(tmp_path / "elsewhere")
-    assert fingerprint(file_digests(moved)) == before
+    assert fingerprint(file_digests(split_files(moved))) == before
     invert_patch(SplitFiles(moved, "train").images, 7)
-    assert fingerprint(file_digests(moved)) != before
+    assert fingerprint(file_digests(split_files(moved))) != before
 
 
 def test_slides_come_from_the_official_meta_file(pcam_root: Path) -> None:

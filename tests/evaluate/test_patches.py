@@ -11,7 +11,7 @@ from pcam_lightning.data.files import SplitFiles, read_labels
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.patches import PatchSource
 
-DATA = {"scale": "auto", "cache": False, "cache_dir": None}
+DATA = {"scale": "auto", "cache": False, "cache_dir": None, "keys": None}
 
 
 @pytest.fixture
