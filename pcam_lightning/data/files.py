@@ -169,7 +169,7 @@ def read_raw_labels(files: SplitFiles) -> np.ndarray:
         if shape[0] != rows:
             raise InputError(
                 f"{files.labels}: {name} has {shape[0]} labels, expected {rows}, "
-                f"one for each patch of {files.images.name}"
+                f"one for each patch of {files.images.name}, in the shape {SHAPES['y']}"
             )
         _check_stored(dataset, files.labels, "labels")
         return read_rows(dataset, files.labels).reshape(-1)

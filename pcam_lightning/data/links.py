@@ -81,7 +81,7 @@ def find_dataset(path: Path, name: str, folder: Path) -> h5py.Dataset:
             if isinstance(found, h5py.Dataset):
                 return found
             if found is None:
-                there = _listed(_dataset_names(file))
+                there = _listed([each for each in _dataset_names(file) if each != name])
                 raise NoDataset(f"{path}: no dataset {name!r} in it, found {there}")
             path, name = linked_path(file, found[0], folder), found[1]
         except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:

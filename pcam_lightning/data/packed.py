@@ -16,6 +16,8 @@ from pcam_lightning.data.shared_folder import MODE, exclusive, is_trusted, remov
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.files import draft
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""First bytes of an HDF5 file; others may precede them."""
 BLOCK = 2**20
 """Bytes to unpack at a time."""
 RESERVE = 64 * 2**20
@@ -103,6 +105,8 @@ def _unpack(packed: Path, target: Path, limit: int) -> None:
     )
     with draft(target, MODE) as file, bar:
         for block in _blocks(packed):
+            if not size and SIGNATURE not in block:
+                raise InputError(f"{packed}: holds no HDF5 file, expected one packed by gzip")
             size += len(block)
             if size > min(limit, room):
                 raise InputError(_too_large(packed, min(limit, room)))
@@ -114,6 +118,7 @@ def _blocks(packed: Path) -> Iterator[bytes]:
     """Yield the unpacked bytes; raise InputError if they are damaged."""
     try:
         with gzip.open(packed) as stream:
+            yield stream.read(BLOCK)
             while block := stream.read(BLOCK):
                 yield block
     except EOFError:
