@@ -149,7 +149,7 @@ class PCamDataModule(LightningDataModule):
         if not wanted:
             return
         if fault := describe_missing(self.root):
-            raise InputError(f"root={self.root}: {fault}")
+            raise InputError(f"root={self.root}: {fault}; expected six H5 files")
         labels = {split: read_labels(self.files(split)) for split in wanted}
         scale = check_scales(self.splits, self.scale)
         excluded = self._excluded_rows() if "train" in wanted else np.empty(0, np.int64)

@@ -36,6 +36,7 @@ class DirectPatches:
 
     def __init__(self, files: SplitFiles, rows: int, scale: Scale = BYTES) -> None:
         self.files, self.rows, self.scale = files, rows, scale
+        self._path = files.images  # kept, since finding a file takes several system calls
         self._dataset: h5py.Dataset | None = None
         self._context: AbstractContextManager[h5py.Dataset] | None = None
         self._process = 0
@@ -50,8 +51,8 @@ class DirectPatches:
         # Ascending and in runs, so that a compressed chunk is decoded once for each batch.
         rows, place = np.unique(wanted, return_inverse=True)
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-        dataset, path = self._opened(), self.files.images
-        parts = [read_rows(dataset, path, int(run[0]), int(run[-1]) + 1) for run in runs]
+        dataset = self._opened()
+        parts = [read_rows(dataset, self._path, int(run[0]), int(run[-1]) + 1) for run in runs]
         return to_uint8(np.concatenate(parts), self.scale)[0][place]
 
     def _opened(self) -> h5py.Dataset:

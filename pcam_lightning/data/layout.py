@@ -85,10 +85,10 @@ def describe_missing(root: Path) -> str | None:
     if not missing_files(root):
         return None
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
-        return "permission denied, expected a folder that this user may read"
+        return "permission denied to read this folder"
     for folder in (root / "pcam", root.resolve().parent):
         if not missing_files(folder):
-            return f"no PatchCamelyon files, but {folder} has them; expected data.root={folder}"
+            return f"not all PatchCamelyon files are here, but data.root={folder} has them"
     # The names of the layout that the folder has images of, which its other files should have, too.
     numbers = range(len(LAYOUTS))
     images = [file_names(split, "x") for split in SPLITS]

@@ -1,6 +1,7 @@
 """Patches and patch metadata of the rows in predictions tables."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class PatchSource:
     def __init__(
         self, root: str | None, data: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     ) -> None:
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else Path(os.path.expanduser(root))
         self._data, self._tables, self._scale = data, tables, BYTES
         self._splits: dict[str, SplitFiles] = {}
         self.missing = self._fault()

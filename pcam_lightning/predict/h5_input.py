@@ -41,13 +41,13 @@ class H5Input:
 
     def batches(self, size: int) -> Iterator[Patches]:
         for files, source in zip(self.files, self._sources, strict=True):
-            labels = read_labels(files) if self.labeled else None
+            labels, name = read_labels(files) if self.labeled else None, files.images.name
 
-            def read(start: int, source=source, labels=labels, files=files) -> Patches:
+            def read(start: int, source=source, labels=labels, name=name) -> Patches:
                 stop = min(start + size, source.rows)
                 rows = range(start, stop)
                 columns: dict[str, list[Any]] = {
-                    "file": [files.images.name] * len(rows),
+                    "file": [name] * len(rows),
                     "row": list(rows),
                 }
                 if labels is not None:

@@ -22,6 +22,7 @@ FREE = (
     "data.root",
     "data.default_root",
     "data.on_missing",
+    "data.keys",
     "data.num_workers",
     "data.cache",
     "data.cache_dir",

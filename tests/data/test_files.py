@@ -174,6 +174,18 @@ def test_a_file_that_is_open_in_this_process_is_read(pcam_root: Path, locking) -
         assert check_split(files) == 48
 
 
+def test_a_file_system_without_locks_is_read(pcam_root: Path, monkeypatch) -> None:
+    opened = h5py.File
+
+    def without_locks(path, mode="r", locking=None, **options):
+        if locking is not False:
+            raise OSError(errno.ENOLCK, "unable to lock file")
+        return opened(path, mode, locking=locking, **options)
+
+    monkeypatch.setattr(h5py, "File", without_locks)
+    assert check_split(SplitFiles(pcam_root, "train")) == 48
+
+
 def test_permission_denied_is_the_cause(pcam_root: Path, monkeypatch) -> None:
     files = SplitFiles(pcam_root, "train")
 

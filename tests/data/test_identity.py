@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import h5py
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import xxhash
 from pcam_files import invert_patch, random_split, write_split
+from pcam_layouts import declared_datasets, kaggle, packed
 
 from pcam_lightning.data import identity
 from pcam_lightning.data.files import SplitFiles, split_files
@@ -17,6 +19,7 @@ from pcam_lightning.data.identity import (
     is_fingerprint,
 )
 from pcam_lightning.provenance.data import changed_rows
+from pcam_lightning.provenance.record import Provenance, differences
 
 LAYOUTS = {
     "contiguous": {},
@@ -88,3 +91,20 @@ def test_an_older_and_a_current_digest_of_the_same_data_agree(
     invert_patch(other.images, 7)
     lines = changed_rows(before, (other, content_digest(other, "x")), "x")
     assert lines[0].startswith("row 7:") and lines[-1].startswith("1 of 48 rows")
+
+
+def test_changed_rows_are_found_in_files_of_other_names(pcam_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(pcam_root, tmp_path / "copy")
+    invert_patch(SplitFiles(tmp_path / "copy", "train").images, 7)
+    declared_datasets(tmp_path / "copy")
+    kaggle(tmp_path / "copy")
+    packed(tmp_path / "copy")
+
+    provenances = []
+    for root, keys in ((pcam_root, None), (tmp_path / "copy", ["images", "targets"])):
+        files = file_digests(split_files(root, keys))
+        manifest = {"config": {"data": {"keys": keys}}, "dataset": {"root": root, "files": files}}
+        provenances.append(Provenance(manifest, {}, None))
+    (found,) = (each for each in differences(provenances) if each.kind == "data")
+    assert found.name == "camelyonpatch_level_2_split_train_x.h5"
+    assert found.detail[0].startswith("row 7:") and found.detail[-1].startswith("1 of 48 rows")

@@ -26,6 +26,7 @@ HARMLESS = [
         "data.num_workers=3",
         "data.cache=false",
         "data.cache_dir=cache",
+        "data.keys=[x,y]",
         "data.device_resident=false",
         "data.on_missing=error",
         "data.demo.parent=elsewhere",
