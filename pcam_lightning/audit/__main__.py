@@ -36,7 +36,7 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     from pcam_lightning.audit.pictures import draw_audit
     from pcam_lightning.audit.report import describe, print_report
     from pcam_lightning.audit.scan import scan_split
-    from pcam_lightning.data.files import SPLITS, SplitFiles, check_images
+    from pcam_lightning.data.files import check_images, split_files
     from pcam_lightning.data.identity import file_digests, fingerprint
     from pcam_lightning.data.scale import check_scales, declared_scale
     from pcam_lightning.data.source import find_source
@@ -44,16 +44,17 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     start = time.monotonic()
     save_resolved(config, folder)
     source = find_source(config["data"])
-    files = {split: SplitFiles(source.root, split) for split in SPLITS}
+    data = config["data"]
+    files = split_files(source.root, data["keys"], data["cache_dir"])
     rows = sum(check_images(each) for each in files.values())
-    scale = declared_scale(config["data"]["scale"])
+    scale = declared_scale(data["scale"])
 
     reading = time.monotonic()
     with tqdm(total=rows, desc="reading", unit="patch", disable=None) as bar:
         scans = {split: scan_split(each, bar, scale) for split, each in files.items()}
     seconds_reading = time.monotonic() - reading
     findings = find_faults(scans)
-    digests = file_digests(source.root)
+    digests = file_digests(files)
     digest = fingerprint(digests)
     head = {"dataset": source.name, "root": source.root, "fingerprint": digest}
     dataset = {"name": source.name, "root": source.root, "fingerprint": digest, "files": digests}
@@ -65,7 +66,7 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     draw_audit(folder / "plots", report, scans, findings, config["audit"]["gallery"])
     print_report(report)
     try:
-        check_scales(source.root, config["data"]["scale"])
+        check_scales(files, data["scale"])
     except InputError as error:
         print(f"training rejects these files: {error}")
 

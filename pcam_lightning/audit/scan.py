@@ -14,13 +14,14 @@ from pcam_lightning.data.clean import Changes, to_uint8
 from pcam_lightning.data.files import (
     PATCH_BYTES,
     SplitFiles,
+    is_channels_first,
     map_chunks,
     open_dataset,
-    read_meta,
     read_raw_labels,
 )
 from pcam_lightning.data.h5 import DirectPatches
 from pcam_lightning.data.scale import BYTES, Appearance, Scale, appearance, sample
+from pcam_lightning.data.slides import read_meta
 from pcam_lightning.data.statistics import ChannelStatistics, channel_sums
 
 
@@ -61,7 +62,7 @@ class SplitScan:
 
     def patches(self) -> DirectPatches:
         """Return the cleaned patches, indexed by row."""
-        return DirectPatches(self.files.images, len(self), self.scale)
+        return DirectPatches(self.files, len(self), self.scale)
 
 
 def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> SplitScan:
@@ -79,7 +80,7 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
     labels = read_raw_labels(files)
     guess = appearance(sample(files))
     scale = scale or guess.scale or BYTES
-    with open_dataset(files.images, "x") as dataset:
+    with open_dataset(files, "x") as dataset:
         parts = []
         for part in map_chunks(dataset, files.images, lambda _, raw: _scan(raw, scale)):
             bar.update(len(part.mean))
@@ -118,11 +119,11 @@ def describe_storage(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
     if dataset.compression:
         compressed = dataset.id.get_storage_size() / max(1, dataset.nbytes)
         why.append(f"{dataset.compression} compresses the patches to {compressed:.0%}")
-    layout = "chunked" if dataset.chunks else "contiguous"
+    layout = f"chunked {dataset.chunks}" if dataset.chunks else "contiguous"
     return {
         "path": path,
         "dtype": str(dataset.dtype),
-        "layout": f"{layout} {dataset.chunks}" if dataset.chunks else layout,
+        "layout": f"{layout}, channels first" if is_channels_first(dataset) else layout,
         "compression": dataset.compression,
         "bytes": size,
         "bytes_as_uint8": plain,

@@ -1,5 +1,6 @@
 """Loaders of the same training patches: this package's, two others, and a plain memory copy."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +16,10 @@ from torchvision.transforms import Normalize as NormalizeTensor
 
 from pcam_lightning.benchmark.timer import Implementation, Sample
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.data.files import SplitFiles, is_channels_first, name_of, open_dataset
 from pcam_lightning.models import Normalize
+
+log = logging.getLogger(__name__)
 
 TRANSFORM: Callable[[Image.Image], torch.Tensor] = Compose(
     [ToTensor(), NormalizeTensor([0.5] * 3, [0.5] * 3)]
@@ -29,19 +32,22 @@ class SampleAtATime(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, files: SplitFiles) -> None:
         self.files = files
-        with h5py.File(files.labels, "r") as file:
-            self.rows = file["y"].shape[0]  # type: ignore[union-attr]
-        self.images = self.labels = None
+        with open_dataset(files, "y") as labels:
+            self.rows = labels.shape[0]
+        self.datasets: list[h5py.Dataset] = []
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        if self.images is None:  # opened in each worker, since HDF5's state does not survive a fork
-            self.images = h5py.File(self.files.images, "r")["x"]
-            self.labels = h5py.File(self.files.labels, "r")["y"]
-        pixels = np.asarray(self.images[row]).astype(np.uint8)  # type: ignore[index]
-        label = int(np.asarray(self.labels[row]).item())  # type: ignore[index]
+        if not self.datasets:  # opened in each worker, since HDF5's state does not survive a fork
+            self.contexts = [open_dataset(self.files, part) for part in ("x", "y")]
+            self.datasets = [context.__enter__() for context in self.contexts]
+        images, labels = self.datasets
+        pixels = np.asarray(images[row]).astype(np.uint8)
+        if is_channels_first(images):
+            pixels = np.moveaxis(pixels, 0, -1)
+        label = int(np.asarray(labels[row]).item())
         return TRANSFORM(Image.fromarray(pixels)), label
 
 
@@ -74,12 +80,19 @@ def implementations(datamodule: PCamDataModule, dtype: torch.dtype) -> dict[str,
 
     def torchvision_pcam() -> Iterator[Sample]:
         with TemporaryDirectory() as folder:
-            (Path(folder) / "pcam").symlink_to(datamodule.root.resolve())
+            (Path(folder) / "pcam").mkdir()
+            for part in ("x", "y"):  # torchvision knows the official names only
+                link = Path(folder, "pcam", files.names(part)[0])
+                link.symlink_to(files.path(part).resolve())
             yield from load(PCAM(folder, split="train", transform=TRANSFORM))
 
-    return {
+    loaders: dict[str, Implementation] = {
         "memory copy": memory_copy,
         "pcam_lightning": pcam_lightning,
         "sample at a time": lambda: load(SampleAtATime(files)),
-        "torchvision PCAM": torchvision_pcam,
     }
+    with open_dataset(files, "x") as images, open_dataset(files, "y") as labels:
+        if is_channels_first(images) or (name_of(images), name_of(labels)) != ("x", "y"):
+            log.info("torchvision cannot read %s, so it is not measured", files.images)
+            return loaders
+    return loaders | {"torchvision PCAM": torchvision_pcam}

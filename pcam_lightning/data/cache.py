@@ -1,10 +1,9 @@
 """Memory-mapped uint8 patches of a split, for any layout of its H5 file.
 
-A contiguous uint8 dataset is mapped in place. Any other dataset (float, chunked, compressed) is
-cleaned and converted once into a `.npy` file, which is mapped from then on.
+A contiguous uint8 dataset is mapped in place. Any other dataset (float, chunked, compressed, with
+its channels first) is cleaned and converted once into a `.npy` file, which is mapped from then on.
 """
 
-import glob
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from pcam_lightning.data.files import (
     PATCH_SHAPE,
     SplitFiles,
     check_images,
+    is_channels_first,
     map_chunks,
     mapped,
     open_dataset,
@@ -34,7 +34,14 @@ from pcam_lightning.data.h5 import DirectFile
 from pcam_lightning.data.identity import content_digest
 from pcam_lightning.data.ledger import Ledger
 from pcam_lightning.data.scale import BYTES, Scale
-from pcam_lightning.data.shared_folder import MODE, exclusive, is_trusted, read_json, write_json
+from pcam_lightning.data.shared_folder import (
+    MODE,
+    exclusive,
+    is_trusted,
+    read_json,
+    remove_drafts,
+    write_json,
+)
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.files import draft
 
@@ -62,9 +69,12 @@ class PatchFile:
 
 
 def mapped_in_place(files: SplitFiles) -> PatchFile | None:
-    """Return the region of the patches in the H5 file, None if they are not contiguous uint8."""
-    with open_dataset(files.images, "x") as dataset:
-        if dataset.dtype != np.uint8 or mapped(dataset) is None:
+    """Return the region of the patches in the H5 file, None if they are not contiguous uint8.
+
+    Patches with their channels first are not.
+    """
+    with open_dataset(files, "x") as dataset:
+        if dataset.dtype != np.uint8 or is_channels_first(dataset) or mapped(dataset) is None:
             return None
         path, offset = Path(dataset.file.filename), dataset.id.get_offset()
         return PatchFile(path, offset, dataset.shape[0], Cleaning())
@@ -72,7 +82,6 @@ def mapped_in_place(files: SplitFiles) -> PatchFile | None:
 
 def patch_file(
     files: SplitFiles,
-    cache_dir: Path | None = None,
     cache: bool = True,
     scale: Scale | None = None,
 ) -> PatchFile | DirectFile:
@@ -82,8 +91,8 @@ def patch_file(
     was killed.
 
     Args:
-        files: the files of the split.
-        cache_dir: folder of the converted copies; None means `.uint8` beside the H5 files.
+        files: the files of the split. Converted copies are placed in `files.cache_dir`, or in
+            `.uint8` beside the H5 files if it is None.
         cache: convert if needed; if false, patches are decoded at every read, after one pass that
             counts the values to clean.
         scale: scale of the pixels on disk, which is not checked here; any but 0..255 needs a
@@ -97,15 +106,15 @@ def patch_file(
     if scale.is_bytes and (in_place := mapped_in_place(files)):
         return in_place
     if not cache:
-        with open_dataset(files.images, "x") as dataset:
+        with open_dataset(files, "x") as dataset:
 
             def count() -> dict[str, int]:
                 return asdict(_clean(dataset, files.images, scale, "checking", lambda *_: None))
 
             cleaning = recall(dataset, files.images, f"cleaning v{VERSION} {scale}", count)
-            return DirectFile(files.images, rows, Cleaning(**cleaning), scale)
+            return DirectFile(files, rows, Cleaning(**cleaning), scale)
 
-    folder, digest = cache_dir or files.root / ".uint8", content_digest(files.images)
+    folder, digest = files.cache_dir or files.root / ".uint8", content_digest(files, "x")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A user reads and writes copies of their own, and reads those of the data's owner and root.
@@ -165,10 +174,9 @@ class _Copy:
 
     def make(self) -> PatchFile:
         """Convert the patches; the caller holds the lock."""
-        for path in self.target.parent.glob(f".{glob.escape(self.target.name)}.*.tmp"):
-            path.unlink()  # the draft of a conversion that was killed
+        remove_drafts(self.target)
         source = self.files.images
-        with open_dataset(source, "x") as dataset:
+        with open_dataset(self.files, "x") as dataset:
             _check_room(source, self.target.parent, self.rows * PATCH_BYTES)
             with draft(self.target, MODE) as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}

@@ -23,14 +23,16 @@ from pcam_lightning.data.files import (
     check_images,
     open_dataset,
     read_labels,
-    read_slides,
     recall,
+    split_files,
 )
 from pcam_lightning.data.findings import FAULTS, KINDS, read_findings
 from pcam_lightning.data.identity import file_digests, fingerprint, is_fingerprint
+from pcam_lightning.data.layout import describe_missing
 from pcam_lightning.data.loader import BatchLoader, check_shared_memory
 from pcam_lightning.data.sampler import ORDERS, EpochBatches, SequentialBatches
 from pcam_lightning.data.scale import check_scales, declared_scale
+from pcam_lightning.data.slides import read_slides
 from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
 
@@ -44,7 +46,8 @@ class PCamDataModule(LightningDataModule):
     """PatchCamelyon batches for `fit`, `validate` and `test`.
 
     Args:
-        root: folder with the six official H5 files, any HDF5 layout and numeric dtype.
+        root: folder with the six H5 files, any HDF5 layout and numeric dtype, under their official
+            names or those of Kaggle's copy, as they are or packed (`.h5.gz`).
         batch_size: patches in a batch, on each rank.
         num_workers: loader processes; 0 reads in the training process, which is fast enough for
             mapped files.
@@ -60,7 +63,10 @@ class PCamDataModule(LightningDataModule):
             "0-1", "-1-1", "0-65535" or a pair (low, high) declares another, mapped to 0..255.
         cache: convert files that cannot be mapped to uint8 copies once; if false, decode them at
             every read.
-        cache_dir: folder of these uint8 copies; None means beside the files.
+        cache_dir: folder of these uint8 copies, and of unpacked files whose folder is read-only;
+            None means beside the files.
+        keys: names of the HDF5 datasets of patches and labels; None finds `x` and `y`, or the only
+            dataset of a file.
         device_resident: keep the splits in GPU memory: True, False, or "auto", if they take at
             most half of the free GPU memory.
         seed: determines, with the epoch, the order of the training rows.
@@ -84,6 +90,7 @@ class PCamDataModule(LightningDataModule):
         cache_dir: str | Path | None = None,
         device_resident: bool | str = "auto",
         seed: int = 42,
+        keys: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         choices = {
@@ -102,14 +109,14 @@ class PCamDataModule(LightningDataModule):
                 f"device_resident=true: batches never pass through num_workers={num_workers}; "
                 "expected num_workers=0 or device_resident=auto"
             )
-        self.root = Path(root)
+        self.splits = split_files(root, keys, cache_dir)
+        self.root = self.splits["train"].root
         self.batch_size, self.num_workers = batch_size, num_workers
         self.sampler, self.filter, self.seed = sampler, filter, seed
         self.exclude, self.exclude_kinds = exclude, exclude_kinds
         declared_scale(scale)  # raises for an invalid value
         self.normalize, self.scale, self.cache = normalize, scale, cache
         self.device_resident = device_resident
-        self.cache_dir = Path(cache_dir) if cache_dir else None
         self.datasets: dict[str, PatchDataset] = {}
         self.dropped = {"blank": 0, "excluded": 0}
         """Number of training patches left out, by reason; a patch may count for both."""
@@ -118,12 +125,12 @@ class PCamDataModule(LightningDataModule):
 
     def files(self, split: str) -> SplitFiles:
         """Return the files of "train", "valid" or "test"."""
-        return SplitFiles(self.root, split)
+        return self.splits[split]
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """Name and content digest of each of the six files."""
-        return file_digests(self.root)
+        return file_digests(self.splits)
 
     @property
     def fingerprint(self) -> str:
@@ -141,11 +148,13 @@ class PCamDataModule(LightningDataModule):
         wanted = [split for split in STAGES.get(stage or "", SPLITS) if split not in self.datasets]
         if not wanted:
             return
+        if fault := describe_missing(self.root):
+            raise InputError(f"root={self.root}: {fault}; expected six H5 files")
         labels = {split: read_labels(self.files(split)) for split in wanted}
-        scale = check_scales(self.root, self.scale)
+        scale = check_scales(self.splits, self.scale)
         excluded = self._excluded_rows() if "train" in wanted else np.empty(0, np.int64)
         for split in wanted:
-            patches = patch_file(self.files(split), self.cache_dir, self.cache, scale)
+            patches = patch_file(self.files(split), self.cache, scale)
             self.datasets[split] = PatchDataset(patches, labels[split])
         if "train" in wanted:
             self._select_training_rows(labels["train"], excluded)
@@ -217,17 +226,17 @@ class PCamDataModule(LightningDataModule):
 
     def _of_training_pixels(self, fact: str, find_out: Callable[[], Any]) -> Any:
         """Return a fact that needs a pass over the training patches, which is made once."""
-        path = self.files("train").images
-        with open_dataset(path, "x") as dataset:
+        files = self.files("train")
+        with open_dataset(files, "x") as dataset:
             fact = f"{fact}, cleaned v{VERSION}, scale {self.scale}"
-            return recall(dataset, path, fact, find_out)
+            return recall(dataset, files.images, fact, find_out)
 
     def _excluded_rows(self) -> np.ndarray:
         if self.exclude is None:
             return np.empty(0, np.int64)
         lengths = {split: check_images(self.files(split)) for split in SPLITS}
         table, made_on = read_findings(Path(self.exclude), lengths)
-        if not is_fingerprint(self.root, made_on):
+        if not is_fingerprint(self.splits, made_on):
             raise InputError(
                 f"data.exclude={self.exclude}: made on other files than those in {self.root}; "
                 f"expected the findings of python -m pcam_lightning.audit data.root={self.root}"

@@ -1,72 +1,109 @@
 """The PatchCamelyon files: names, shapes, checks and reading."""
 
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 
+from pcam_lightning.data.layout import SPLITS, file_names, find_file, is_there
 from pcam_lightning.data.ledger import Ledger
+from pcam_lightning.data.links import find_name
 from pcam_lightning.data.prefetch import prefetch_map
 from pcam_lightning.data.storage import MAX_ROWS, located, source_files, stored_rows
 from pcam_lightning.errors import InputError, one_line
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Result = TypeVar("Result")
 
-log = logging.getLogger(__name__)
-
-SPLITS = ("train", "valid", "test")
 SPLIT_FILES = {"val": "valid", "test": "test"}
 """Name in predictions tables and metrics, and the split of the files behind it."""
 PATCH_SHAPE = (96, 96, 3)
 """Height, width and RGB channels of a patch."""
+SHAPES = {"x": "(N, 96, 96, 3) or (N, 3, 96, 96)", "y": "(N, 1, 1, 1)"}
+"""Valid shapes, as text for messages."""
+CHANNELS_FIRST = (3, 96, 96)
+"""The other shape of stored patches, which are read as `PATCH_SHAPE`."""
 PATCH_BYTES = 96 * 96 * 3
 """Size of a patch in uint8."""
+KEYS = "null, or [images,labels] with the names of the datasets in the H5 files"
+"""Valid values of `data.keys`, as text for messages."""
 SPARE_BYTES = 64 * 2**20
 """Excess allowed for an HDF5 chunk over the size of its dataset; a chunk is decoded as a whole."""
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of one split of one data set.
+    """The files of one split of one data set, under any name known to `data.layout`.
 
-    `images` holds HDF5 dataset `x`, N x 96 x 96 x 3, any numeric dtype and layout; `labels` holds
-    `y`, N values of 0 or 1 (officially N x 1 x 1 x 1); `meta` is the official CSV, if there is one.
+    `images` holds HDF5 dataset `x`, N x 96 x 96 x 3 or N x 3 x 96 x 96, any numeric dtype and
+    layout; `labels` holds `y`, N values of 0 or 1 (officially N x 1 x 1 x 1); `meta` is the
+    official CSV, if there is one.
+
+    A path is that of the first existing name, the official path if there is none. An H5 file that
+    exists packed only (`.h5.gz`) is unpacked when its path is asked for.
     """
 
     root: Path
     split: str
+    keys: tuple[str, str] | None = None
+    """Names of the datasets of patches and labels; None finds `x` and `y`, or the only one."""
+    cache_dir: Path | None = None
+    """Folder for unpacked and converted copies; None means beside the files."""
 
     @property
     def images(self) -> Path:
-        return self._file("x.h5")
+        return self.path("x")
 
     @property
     def labels(self) -> Path:
-        return self._file("y.h5")
+        return self.path("y")
 
     @property
     def meta(self) -> Path:
-        return self._file("meta.csv")
+        return self.path("meta")
 
-    def _file(self, ending: str) -> Path:
-        return self.root / f"camelyonpatch_level_2_split_{self.split}_{ending}"
+    def path(self, part: str) -> Path:
+        """Return the path of a part: "x", "y" or "meta"; raise InputError as `find_file`."""
+        return find_file(self.root, self.names(part), part, self.cache_dir)
 
-    def missing(self) -> list[Path]:
-        return [path for path in (self.images, self.labels) if not path.is_file()]
+    def names(self, part: str) -> list[str]:
+        """Return the known names of a part's file; the official name, which outputs use, first."""
+        return file_names(self.split, part)
+
+    def has(self, part: str) -> bool:
+        """Return whether the file of a part exists, as it is or packed."""
+        return any(is_there(self.root / name) for name in self.names(part))
 
 
-def missing_files(root: Path) -> list[Path]:
-    """Return the paths of the six H5 files that are not in `root`."""
-    return [path for split in SPLITS for path in SplitFiles(root, split).missing()]
+def split_files(
+    root: str | Path, keys: Sequence[str] | None = None, cache_dir: str | Path | None = None
+) -> dict[str, SplitFiles]:
+    """Return the files of all splits; arguments as in `PCamDataModule`.
+
+    Raises:
+        InputError: `keys` are not two names.
+    """
+    cache = None if cache_dir is None else Path(os.path.expanduser(cache_dir))
+    folder = Path(os.path.expanduser(root))
+    return {split: SplitFiles(folder, split, declared_keys(keys), cache) for split in SPLITS}
+
+
+def declared_keys(keys: Sequence[str] | None) -> tuple[str, str] | None:
+    """Return the dataset names that `data.keys` declares, None if it declares none.
+
+    Raises:
+        InputError: the value is not a pair of names.
+    """
+    if keys is None:
+        return None
+    pair = isinstance(keys, Sequence) and not isinstance(keys, str) and len(keys) == 2
+    if not pair or not all(isinstance(key, str) and key.strip("/.") for key in keys):
+        raise InputError(f"data.keys={keys}: expected {KEYS}")
+    return keys[0], keys[1]
 
 
 def check_split(files: SplitFiles) -> int:
@@ -85,13 +122,18 @@ def check_images(files: SplitFiles) -> int:
     Raises:
         InputError: as in `check_split`.
     """
-    with open_dataset(files.images, "x") as images:
-        if images.shape[1:] != PATCH_SHAPE:
-            raise InputError(f"{files.images}: x has shape {images.shape}, expected (N, 96, 96, 3)")
+    with open_dataset(files, "x") as images:
+        name = name_of(images)
+        if images.shape[1:] != PATCH_SHAPE and not is_channels_first(images):
+            raise InputError(
+                f"{files.images}: {name} has shape {images.shape}, expected {SHAPES['x']}"
+            )
         if images.dtype.kind not in "uif":
-            raise InputError(f"{files.images}: x has dtype {images.dtype}, expected a number")
+            raise InputError(f"{files.images}: {name} has dtype {images.dtype}, expected a number")
         if images.shape[0] == 0:
-            raise InputError(f"{files.images}: x has no rows, expected at least one patch")
+            raise InputError(
+                f"{files.images}: {name} has no rows, expected {SHAPES['x']} with N > 0"
+            )
         _check_stored(images, files.images, "patches")
         return images.shape[0]
 
@@ -117,77 +159,36 @@ def read_raw_labels(files: SplitFiles) -> np.ndarray:
         InputError: a file cannot be read, or does not hold N numbers for N patches.
     """
     rows = check_images(files)
-    with open_dataset(files.labels, "y") as dataset:
-        shape = dataset.shape
+    with open_dataset(files, "y") as dataset:
+        shape, name = dataset.shape, name_of(dataset)
         if int(np.prod(shape[1:])) != 1 or dataset.dtype.kind not in "buif":
             raise InputError(
-                f"{files.labels}: y has shape {shape} and dtype {dataset.dtype}, "
-                "expected (N, 1, 1, 1) and a number"
+                f"{files.labels}: {name} has shape {shape} and dtype {dataset.dtype}, "
+                f"expected {SHAPES['y']} and a number"
             )
         if shape[0] != rows:
             raise InputError(
-                f"{files.labels}: y has {shape[0]} labels, expected {rows}, "
-                f"one for each patch of {files.images.name}"
+                f"{files.labels}: {name} has {shape[0]} labels, expected {rows}, "
+                f"one for each patch of {files.images.name}, in the shape {SHAPES['y']}"
             )
         _check_stored(dataset, files.labels, "labels")
         return read_rows(dataset, files.labels).reshape(-1)
 
 
-def read_slides(files: SplitFiles) -> np.ndarray | None:
-    """Return the slide id of every row (object [N] of str), None if `read_meta` returns None."""
-    table = read_meta(files)
-    return None if table is None else table["wsi"].to_numpy(dtype=object)
-
-
-def read_meta(files: SplitFiles) -> "pd.DataFrame | None":
-    """Return the text columns `wsi` and, if present, `center_tumor_patch` of a split's meta file.
-
-    Return None without a meta file, and after a warning if it cannot be used.
-    """
-    if not os.path.lexists(files.meta):
-        return None
-    rows = check_images(files)
-    try:
-        return _parse_meta(files.meta, rows)
-    except (ValueError, OSError) as error:
-        log.warning(
-            "%s: %s; expected a CSV with the column wsi and %d rows; continuing without slides",
-            files.meta,
-            getattr(error, "strerror", None) or one_line(error),
-            rows,
-        )
-        return None
-
-
-def _parse_meta(path: Path, rows: int) -> "pd.DataFrame":
-    """Return a meta file's table of `rows` rows; raise ValueError or OSError otherwise."""
-    import pandas as pd
-
-    if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")
-    # Not usecols, which would accept lines of any length.
-    table = pd.read_csv(path, dtype=str, nrows=rows + 1)
-    if "wsi" not in table:
-        raise ValueError("no column wsi")
-    if len(table) != rows:
-        raise ValueError("more rows" if len(table) > rows else f"{len(table)} rows")
-    empty = table["wsi"].isna() | (table["wsi"].str.strip() == "")
-    if empty.any():
-        raise ValueError(f"no slide for row {int(empty.to_numpy().argmax())}")
-    return table.filter(["wsi", "center_tumor_patch"])
-
-
 @contextmanager
-def open_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
-    """Open dataset `name` of an H5 file; its values may lie in other files of the folder.
+def open_dataset(files: SplitFiles, part: str) -> Iterator[h5py.Dataset]:
+    """Open the patches ("x") or labels ("y") of a split; values may lie in files beside its file.
 
     Raises:
         InputError: the dataset is missing, has no rows, is too large to read, or has values
             outside the folder (see `data.storage`).
     """
+    path = files.path(part)
+    name = find_name(path, part) if files.keys is None else files.keys["xy".index(part)]
     with located(path, name) as dataset:
-        if not dataset.shape and dataset.shape != (0,):
-            raise InputError(f"{path}: {name} has shape {dataset.shape}, expected rows")
+        if not dataset.shape:  # a scalar has the shape (), an empty dataset None
+            shape = "no values" if dataset.shape is None else f"shape {dataset.shape}"
+            raise InputError(f"{path}: {name} has {shape}, expected {SHAPES[part]}")
         if dataset.shape[0] > MAX_ROWS:
             raise InputError(
                 f"{path}: {name} has {dataset.shape[0]} rows, expected at most {MAX_ROWS}"
@@ -200,6 +201,16 @@ def open_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
                     f"{dataset.nbytes} bytes"
                 )
         yield dataset
+
+
+def name_of(dataset: h5py.Dataset) -> str:
+    """Return the name of an open dataset for messages."""
+    return one_line((dataset.name or "").strip("/"))
+
+
+def is_channels_first(dataset: h5py.Dataset) -> bool:
+    """Return whether patches are stored as N x 3 x 96 x 96."""
+    return dataset.shape[1:] == CHANNELS_FIRST
 
 
 def mapped(dataset: h5py.Dataset) -> np.ndarray | None:
@@ -226,6 +237,7 @@ def recall(dataset: h5py.Dataset, path: Path, fact: str, find_out: Callable[[], 
         fact: name of the fact (see `data.ledger`).
         find_out: computes its value, of plain JSON types.
     """
+    fact = f"{dataset.name}: {fact}"
     return Ledger(path.parent).recall(source_files(dataset, path), fact, find_out)
 
 
@@ -256,18 +268,23 @@ def chunk_rows(dataset: h5py.Dataset, size: int = 2 * 2**20) -> int:
 def read_rows(
     dataset: h5py.Dataset | np.ndarray, path: Path, start: int = 0, stop: int | None = None
 ) -> Any:
-    """Return rows start..stop of an open or mapped dataset as stored, an array [rows, ...].
+    """Return rows start..stop of an open or mapped dataset, an array [rows, ...].
+
+    Values are as stored; patches that are stored with channels first are [rows, 96, 96, 3], too.
 
     Raises:
         InputError: these rows cannot be read.
     """
     try:
-        return np.asarray(dataset[start:stop])
+        rows = np.asarray(dataset[start:stop])
     except OSError as error:
         raise InputError(
             f"{path}: rows from {start} on cannot be read ({one_line(error)}), "
             "expected a valid HDF5 file; is it damaged?"
         ) from None
+    if rows.shape[1:] == CHANNELS_FIRST:
+        return np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
+    return rows
 
 
 def map_chunks(

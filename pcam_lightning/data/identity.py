@@ -12,24 +12,27 @@ from pcam_lightning.data.files import SPLITS, SplitFiles, map_chunks, open_datas
 from pcam_lightning.data.ledger import Ledger
 
 
-def content_digest(path: Path) -> str:
-    """Return the XXH3 digest (hex, 32 digits) of an official H5 file's rows as h5py reads them.
+def content_digest(files: SplitFiles, part: str) -> str:
+    """Return the XXH3 digest (hex, 32 digits) of the rows of a split's patches or labels.
 
-    It is the same for every layout, compression, link and virtual dataset; dtype and shape count.
-    The file is read once, and again only if it or a file with its rows has changed.
+    It is the same for every layout, compression, file name, link and virtual dataset; dtype and
+    shape count. The file is read once, and again only if it or a file with its rows has changed.
+
+    Args:
+        files: the files of the split.
+        part: "x", patches, or "y", labels.
 
     Raises:
         InputError: the file is damaged.
     """
-    with open_dataset(path, path.stem[-1]) as dataset:  # x or y
+    path = files.path(part)
+    with open_dataset(files, part) as dataset:
         return recall(dataset, path, "xxh3_128", lambda: _digest(dataset, path))
 
 
-def file_digests(root: Path) -> dict[str, str]:
-    """Return name and `content_digest` of each of the six H5 files."""
-    splits = [SplitFiles(root, split) for split in SPLITS]
-    paths = [path for files in splits for path in (files.images, files.labels)]
-    return {path.name: content_digest(path) for path in paths}
+def file_digests(splits: Mapping[str, SplitFiles]) -> dict[str, str]:
+    """Return official name and `content_digest` of each of the six H5 files of `split_files`."""
+    return {files.names(part)[0]: content_digest(files, part) for files, part in _six(splits)}
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
@@ -37,17 +40,22 @@ def fingerprint(digests: Mapping[str, str]) -> str:
     return hashlib.blake2b("".join(digests.values()).encode(), digest_size=16).hexdigest()
 
 
-def is_content(path: Path, digest: str) -> bool:
+def is_content(files: SplitFiles, part: str, digest: str) -> bool:
     """Return whether an H5 file has this digest, by the current rule or that of older runs."""
-    return digest == content_digest(path) or digest == _bytes_digest(path)
+    return digest == content_digest(files, part) or digest == _bytes_digest(files.path(part))
 
 
-def is_fingerprint(root: Path, digest: str) -> bool:
+def is_fingerprint(splits: Mapping[str, SplitFiles], digest: str) -> bool:
     """Return whether the six files have this fingerprint, by the current or the older rule."""
-    digests = file_digests(root)
+    digests = file_digests(splits)
     if digest == fingerprint(digests):
         return True
-    return digest == fingerprint({name: _bytes_digest(root / name) for name in digests})
+    older = [_bytes_digest(files.path(part)) for files, part in _six(splits)]
+    return digest == fingerprint(dict(zip(digests, older, strict=True)))
+
+
+def _six(splits: Mapping[str, SplitFiles]) -> list[tuple[SplitFiles, str]]:
+    return [(splits[split], part) for split in SPLITS for part in ("x", "y")]
 
 
 def _digest(dataset: h5py.Dataset, path: Path) -> str:

@@ -4,9 +4,8 @@ Networks expect 0..255. Files written by other tools may hold 0..1, -1..1, 0..65
 values, which a network would see as black patches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -170,11 +169,13 @@ def appearance(patches: np.ndarray) -> Appearance:
     return Appearance(name, lowest, highest, whole)
 
 
-def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
+def check_scales(
+    splits: Mapping[str, SplitFiles], declared: str | Sequence[float] = "auto"
+) -> Scale:
     """Return the scale of the pixels of all splits, checked on a sample of bounded size of each.
 
     Args:
-        root: the folder of the H5 files.
+        splits: the result of `split_files`.
         declared: the value of `data.scale`.
 
     Raises:
@@ -182,7 +183,7 @@ def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
             another scale than training; or a file is damaged.
     """
     scale = declared_scale(declared)
-    samples = {split: sample(SplitFiles(root, split)) for split in SPLITS}
+    samples = {split: sample(splits[split]) for split in SPLITS}
     seen = {split: appearance(patches) for split, patches in samples.items()}
     read = seen
     if scale is not None and not scale.is_bytes:
@@ -192,7 +193,7 @@ def check_scales(root: Path, declared: str | Sequence[float] = "auto") -> Scale:
         bright = read[split].name == "0-255" and read["train"].name == "0-255"
         dark = may_be_dark and read[split].is_dark and read["train"].is_dark
         if not (bright or dark):
-            raise InputError(_refusal(root, split, seen, scale))
+            raise InputError(_refusal(splits, split, seen, scale))
     return scale or BYTES
 
 
@@ -203,7 +204,7 @@ def sample(files: SplitFiles) -> np.ndarray:
         InputError: the file is damaged.
     """
     check_images(files)
-    with open_dataset(files.images, "x") as dataset:
+    with open_dataset(files, "x") as dataset:
         return np.concatenate(
             [
                 read_rows(dataset, files.images, start, start + count)[:, ::STRIDE, ::STRIDE]
@@ -247,10 +248,15 @@ def _name(low: float, high: float, integral: bool) -> str:
     return "unknown"
 
 
-def _refusal(root: Path, split: str, seen: dict[str, Appearance], declared: Scale | None) -> str:
+def _refusal(
+    splits: Mapping[str, SplitFiles],
+    split: str,
+    seen: dict[str, Appearance],
+    declared: Scale | None,
+) -> str:
     """Return the error message for a split on a wrong scale."""
     own = seen[split]
-    text = f"{SplitFiles(root, split).images}: x seems {own}"
+    text = f"{splits[split].images}: x seems {own}"
     if own.name != "none":
         text += f" (most values lie in {own.low:.4g}..{own.high:.4g})"
     if declared is not None:

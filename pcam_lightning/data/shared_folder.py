@@ -1,5 +1,6 @@
 """Files in folders that other users can write to, where any file may be forged."""
 
+import glob
 import json
 import logging
 import os
@@ -49,6 +50,12 @@ def read_json(path: Path, source_owner: int) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def remove_drafts(target: Path) -> None:
+    """Remove the drafts of `target` that a killed process left; the caller holds the lock."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        path.unlink()
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """Choice of the data set of a run: the official files, or the demo set."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
-from pcam_lightning.data.files import missing_files
+from pcam_lightning.data.layout import describe_missing, missing_files
 from pcam_lightning.errors import InputError
 
 SOURCE_KEYS = ("root", "default_root", "on_missing", "demo")
@@ -59,23 +60,23 @@ def find_root(data: Mapping[str, Any]) -> Path | None:
     Arguments and errors as in `find_source`; nothing is downloaded or generated.
     """
     root = _folder(data)
-    if root is None or not (missing := missing_files(root)):
+    if root is None or not (fault := describe_missing(root)):
         return root
     if data["root"] is None and data["on_missing"] == "demo":
         return None
     raise InputError(
-        f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are not there, the first "
-        f"is {missing[0].name}; expected the official H5 files (python -m pcam_lightning.download "
+        f"data.root={root}: {fault}; expected the H5 files (python -m pcam_lightning.download "
         f"root={root} fetches them), data.on_missing=download, or data=demo"
     )
 
 
 def warn_of_demo(default_root: str) -> None:
-    """Warn that runs use the demo set, since the default folder lacks the official files."""
+    """Warn that runs use the demo set, since the default folder lacks the H5 files."""
     log.warning(
-        "No PatchCamelyon files in %s: using the DEMO set of synthetic patches. Its results do not "
-        "apply to real tissue. Set the folder of the real files by data.root=FOLDER or PCAM_ROOT.",
+        "%s: %s. Using the DEMO set of synthetic patches: its results do not apply to real tissue. "
+        "Set the folder of the real files by data.root=FOLDER or PCAM_ROOT.",
         default_root,
+        describe_missing(Path(os.path.expanduser(default_root))),
     )
 
 
@@ -99,4 +100,4 @@ def recorded_root(dataset: Mapping[str, Any]) -> dict[str, Any]:
 def _folder(data: Mapping[str, Any]) -> Path | None:
     """Return the named or the default folder, None for the demo set."""
     named = data["root"] if data["root"] is not None else data["default_root"]
-    return None if named is None else Path(named)
+    return None if named is None else Path(os.path.expanduser(named))

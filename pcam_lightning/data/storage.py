@@ -5,8 +5,6 @@ read as a fill value. Here, values may only come from HDF5 files of the dataset'
 without values are detected.
 """
 
-import re
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,22 +12,16 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5s  # type: ignore[attr-defined]
+from h5py import h5d, h5s  # type: ignore[attr-defined]
 
-from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.data.filters import check_filters
+from pcam_lightning.data.links import NoDataset, find_dataset, linked_path
+from pcam_lightning.errors import InputError
 
-CHUNK_CACHE = 16 * 2**20
-"""Bytes of decoded HDF5 chunks to keep; the default of 1 MiB is less than 38 patches."""
 MAX_ROWS = 2**26
 """Rows of the largest readable dataset: 1.9 TB of patches in uint8."""
-MAX_LINKS = 32
-"""Maximum number of links to follow; a circle of links has no end."""
 MAX_DEPTH = 8
 """Maximum nesting of virtual datasets."""
-
-
-class _NoDataset(InputError):
-    """A missing dataset in a valid HDF5 file."""
 
 
 @contextmanager
@@ -42,7 +34,7 @@ def located(path: Path, name: str) -> Iterator[h5py.Dataset]:
         InputError: the file is no valid HDF5 file or lacks the dataset, or values lie outside of
             the file's folder, or in a file that is not HDF5.
     """
-    dataset = _find(path.resolve(), name, path.resolve().parent)
+    dataset = find_dataset(path.resolve(), name, path.resolve().parent)
     with closing(dataset.file):
         source_files(dataset, path)
         yield dataset
@@ -56,7 +48,8 @@ def source_files(dataset: h5py.Dataset, path: Path) -> list[Path]:
         path: the requested H5 file; links and sources may lead to other files of its folder.
 
     Raises:
-        InputError: a source lies outside the folder, is no HDF5 file, or is the dataset itself.
+        InputError: a source lies outside the folder, is no HDF5 file, is the dataset itself, or is
+            compressed by a filter that is not installed.
     """
     files = dict.fromkeys([path.resolve()])
     _collect(dataset, path.resolve().parent, files, ())
@@ -100,7 +93,7 @@ def _count_virtual(dataset: h5py.Dataset, folder: Path) -> np.ndarray:
     counts = np.zeros(dataset.shape[0], np.int64)
     known: dict[tuple[Path, str], tuple[np.ndarray, tuple[int, ...]]] = {}
     for mapping in dataset.virtual_sources():
-        key = _linked(dataset.file, mapping.file_name, folder), mapping.dset_name
+        key = linked_path(dataset.file, mapping.file_name, folder), mapping.dset_name
         if key not in known:
             with _opened_source(*key, folder) as source:
                 known[key] = np.zeros(0, bool), ()
@@ -192,6 +185,7 @@ def _collect(
             f"{path}: the values of {name} lie in the file {dataset.external[0][0]!r}, "
             "expected them in an HDF5 file"
         )
+    check_filters(dataset)
     if not dataset.is_virtual:
         return
     if key in parents or len(parents) == MAX_DEPTH:
@@ -201,7 +195,7 @@ def _collect(
     for file_name, source_name in dict.fromkeys(
         (mapping.file_name, mapping.dset_name) for mapping in dataset.virtual_sources()
     ):
-        source_path = _linked(dataset.file, file_name, folder)
+        source_path = linked_path(dataset.file, file_name, folder)
         files[source_path] = None
         with _opened_source(source_path, source_name, folder) as source:
             if source is not None and (key := (source_path, source_name)) not in done:
@@ -213,105 +207,11 @@ def _collect(
 def _opened_source(path: Path, name: str, folder: Path) -> Iterator[h5py.Dataset | None]:
     """Open a source of a virtual dataset; yield None if it is missing."""
     try:
-        source = _find(path, name, folder) if path.exists() else None
-    except _NoDataset:
+        source = find_dataset(path, name, folder) if path.exists() else None
+    except NoDataset:
         source = None
     if source is None or not source.shape:
         yield None
         return
     with closing(source.file):
         yield source
-
-
-def _linked(file: h5py.File, name: str, folder: Path) -> Path:
-    """Return the absolute path of a file named in an open H5 file.
-
-    Raises:
-        InputError: the path lies outside of `folder`.
-    """
-    here = Path(file.filename)
-    if name == ".":  # HDF5's name of the file itself
-        return here
-    path = here
-    try:
-        path = (here.parent / name).resolve()
-        inside = path.is_relative_to(folder) and (path.is_file() or not path.exists())
-    except (OSError, RuntimeError, ValueError):  # not a valid file name
-        inside = False
-    if not inside or re.search(r"%\d*b", name):  # HDF5 would insert numbers
-        raise InputError(
-            f"{here}: its values lie in the file {name!r}, expected a file in the folder {folder}"
-        )
-    return path
-
-
-def _find(path: Path, name: str, folder: Path) -> h5py.Dataset:
-    """Open a dataset, whose file the caller closes; its sources are not checked yet.
-
-    HDF5 would follow links to any file; here each link is checked first.
-    """
-    origin = path
-    for _ in range(MAX_LINKS):
-        file = _open_file(path, name)
-        try:
-            found = _follow(file, name)
-            if isinstance(found, h5py.Dataset):
-                return found
-            if found is None:
-                there = ", ".join(file) or "nothing"
-                raise _NoDataset(f"{path}: no dataset {name!r} in it, found {there}")
-            path, name = _linked(file, found[0], folder), found[1]
-        except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
-            file.close()
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{path}: {name!r} cannot be read ({one_line(error)}), expected a valid HDF5 file"
-            ) from None
-        file.close()
-    raise InputError(f"{origin}: more than {MAX_LINKS} links, expected a dataset at their end")
-
-
-def _follow(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str] | None:
-    """Return a dataset of a file, or the file and dataset of a link, or None."""
-    group: h5py.Group = file
-    parts = deque(part for part in name.split("/") if part not in ("", "."))
-    for _ in range(MAX_LINKS):
-        if not parts:
-            return None
-        part = parts.popleft().encode()
-        links = group.id.links
-        if not links.exists(part):
-            return None
-        kind = links.get_info(part).type
-        if kind == h5l.TYPE_EXTERNAL:
-            file_name, target = links.get_val(part)
-            return _text(file_name), "/".join([_text(target), *parts])
-        if kind == h5l.TYPE_SOFT:
-            target = _text(links.get_val(part))
-            group = file if target.startswith("/") else group
-            parts.extendleft(reversed([p for p in target.split("/") if p not in ("", ".")]))
-            continue
-        found = group[part]
-        if isinstance(found, h5py.Dataset):
-            return None if parts else found
-        if not isinstance(found, h5py.Group):
-            return None
-        group = found
-    return None
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
-
-
-def _open_file(path: Path, name: str) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an HDF5 file with {name!r}")
-    try:
-        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
-    except OSError as error:
-        raise InputError(
-            f"{path}: not a valid HDF5 file ({one_line(error)}), expected one with {name!r}; "
-            "is it truncated?"
-        ) from None

@@ -1,6 +1,7 @@
 """Patches and patch metadata of the rows in predictions tables."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,11 @@ import numpy as np
 import pandas as pd
 
 from pcam_lightning.data.cache import patch_file
-from pcam_lightning.data.files import (
-    SPLIT_FILES,
-    SplitFiles,
-    missing_files,
-    read_labels,
-    read_slides,
-)
+from pcam_lightning.data.files import SPLIT_FILES, SplitFiles, read_labels, split_files
+from pcam_lightning.data.layout import describe_missing
 from pcam_lightning.data.patch_features import FEATURES, Patches, compute
 from pcam_lightning.data.scale import BYTES, check_scales
+from pcam_lightning.data.slides import read_slides
 from pcam_lightning.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -30,7 +27,8 @@ class PatchSource:
 
     Args:
         root: the folder of the H5 files; None if unknown.
-        data: the config's section `data`; its `scale`, `cache` and `cache_dir` are used.
+        data: the config's section `data`; its `keys`, `scale`, `cache` and `cache_dir` are
+            used.
         tables: "val", "test" or both to predictions tables.
 
     Attributes:
@@ -40,17 +38,21 @@ class PatchSource:
     def __init__(
         self, root: str | None, data: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     ) -> None:
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else Path(os.path.expanduser(root))
         self._data, self._tables, self._scale = data, tables, BYTES
+        self._splits: dict[str, SplitFiles] = {}
         self.missing = self._fault()
 
     def _fault(self) -> str | None:
         if self.root is None:
             return "the data folder is unknown; expected data.root=FOLDER"
-        if missing_files(self.root):
-            return f"{self.root}: the data is no longer there; expected data.root=FOLDER"
+        if fault := describe_missing(self.root):
+            return f"{self.root}: {fault}; expected data.root=FOLDER"
         try:
-            self._scale = check_scales(self.root, self._data.get("scale", "auto"))
+            self._splits = split_files(
+                self.root, self._data.get("keys"), self._data.get("cache_dir")
+            )
+            self._scale = check_scales(self._splits, self._data.get("scale", "auto"))
         except InputError as error:
             return str(error)
         for split, table in self._tables.items():
@@ -78,8 +80,7 @@ class PatchSource:
             or test labels with a warning.
         """
         if not self.missing:
-            assert self.root is not None
-            labels = read_labels(SplitFiles(self.root, "train"))
+            labels = read_labels(self._splits["train"])
             return float(np.mean(labels)), "training labels"
         if recorded is not None:
             return recorded, "training labels, recorded by the run"
@@ -89,10 +90,7 @@ class PatchSource:
 
     def patches(self, split: str) -> Patches:
         """Return all patches of a split, indexed by row; `missing` must be None."""
-        cache_dir = self._data["cache_dir"]
-        files = self._files(split)
-        cache_dir = cache_dir and Path(cache_dir)
-        return patch_file(files, cache_dir, self._data["cache"], self._scale).map()
+        return patch_file(self._files(split), self._data["cache"], self._scale).map()
 
     def with_features(
         self, hospitals: str | None, with_slides: bool = True
@@ -121,8 +119,7 @@ class PatchSource:
         return tables
 
     def _files(self, split: str) -> SplitFiles:
-        assert self.root is not None
-        return SplitFiles(self.root, SPLIT_FILES[split])
+        return self._splits[SPLIT_FILES[split]]
 
 
 def _with_hospitals(table: pd.DataFrame, path: str) -> pd.DataFrame:

@@ -71,7 +71,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
         "files": datamodule.digests,
     }
     recorded = target.dataset.get("fingerprint")
-    if recorded is not None and not is_fingerprint(datamodule.root, recorded):
+    if recorded is not None and not is_fingerprint(datamodule.splits, recorded):
         log.warning("%s: not the data that the run was trained with", datamodule.root)
 
     precision = choose_precision(config["trainer"])

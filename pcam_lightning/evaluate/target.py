@@ -1,5 +1,6 @@
 """The target of an evaluation: a run's best checkpoint, any checkpoint, or saved predictions."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import Config
 from pcam_lightning.config.trained import enclosing_run, find_checkpoint, model_config
-from pcam_lightning.data.files import missing_files
+from pcam_lightning.data.layout import describe_missing
 from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
@@ -71,11 +72,10 @@ class EvaluationTarget:
         known = {"name": "unknown", "root": None, "fingerprint": None} | dict(self.dataset)
         if self.config["data"]["root"] is None:
             return known
-        root = Path(self.config["data"]["root"]).resolve()
-        if missing := missing_files(root):
+        root = Path(os.path.expanduser(self.config["data"]["root"])).resolve()
+        if fault := describe_missing(root):
             raise InputError(
-                f"data.root={root}: {len(missing)} of the 6 PatchCamelyon files are missing, the "
-                f"first is {missing[0].name}; data.root is optional for saved predictions"
+                f"data.root={root}: {fault}; data.root is optional for saved predictions"
             )
         return known | {"root": str(root)}
 

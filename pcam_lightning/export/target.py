@@ -97,7 +97,8 @@ def resolve_target(config: Config) -> ExportTarget:
     _check_weights(run, trained.threshold, summary)
     root = config["data"]["root"] or manifest.get("dataset", {}).get("root")
     data = manifest["config"].get("data") or {}
-    settings = {"scale": data.get("scale", "auto"), "cache": True, "cache_dir": None}
+    settings = {"scale": data.get("scale", "auto"), "keys": data.get("keys")}
+    settings |= {"cache": True, "cache_dir": None}
     splits = [name for name in ("val", "test") if name in summary]
     tables: dict[str, Any] = {
         split: read_predictions(run.path / "predictions" / f"{split}.parquet") for split in splits

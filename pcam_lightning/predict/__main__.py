@@ -31,8 +31,15 @@ def main(config: Config) -> Path:
 
     folder, options = Path(config["run_dir"]), config["predict"]
     trained = load_trained(config, HydraConfig.get().overrides.task, options["tta"])
+    data = config["data"]
     source = find_input(
-        config["input"], options["fit"], config["data"]["scale"], options["column"], options["root"]
+        config["input"],
+        options["fit"],
+        data["scale"],
+        options["column"],
+        options["root"],
+        data["keys"],
+        data["cache_dir"],
     )
     manifest = collect_manifest(command=sys.orig_argv, seed=None, dataset={})
     with recording(folder, manifest):

@@ -5,7 +5,7 @@ Nothing in a CSV is trusted as a path: an image outside the CSV's folder is skip
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,16 +18,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from pcam_lightning.data.cache import patch_file
-from pcam_lightning.data.files import PATCH_SHAPE, SplitFiles, check_images, read_labels
+from pcam_lightning.data.files import PATCH_SHAPE, check_images
 from pcam_lightning.data.images import SUFFIXES, read_image
 from pcam_lightning.data.prefetch import prefetch_map
-from pcam_lightning.data.scale import BYTES, Scale, appearance, declared_scale, sample
 from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.predict.h5_input import H5Input, h5_files, named_h5
+from pcam_lightning.predict.patches import Patches
 
 SIDE = PATCH_SHAPE[0]
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "id")
-H5_SUFFIXES = (".h5", ".hdf5")
 EXPECTED = (
     "expected a PCam folder, an H5 file, a folder or glob of PNG, TIFF or JPEG files, or a CSV "
     "with a column of paths"
@@ -42,67 +41,6 @@ CHUNK = 32
 """Images that a process decodes at a time."""
 
 Fit = Literal["center", "tile", "resize"]
-
-
-class Patches(NamedTuple):
-    """Some patches, with one entry for each of N patches in every column."""
-
-    image: NDArray[np.uint8]
-    """[N, 96, 96, 3]"""
-    columns: dict[str, list[Any]]
-    """`file`, and as far as known `row`, `x`, `y` (top left corner in pixels) and `label`."""
-
-
-@dataclass
-class H5Input:
-    """Patches of HDF5 files in the PatchCamelyon layout."""
-
-    files: list[SplitFiles]
-    scale: Any
-    """As `data.scale`."""
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    thumbnails: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._sources = [
-            patch_file(each, cache=False, scale=_scale(each, self.scale)) for each in self.files
-        ]
-        self.labeled = all(each.labels.is_file() for each in self.files)
-
-    def __len__(self) -> int:
-        return sum(source.rows for source in self._sources)
-
-    def batches(self, size: int) -> Iterator[Patches]:
-        for files, source in zip(self.files, self._sources, strict=True):
-            labels = read_labels(files) if self.labeled else None
-
-            def read(start: int, source=source, labels=labels, files=files) -> Patches:
-                stop = min(start + size, source.rows)
-                rows = range(start, stop)
-                columns: dict[str, list[Any]] = {
-                    "file": [files.images.name] * len(rows),
-                    "row": list(rows),
-                }
-                if labels is not None:
-                    columns["label"] = labels[start:stop].tolist()
-                # Mapped anew for each batch: a map keeps every page in memory that was read.
-                return Patches(np.array(source.map()[start:stop]), columns)
-
-            # One thread: HDF5 reads one call at a time.
-            yield from prefetch_map(read, range(0, source.rows, size), threads=1)
-
-
-def _scale(files: SplitFiles, declared: Any) -> Scale:
-    """Return the declared scale, else check for 0..255; raises InputError for another one."""
-    if scale := declared_scale(declared):
-        return scale
-    seen = appearance(sample(files))
-    if seen.name != "0-255":
-        raise InputError(
-            f"{files.images}: its pixels look {seen}, expected 0..255, or their scale declared, "
-            "such as data.scale=0-1"
-        )
-    return BYTES
 
 
 @dataclass(frozen=True)
@@ -222,7 +160,13 @@ def fit_patches(image: NDArray[np.uint8], fit: Fit) -> _Fitted:
 
 
 def find_input(
-    given: str, fit: Fit, scale: Any, column: str | None = None, root: str | None = None
+    given: str,
+    fit: Fit,
+    scale: Any,
+    column: str | None = None,
+    root: str | None = None,
+    keys: Sequence[str] | None = None,
+    cache_dir: str | None = None,
 ) -> H5Input | ImageInput:
     """Find what `input=` names.
 
@@ -232,6 +176,7 @@ def find_input(
         scale: of the pixels in H5 files, as `data.scale`.
         column: of a CSV, with the paths; None looks for one of `PATH_COLUMNS`.
         root: folder of the files that a CSV lists; None is the folder of the CSV.
+        keys, cache_dir: of H5 files, as in the section `data`.
 
     Raises:
         InputError: there is no such input, or nothing in it to predict.
@@ -240,43 +185,23 @@ def find_input(
     if path.is_dir():
         if (path / "train_labels.csv").is_file():
             return _from_csv(path / "train_labels.csv", fit, column, root)
-        h5 = sorted(each for each in path.iterdir() if _is_patches(each))
-        return (
-            H5Input([_NamedH5(path, each.name) for each in h5], scale)
-            if h5
-            else _images(given, _walk(path), path, fit)
-        )
+        if h5 := h5_files(path, keys, cache_dir):
+            return H5Input(h5, scale)
+        return _images(given, _walk(path), path, fit)
+    if named := named_h5(path, keys, cache_dir):
+        check_images(named)
+        return H5Input([named], scale)
     if not os.path.lexists(path):
         if not glob.has_magic(given):
             raise InputError(f"input={given}: no such file or folder, {EXPECTED}")
         found = (Path(each) for each in sorted(glob.iglob(given, recursive=True)))
         return _images(given, found, Path("."), fit)
     suffix = path.suffix.lower()
-    if suffix in H5_SUFFIXES:
-        check_images(files := _NamedH5(path.parent, path.name))
-        return H5Input([files], scale)
     if suffix == ".csv":
         return _from_csv(path, fit, column, root)
     if suffix in SUFFIXES:
         return _images(given, [path], path.parent, fit)
     raise InputError(f"input={given}: {EXPECTED}")
-
-
-@dataclass(frozen=True)
-class _NamedH5(SplitFiles):
-    """An H5 file of any name; `split` holds it. Labels are in the file beside it with y for x."""
-
-    def _file(self, ending: str) -> Path:
-        stem, suffix = os.path.splitext(self.split)
-        if ending == "x.h5":
-            return self.root / self.split
-        if not stem.endswith("x"):
-            return self.root / f".no labels of {self.split}"
-        return self.root / (stem[:-1] + ending.replace(".h5", suffix))
-
-
-def _is_patches(path: Path) -> bool:
-    return path.suffix.lower() in H5_SUFFIXES and path.stem.endswith("_x")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.data.files import SPLITS, SplitFiles
+from pcam_lightning.data.files import SplitFiles, split_files
+from pcam_lightning.errors import InputError
 from pcam_lightning.provenance.data import changed_rows
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.checkout import changed_lines, read_checkout
@@ -17,11 +18,12 @@ from pcam_lightning.runs.manifest import environment_text
 from pcam_lightning.runs.resume import flatten, weight_settings
 
 SHOWN_LINES = 10
-H5_NAMES = {
-    path.name
-    for files in (SplitFiles(Path(), split) for split in SPLITS)
-    for path in (files.images, files.labels)
+H5_FILES = {
+    files.names(part)[0]: (split, part)
+    for split, files in split_files(Path()).items()
+    for part in ("x", "y")
 }
+"""Split and part of each H5 file, by the name that a manifest has."""
 MATTERS = {
     "python": {"version"},
     "hardware": {"cpu", "gpus", "driver", "cuda", "torch_threads"},
@@ -140,15 +142,20 @@ def _changed_lines(provenances: Sequence[Provenance]) -> dict[str, list[str]]:
 
 def _changed_rows(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str] | None:
     """Describe the differences of a file, as far as they are known; None if there are none."""
-    paths = []
+    used: list[tuple[SplitFiles, str]] = []
     for manifest in (one, other):
         dataset = manifest.get("dataset", {})
-        if name not in H5_NAMES or dataset.get("root") is None:
+        if name not in H5_FILES or dataset.get("root") is None:
             return []
         if name not in (dataset.get("files") or {}):
             return []
-        paths.append((Path(dataset["root"]) / name, dataset["files"][name]))
-    return changed_rows(*paths) or None
+        keys = (manifest.get("config", {}).get("data") or {}).get("keys")
+        try:
+            files = split_files(dataset["root"], keys)[H5_FILES[name][0]]
+        except InputError as error:
+            return [str(error)]
+        used.append((files, dataset["files"][name]))
+    return changed_rows(used[0], used[1], H5_FILES[name][1]) or None
 
 
 def _section(manifest: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:

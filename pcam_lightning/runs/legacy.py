@@ -48,7 +48,7 @@ COMPILATION = (
 )
 """Targets of a callback that earlier versions used for `compile`; the key alone does it today."""
 
-LATER = {"data": {"default_root": None, "scale": "auto"}}
+LATER = {"data": {"default_root": None, "scale": "auto", "keys": None}}
 """Section to keys that earlier versions lacked, with the value of the earlier behavior."""
 
 

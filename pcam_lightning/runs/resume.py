@@ -22,6 +22,7 @@ FREE = (
     "data.root",
     "data.default_root",
     "data.on_missing",
+    "data.keys",
     "data.num_workers",
     "data.cache",
     "data.cache_dir",
@@ -193,13 +194,14 @@ def _check_data(
 
     If the files no longer exist, there is nothing to compare.
     """
-    from pcam_lightning.data.files import missing_files
+    from pcam_lightning.data.files import split_files
     from pcam_lightning.data.identity import file_digests, fingerprint, is_fingerprint
 
     root, expected = data["root"] or data["default_root"], dataset.get("fingerprint")
-    if root is not None and not missing_files(Path(root)):
-        same = expected is not None and is_fingerprint(Path(root), expected)
-        found = expected if same else fingerprint(file_digests(Path(root)))
+    splits = {} if root is None else split_files(root, data.get("keys"), data.get("cache_dir"))
+    if splits and all(files.has(part) for files in splits.values() for part in ("x", "y")):
+        same = expected is not None and is_fingerprint(splits, expected)
+        found = expected if same else fingerprint(file_digests(splits))
     elif data["root"] is None and dataset.get("name") == "demo":
         found = expected  # its keys have been compared already
     else:

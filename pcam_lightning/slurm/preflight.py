@@ -92,8 +92,9 @@ def _check_data(data: dict[str, Any]) -> None:
     root = find_root(data | {"on_missing": data["on_missing"].replace("download", "error")})
     if root is None:
         return
-    scale = data["scale"]
-    rows = _rows(root, tuple(scale) if isinstance(scale, list) else scale)
+    # Lists are no arguments of a cached function.
+    scale, keys = (tuple(v) if isinstance(v := data[key], list) else v for key in ("scale", "keys"))
+    rows = _rows(root, keys, data["cache_dir"], scale)
     if data["batch_size"] > rows:
         raise InputError(
             f"data.batch_size={data['batch_size']}: more than the {rows} training patches in {root}"
@@ -101,13 +102,16 @@ def _check_data(data: dict[str, Any]) -> None:
 
 
 @cache
-def _rows(root: Path, scale: str | tuple[float, ...]) -> int:
+def _rows(
+    root: Path, keys: tuple[str, ...] | None, cache_dir: str | None, scale: str | tuple[float, ...]
+) -> int:
     """Return the number of training patches; raise InputError for damage or another scale."""
-    from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
+    from pcam_lightning.data.files import check_split, split_files
     from pcam_lightning.data.scale import check_scales
 
-    rows = {split: check_split(SplitFiles(root, split)) for split in SPLITS}
-    check_scales(root, scale)
+    splits = split_files(root, keys, cache_dir)
+    rows = {split: check_split(files) for split, files in splits.items()}
+    check_scales(splits, scale)
     return rows["train"]
 
 

@@ -79,7 +79,7 @@ def _train(
     source = find_source(config["data"])
     datamodule = build.build_datamodule(config, source.root)
     datamodule.setup()
-    if fingerprint is not None and not is_fingerprint(source.root, fingerprint):
+    if fingerprint is not None and not is_fingerprint(datamodule.splits, fingerprint):
         raise InputError(
             f"{source.root}: data with fingerprint {datamodule.fingerprint}, expected the data of "
             f"the run, with fingerprint {fingerprint}"

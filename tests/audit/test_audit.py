@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pcam_files import SPLITS, random_split, write_split
+from pcam_layouts import declared_datasets, packed_kaggle
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.data.files import SplitFiles, split_files
 from pcam_lightning.data.findings import KINDS, read_findings
 from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.runs import Run
@@ -29,7 +30,9 @@ def test_a_damaged_data_set_and_a_run_that_excludes_the_findings(command, plots)
     root = Path(audit.manifest["dataset"]["root"])
 
     report = json.loads(Path("audited/audit.json").read_text())
-    assert report["dataset"] == "demo" and report["fingerprint"] == fingerprint(file_digests(root))
+    assert report["dataset"] == "demo" and report["fingerprint"] == fingerprint(
+        file_digests(split_files(root))
+    )
     train = report["splits"]["train"]
     assert (train["rows"], train["storage"]["dtype"]) == (128, "float32")
     assert train["pixels"]["low"] == -20 and train["pixels"]["high"] == 1e5
@@ -101,6 +104,7 @@ def test_one_class_and_invalid_labels(command, pcam_root: Path) -> None:
         ("audit.fail_on=[dust]", "audit.fail_on.0='dust': expected one of nan_pixels"),
         ("audit.gallery=0", "audit.gallery=0"),
         ("data.root=/nowhere", "/nowhere"),
+        ("data.keys=[x]", "data.keys"),
     ],
 )
 def test_invalid_arguments(command, override: str, named: str) -> None:
@@ -108,6 +112,26 @@ def test_invalid_arguments(command, override: str, named: str) -> None:
     assert code == 2 and "summary:" not in out
     (line,) = err.splitlines()
     assert named in line
+
+
+def test_an_audit_does_not_depend_on_the_layout_of_the_files(command, pcam_root: Path) -> None:
+    def audit(*options: str) -> tuple[dict, Run]:
+        common = (f"data.root={pcam_root}", "audit.fail_on=[]", "audit.gallery=1")
+        folder = "run" + str(len(options))
+        code, _, err = command(*common, *options, f"hydra.run.dir={folder}", name="audit")
+        assert code == 0, err
+        return json.loads(Path(folder, "audit.json").read_text()), Run(folder)
+
+    before, _ = audit()
+    declared_datasets(pcam_root)
+    packed_kaggle(pcam_root)
+    after, run = audit("data.keys=[images,targets]")
+    assert after["fingerprint"] == before["fingerprint"]
+    assert after["findings"] == before["findings"]
+    for split, facts in before["splits"].items():
+        assert after["splits"][split]["pixels"] == facts["pixels"]
+    assert "data.keys=[images,labels]" in command(f"data.root={pcam_root}", name="audit")[2]
+    assert SplitFiles(pcam_root, "train").names("x")[0] in run.manifest["dataset"]["files"]
 
 
 def test_the_scale_of_each_split(command, pcam_root: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,12 +85,13 @@ def test_integers_out_of_range_do_not_wrap() -> None:
 
 def test_a_copy_is_made_once_and_again_when_the_source_changes(float_files, tmp_path) -> None:
     images, folder = random_split(8)[0], tmp_path / "cache"
-    first = patch_file(float_files, folder)
+    float_files = replace(float_files, cache_dir=folder)
+    first = patch_file(float_files)
     made = first.path.stat().st_mtime_ns
     assert first.path.parent == folder
-    assert patch_file(float_files, folder).path.stat().st_mtime_ns == made
+    assert patch_file(float_files).path.stat().st_mtime_ns == made
     invert_patch(float_files.images, 0)
-    np.testing.assert_array_equal(patch_file(float_files, folder).map()[:1], 255 - images[:1])
+    np.testing.assert_array_equal(patch_file(float_files).map()[:1], 255 - images[:1])
 
 
 def copies(folder: Path) -> list[str]:
@@ -119,13 +121,13 @@ def test_files_of_the_same_name_have_separate_copies_in_one_folder(tmp_path: Pat
     for name, seed in (("one", 1), ("two", 2)):
         images, labels = random_split(8, seed)
         write_split(tmp_path / name, "train", images, labels, dtype=np.float32)
-        files = SplitFiles(tmp_path / name, "train")
+        files = SplitFiles(tmp_path / name, "train", cache_dir=tmp_path / "cache")
         os.utime(files.images, ns=(0, 0))  # of the same size and time
-        patches = patch_file(files, tmp_path / "cache")
+        patches = patch_file(files)
         np.testing.assert_array_equal(patches.map(), images)
         paths.append(patches.path)
     invert_patch(files.images, 0)
-    new = patch_file(files, tmp_path / "cache").path
+    new = patch_file(files).path
     assert copies(tmp_path / "cache") == sorted([paths[0].name, new.name])
 
 
@@ -313,7 +315,7 @@ def test_a_copy_that_cannot_be_written_is_one_line(
     folder = tmp_path / "cache"
     fault(folder, monkeypatch)
     with pytest.raises(InputError, match=r"data\.cache_dir") as caught:
-        patch_file(float_files, folder)
+        patch_file(replace(float_files, cache_dir=folder))
     assert str(folder) in str(caught.value) and len(str(caught.value).splitlines()) == 1
     assert not list(folder.glob("*.npy")) + list(folder.glob(".*.npy.*.tmp"))
 

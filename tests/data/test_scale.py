@@ -10,7 +10,7 @@ from pcam_files import SPLITS, random_split, write_split
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data import scale as scales
 from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
-from pcam_lightning.data.files import SplitFiles, open_dataset
+from pcam_lightning.data.files import SplitFiles, open_dataset, split_files
 from pcam_lightning.data.scale import appearance, check_scales, sample
 from pcam_lightning.errors import InputError
 
@@ -205,9 +205,10 @@ def test_a_sample_is_spread_and_bounded(tmp_path: Path, monkeypatch, layout: dic
 
 
 def test_the_sample_of_a_large_split_reads_few_rows(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "x.h5", "w") as file:
+    files = SplitFiles(tmp_path, "train")
+    with h5py.File(files.images, "w") as file:
         file.create_dataset("x", (262_144, 96, 96, 3), np.uint8, chunks=(64, 96, 96, 3))
-    with open_dataset(tmp_path / "x.h5", "x") as dataset:
+    with open_dataset(files, "x") as dataset:
         runs = list(scales._runs(dataset))
     assert len(runs) == 32 and sum(count for _, count in runs) == 256
     assert all(start % 64 == 0 for start, _ in runs)
@@ -222,7 +223,7 @@ def test_the_scale_of_a_split_is_that_of_most_patches(tissue) -> None:
 
 
 def test_three_sound_splits_have_one_scale(tmp_path: Path, tissue) -> None:
-    assert check_scales(write(tmp_path, tissue)).is_bytes
+    assert check_scales(split_files(write(tmp_path, tissue))).is_bytes
     (tmp_path / "camelyonpatch_level_2_split_test_x.h5").write_bytes(b"no HDF5")
     with pytest.raises(InputError, match="split_test_x"):
-        check_scales(tmp_path)
+        check_scales(split_files(tmp_path))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pcam_lightning.data.files import missing_files
+from pcam_lightning.data.layout import missing_files
 from pcam_lightning.data.source import find_root, find_source, recorded_root
 from pcam_lightning.errors import InputError
 

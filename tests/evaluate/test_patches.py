@@ -6,12 +6,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from pcam_files import random_split, write_split
+from pcam_layouts import channels_first, declared_datasets, kaggle, packed
 
 from pcam_lightning.data.files import SplitFiles, read_labels
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.patches import PatchSource
 
-DATA = {"scale": "auto", "cache": False, "cache_dir": None}
+DATA = {"scale": "auto", "cache": False, "cache_dir": None, "keys": None}
 
 
 @pytest.fixture
@@ -28,6 +29,20 @@ def test_patches_of_the_same_data(pcam_root: Path, table) -> None:
     assert described["brightness"].to_numpy() == pytest.approx(images.mean((1, 2, 3)) / 255)
     assert source.prevalence(0.9) == (1 / 3, "training labels")
     assert PatchSource(str(pcam_root), DATA, {"test": described}).missing is None
+
+
+def test_patches_of_another_layout(pcam_root: Path, table) -> None:
+    described = PatchSource(str(pcam_root), DATA, {"test": table}).with_features(None)["test"]
+    channels_first(pcam_root)
+    declared_datasets(pcam_root)
+    kaggle(pcam_root)
+    packed(pcam_root)
+    source = PatchSource(
+        str(pcam_root), DATA | {"keys": ["images", "targets"]}, {"test": described}
+    )
+    assert source.missing is None and source.prevalence(0.9) == (1 / 3, "training labels")
+    pd.testing.assert_frame_equal(source.with_features(None)["test"], described)
+    assert "data.keys" in (PatchSource(str(pcam_root), DATA, {"test": table}).missing or "")
 
 
 def test_patches_of_other_data_are_missing(pcam_root: Path, table, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from pcam_layouts import channels_first, declared_datasets, kaggle, packed
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -89,6 +90,34 @@ def test_a_pcam_folder_is_predicted_whole(predict, trained: Path) -> None:
     assert summary["patches"] == len(found) == 216
     assert set(found["file"]) == {f"camelyonpatch_level_2_split_{s}_x.h5" for s in
                                   ("train", "valid", "test")}  # fmt: skip
+
+
+def _channels_first_under_other_names(root: Path) -> list[str]:
+    channels_first(root)
+    declared_datasets(root)
+    return ["data.keys=[images,targets]"]
+
+
+@pytest.mark.parametrize("change", [packed, kaggle, _channels_first_under_other_names])
+def test_a_pcam_folder_of_any_layout_is_predicted(predict, trained, tmp_path, change) -> None:
+    expected, _, _ = predict(f"input={trained / 'pcam'}")
+    shutil.copytree(trained / "pcam", tmp_path / "copy")
+    found, _, _ = predict(f"input={tmp_path / 'copy'}", *(change(tmp_path / "copy") or ()))
+    key = ["probability", "label"]
+    found, expected = (each.sort_values(key, ignore_index=True) for each in (found, expected))
+    np.testing.assert_allclose(found[key], expected[key], atol=1e-6)
+
+
+def test_a_packed_file_is_named_with_or_without_gz(predict, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "pcam", tmp_path / "copy")
+    path = SplitFiles(tmp_path / "copy", "test").images
+    expected, _, _ = predict(f"input={path}")
+    packed(tmp_path / "copy")
+    for name in (path, f"{path}.gz"):
+        found, _, _ = predict(f"input={name}")
+        np.testing.assert_array_equal(found["probability"], expected["probability"])
+        assert list(found["label"]) == list(expected["label"])
+        path.unlink()
 
 
 def test_processes_and_threads_decode_the_same(
@@ -226,6 +255,9 @@ def test_a_csv_cannot_name_files_of_other_folders(predict, trained: Path, tmp_pa
         (("input=*.nothing",), "input=*.nothing"),
         (("input=bad.csv",), "bad.csv"),
         (("input=bad.h5",), "bad.h5"),
+        (("input=bad.h5.gz",), "bad.h5"),
+        (("input=lone.h5.gz",), "lone.h5.gz"),
+        (("input=bad.h5", "data.keys=[x]"), "data.keys"),
         (("input=bad.png",), "bad.png"),
         (("input=notes.txt",), "input=notes.txt"),
         (("input=empty", "predict.abstain=1"), "predict.abstain=1"),
@@ -235,7 +267,7 @@ def test_a_csv_cannot_name_files_of_other_folders(predict, trained: Path, tmp_pa
 def test_bad_input_is_one_line(predict, arguments, named: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("a;b\n1;2\n")
-    for name in ("bad.h5", "bad.png", "notes.txt"):
+    for name in ("bad.h5", "bad.png", "notes.txt", "lone.h5.gz"):
         (tmp_path / name).write_text("nothing")
     err = predict(*arguments, code=2)[2]
     assert named in err

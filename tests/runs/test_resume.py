@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pcam_files import SPLITS, random_split, write_split
 
+from pcam_lightning.data.files import split_files
 from pcam_lightning.data.identity import file_digests, fingerprint
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, finished_summary
@@ -25,6 +26,7 @@ HARMLESS = [
         "data.num_workers=3",
         "data.cache=false",
         "data.cache_dir=cache",
+        "data.keys=[x,y]",
         "data.device_resident=false",
         "data.on_missing=error",
         "data.demo.parent=elsewhere",
@@ -106,7 +108,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def folder(tmp_path: Path, composed, roots) -> Path:
     """The folder of a finished run."""
     config = composed([f"data.root={roots[0]}"])
-    digest = fingerprint(file_digests(roots[0]))
+    digest = fingerprint(file_digests(split_files(roots[0])))
     write_folder(tmp_path / "run", config, "finished", name="pcam", fingerprint=digest)
     return tmp_path / "run"
 

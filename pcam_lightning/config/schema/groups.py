@@ -36,6 +36,17 @@ def is_scale(value: Any) -> Any:
     return value
 
 
+def is_keys(value: Any) -> Any:
+    if value is not None:
+        from pcam_lightning.data.files import KEYS, declared_keys  # imports NumPy
+
+        try:
+            declared_keys(value)
+        except InputError:
+            raise ValueError(f"expected {KEYS}") from None
+    return value
+
+
 class Demo(StrictModel):
     parent: str
     seed: NonNegativeInt
@@ -59,6 +70,7 @@ class Data(Instantiable):
     exclude: str | None
     exclude_kinds: list[Finding]
     normalize: Literal["symmetric", "train"]
+    keys: Annotated[Any, AfterValidator(is_keys)] = None
     scale: Annotated[Any, AfterValidator(is_scale)] = "auto"
     cache: bool
     cache_dir: str | None

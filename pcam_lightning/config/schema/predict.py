@@ -5,12 +5,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from pcam_lightning.config.schema.fields import Accelerator, Name, Precision, StrictModel
-from pcam_lightning.config.schema.groups import Model, is_scale
+from pcam_lightning.config.schema.groups import Model, is_keys, is_scale
 from pcam_lightning.config.schema.slurm import SlurmCommand
 
 
 class PredictData(StrictModel):
     scale: Annotated[Any, AfterValidator(is_scale)]
+    keys: Annotated[Any, AfterValidator(is_keys)]
+    cache_dir: str | None
     batch_size: PositiveInt
 
 
