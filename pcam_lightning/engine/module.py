@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from lightning import LightningModule, Trainer
@@ -79,6 +80,26 @@ class PCamClassifier(LightningModule):
         self._collected = Columns()
         self._divergence = DivergenceCheck()
 
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> Self:
+        """Return a module with trained weights, in evaluation mode, on the CPU.
+
+        Runs no code from the files. The logits are as in the run's predictions: `evaluate` applies
+        its temperature and its correction of the share of tumour to them.
+
+        Args:
+            path: a run folder (its best checkpoint), a checkpoint or a bundle.
+            model: network to load the weights into; None builds the network of this package that
+                the run or bundle names.
+
+        Raises:
+            InputError: the files are missing, damaged or of another network, or name a network that
+                is not of this package.
+        """
+        from pcam_lightning.engine.trained import load_network  # it imports this module
+
+        return cls(load_network(Path(path), model)).eval()
+
     def forward(self, image: Tensor) -> Tensor:
         """Map uint8 [B, 96, 96, 3] to logits [B]."""
         return self.model(image)
@@ -133,6 +154,14 @@ class PCamClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return `row` int64 [B] and `logit` float32 [B], in the order of the batch.
+
+        `Trainer.predict` returns a list of these, one for each batch, on the CPU. With several
+        ranks, each rank returns its own rows; padding may repeat the first ones.
+        """
+        return {"row": batch.row, "logit": self(batch.image).float()}
 
     def on_validation_start(self) -> None:
         if self._is_fitting():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pcam_files import random_split
 from sklearn import metrics
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -17,7 +18,7 @@ from pcam_lightning.engine.augment import RandomD4
 from pcam_lightning.engine.module import PCamClassifier, Predictions, split_metrics
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.summary import summarize
-from pcam_lightning.models import MLP
+from pcam_lightning.models import CNN, MLP
 
 
 def random_predictions(rows: int = 500, ties: bool = False) -> Predictions:
@@ -118,6 +119,25 @@ def test_it_works_without_hydra_and_scores_every_row(pcam_root: Path) -> None:
     module.eval()
     with torch.no_grad():
         expected = module(datamodule.datasets["valid"][np.arange(20)].image)
+    torch.testing.assert_close(logit, expected)
+
+
+def test_predict_returns_the_rows_and_logits_of_the_test_split(pcam_root: Path) -> None:
+    torch.manual_seed(0)
+    module, datamodule = PCamClassifier(CNN(channels=(4, 4))), PCamDataModule(pcam_root, 8)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", **quiet)
+    batches: Any = trainer.predict(module, datamodule=datamodule)
+    assert set(datamodule.datasets) == {"test"}
+    assert [len(batch["row"]) for batch in batches] == [8, 8, 4]
+    row, logit = (torch.cat([batch[name] for batch in batches]) for name in ("row", "logit"))
+    assert row.dtype == torch.int64 and logit.dtype == torch.float32
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    tested = module.predictions["test"]
+    assert torch.equal(row, tested.row) and torch.equal(logit, tested.logit)
+    module.eval()
+    with torch.no_grad():  # the whole split at once
+        expected = module(torch.from_numpy(random_split(20, seed=2)[0]))
     torch.testing.assert_close(logit, expected)
 
 
