@@ -85,7 +85,7 @@ def build_trainer(config: Config) -> Trainer:
     if not parts["logger"]:  # Lightning 2.6 raises if a monitor has no logger
         monitors = [each for each in parts["callbacks"] if isinstance(each, LearningRateMonitor)]
         parts["callbacks"] = [each for each in parts["callbacks"] if each not in monitors]
-        if monitors:
+        if monitors and is_first_rank():
             log.warning("no logger: the learning rate is not logged")
     plugins = [instantiate(part) for part in config["trainer"].get("plugins") or []]
     if environment := rank_environment():
