@@ -166,7 +166,7 @@ def _latest(run: Run) -> dict[str, float]:
 def _epoch(epoch: float | None, max_epochs: object) -> str:
     if epoch is None:
         return ""
-    if not isinstance(max_epochs, int):
+    if not isinstance(max_epochs, int) or max_epochs < 1:  # -1: no limit
         return f"{epoch + 1:.0f}"
     # The test scores are logged with the number of epochs as their epoch.
     return f"{min(epoch + 1, max_epochs):.0f}/{max_epochs}"

@@ -105,7 +105,7 @@ def build_trainer(config: Config) -> Trainer:
     if not loggers:  # Lightning 2.6 raises if a monitor has no logger
         monitors = [each for each in callbacks if isinstance(each, LearningRateMonitor)]
         callbacks = [each for each in callbacks if each not in monitors]
-        if monitors:
+        if monitors and is_first_rank():
             log.warning("no logger: the learning rate is not logged")
     plugins = [
         construct(part, f"trainer.plugins.{i}")

@@ -36,14 +36,22 @@ from pcam_lightning.data.slides import read_slides
 from pcam_lightning.data.statistics import BLACK, WHITE, channel_sums, statistics_of
 from pcam_lightning.errors import InputError
 
-STAGES = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
-"""Splits that each stage of Lightning needs; any other stage needs all."""
+STAGES = {
+    "fit": ("train", "valid"),
+    "validate": ("valid",),
+    "test": ("test",),
+    "predict": ("test",),
+    None: SPLITS,
+}
+"""Splits that each stage of Lightning needs."""
 
 log = logging.getLogger(__name__)
 
 
 class PCamDataModule(LightningDataModule):
-    """PatchCamelyon batches for `fit`, `validate` and `test`.
+    """PatchCamelyon batches for `fit`, `validate`, `test` and `predict` (the test split).
+
+    Loaders work without a trainer, and before `setup`, too: each prepares its own split.
 
     Args:
         root: folder with the six H5 files, any HDF5 layout and numeric dtype, under their official
@@ -143,9 +151,13 @@ class PCamDataModule(LightningDataModule):
         Every rank does the same.
 
         Args:
-            stage: "fit" prepares train and valid, "validate" valid, "test" test, None all.
+            stage: "fit" prepares train and valid, "validate" valid, "test" and "predict" test,
+                None all.
         """
-        wanted = [split for split in STAGES.get(stage or "", SPLITS) if split not in self.datasets]
+        self._prepare(STAGES[stage])
+
+    def _prepare(self, splits: Sequence[str]) -> None:
+        wanted = [split for split in splits if split not in self.datasets]
         if not wanted:
             return
         if fault := describe_missing(self.root):
@@ -196,7 +208,7 @@ class PCamDataModule(LightningDataModule):
         """Mean and standard deviation of each channel for normalization, on the 0..1 scale."""
         if self.normalize == "symmetric":
             return [0.5] * 3, [0.5] * 3
-        train = self.datasets["train"]
+        train = self._dataset("train")
         rows = xxhash.xxh3_128_hexdigest(train.rows.data)
         mean, std = self._of_training_pixels(
             f"mean and deviation of rows {rows}",
@@ -207,7 +219,7 @@ class PCamDataModule(LightningDataModule):
         return mean, std
 
     def train_dataloader(self) -> BatchLoader:
-        dataset, (rank, world_size) = self.datasets["train"], self._ranks()
+        dataset, (rank, world_size) = self._dataset("train"), self._ranks()
         batches = EpochBatches(
             dataset.labels, self.batch_size, self.sampler, self.seed, rank, world_size
         )
@@ -223,6 +235,13 @@ class PCamDataModule(LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        return self._evaluation_loader("test")
+
+    def _dataset(self, split: str) -> PatchDataset:
+        self._prepare([split])
+        return self.datasets[split]
 
     def _of_training_pixels(self, fact: str, find_out: Callable[[], Any]) -> Any:
         """Return a fact that needs a pass over the training patches, which is made once."""
@@ -245,7 +264,7 @@ class PCamDataModule(LightningDataModule):
         return np.unique(table.loc[named, "row"].to_numpy(np.int64))
 
     def _evaluation_loader(self, split: str) -> BatchLoader:
-        length = len(self.datasets[split])
+        length = len(self._dataset(split))
         return self._loader(split, SequentialBatches(length, self.batch_size, *self._ranks()))
 
     def _ranks(self) -> tuple[int, int]:

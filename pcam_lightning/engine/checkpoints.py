@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
 from pcam_lightning.engine.checkpoint_file import read_structure
@@ -70,7 +71,8 @@ def check_checkpoint(path: str | None, module: PCamClassifier, max_steps: int = 
     if fault := _other_scheduler(checkpoint.get("lr_schedulers") or [], module):
         raise InputError(f"{path}: of another scheduler: {fault}")
     step = checkpoint.get("global_step", 0)
-    if _ends_inside_epoch(checkpoint) and not 0 <= max_steps <= step:
+    is_done = 0 <= max_steps <= step or _is_early_stopped(checkpoint)
+    if _ends_inside_epoch(checkpoint) and not is_done:
         # Lightning (2.6) would count the rest of that epoch as trained.
         raise InputError(
             f"{path}: its run ended at step {step}, inside an epoch, as trainer.max_steps or "
@@ -86,6 +88,16 @@ def _ends_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
         ended = 0 < epoch["ready"] == epoch["processed"]
         return bool(ended and not loop["epoch_loop.batch_progress"]["is_last_batch"])
     except (KeyError, TypeError):
+        return False
+
+
+def _is_early_stopped(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a callback `EarlyStopping` has ended the run."""
+    try:
+        states = checkpoint["callbacks"].values()
+        reasons = [each["stopping_reason"] for each in states if "stopping_reason" in each]
+        return any(reason != EarlyStoppingReason.NOT_STOPPED.value for reason in reasons)
+    except (AttributeError, KeyError, TypeError):
         return False
 
 

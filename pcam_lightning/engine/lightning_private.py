@@ -15,6 +15,22 @@ def load_loader_state(trainer: Trainer) -> None:
     trainer.fit_loop._load_combined_loader_states()
 
 
+def resume_as_by_epochs(trainer: Trainer) -> None:
+    """Make a run with `max_steps` resume as one without: at the end of an epoch, or inside it.
+
+    Lightning takes every resume of a run with `max_steps` for one inside an epoch, so that a run
+    that was stopped at the end of an epoch repeats a part of it.
+    """
+    trainer.fit_loop._iteration_based_training = _return_false
+
+
+def validates_next(trainer: Trainer) -> bool:
+    """Return whether a validation follows the current training batch."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
 def write_step_metrics(trainer: Trainer) -> None:
     """Write the metrics of the current training step to the loggers, if this step is a logged one.
 
@@ -35,3 +51,7 @@ def disable_sigterm_broadcast(trainer: Trainer) -> None:
 
 def _do_nothing() -> None:
     pass
+
+
+def _return_false() -> bool:
+    return False

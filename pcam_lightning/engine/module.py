@@ -1,8 +1,10 @@
 """Lightning module of a PatchCamelyon network: loss, optimizer, schedule, metrics."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from lightning import LightningModule, Trainer
@@ -13,10 +15,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pcam_lightning.data.datamodule import PCamDataModule
 from pcam_lightning.data.dataset import Batch
 from pcam_lightning.engine.columns import Columns
 from pcam_lightning.engine.divergence import DivergenceCheck
-from pcam_lightning.engine.lightning_private import load_loader_state
+from pcam_lightning.engine.lightning_private import load_loader_state, resume_as_by_epochs
+from pcam_lightning.engine.monitors import (
+    check_monitors,
+    early_stopped,
+    report_early_stopping,
+    validation_labels,
+)
 from pcam_lightning.engine.schedulers import check_length
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.metrics import compute_metrics
@@ -28,6 +37,9 @@ SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 
 VAL_METRICS = tuple(f"val/{name}" for name in ("loss", *SPLIT_METRICS))
 """Names of the logged validation metrics."""
+
+NEVER = sys.maxsize
+"""Epochs between two steps that Lightning makes with a plateau schedule."""
 
 EAGER_STEPS = 20
 """Optimizer steps of a run before `torch.compile`: errors in the network show before it starts."""
@@ -75,20 +87,58 @@ class PCamClassifier(LightningModule):
         """Latest predictions of each split, "val" and "test"; the whole split on every rank."""
         self.compiled = False
         """True runs the network through `torch.compile` from step `EAGER_STEPS` of the run on."""
-        self._is_compiled = False
+        self._is_compiled = self._monitors_checked = False
         self._collected = Columns()
         self._divergence = DivergenceCheck()
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> Self:
+        """Return a module with trained weights, in evaluation mode, on the CPU.
+
+        Runs no code from the files. The logits are as in the run's predictions: `evaluate` applies
+        its temperature and its correction of the share of tumour to them.
+
+        Args:
+            path: a run folder (its best checkpoint), a checkpoint or a bundle.
+            model: network to load the weights into; None builds the network of this package that
+                the run or bundle names.
+
+        Raises:
+            InputError: the files are missing, damaged or of another network, or name a network that
+                is not of this package.
+        """
+        from pcam_lightning.engine.trained import load_network  # it imports this module
+
+        return cls(load_network(Path(path), model)).eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """Map uint8 [B, 96, 96, 3] to logits [B]."""
         return self.model(image)
 
+    def on_fit_start(self) -> None:
+        resume_as_by_epochs(self.trainer)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self._monitors_checked = isinstance(datamodule, PCamDataModule)
+        if isinstance(datamodule, PCamDataModule):
+            labels = validation_labels(self.trainer, datamodule)
+            check_monitors(self.trainer, labels, str(datamodule.files("valid").labels))
+
+    def on_train_end(self) -> None:
+        report_early_stopping(self.trainer)
+
+    def on_fit_end(self) -> None:
+        # Lightning (2.6) counts one epoch less where a run resumes with no step left.
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        progress.completed = progress.processed
+
     def on_train_start(self) -> None:
         load_loader_state(self.trainer)
         self._divergence = DivergenceCheck()  # an earlier fit may have ended inside an epoch
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
         for entry in self.trainer.lr_scheduler_configs:
             check_length(entry.scheduler, steps)
+        if early_stopped(self.trainer):  # the earlier start was killed after training
+            self.trainer.should_stop = True
         self._end_with_validation()  # a resumed epoch may have no batch left
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -117,6 +167,10 @@ class PCamClassifier(LightningModule):
         return {"loss": loss, "patch_loss": patch_loss}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        trainer = self.trainer
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last_epoch and trainer.is_last_batch and trainer.val_check_interval != 1.0:
+            trainer.should_stop = True  # the interval may not end with the epoch
         self._end_with_validation()
 
     def _end_with_validation(self) -> None:
@@ -134,6 +188,14 @@ class PCamClassifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return `row` int64 [B] and `logit` float32 [B], in the order of the batch.
+
+        `Trainer.predict` returns a list of these, one for each batch, on the CPU. With several
+        ranks, each rank returns its own rows; padding may repeat the first ones.
+        """
+        return {"row": batch.row, "logit": self(batch.image).float()}
+
     def on_validation_start(self) -> None:
         if self._is_fitting():
             self._divergence.check(self.trainer, self.state_dict().values())
@@ -141,18 +203,16 @@ class PCamClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = self._score("val")
         if self._is_fitting():
+            if not self._monitors_checked:  # other loaders show their labels only now
+                labels = self.predictions["val"].label.numpy()
+                check_monitors(self.trainer, labels, "validation loader")
+                self._monitors_checked = True
             # Before callbacks read the metrics: ModelCheckpoint may take NaN for a best score.
             if bad := int((~self.predictions["val"].logit.isfinite()).sum()):
                 raise self._divergence.failure(f"{bad} validation logits are not finite")
             for entry in self.trainer.lr_scheduler_configs:
                 if isinstance(entry.scheduler, ReduceLROnPlateau):
                     entry.scheduler.step(scores[entry.monitor])  # type: ignore[index]
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        # Lightning (2.6) steps a plateau after it saves the epoch's last checkpoint, which lacks
-        # the step. `on_validation_epoch_end` steps it instead.
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_end(self) -> None:
         self._divergence.check(self.trainer, self.state_dict().values())
@@ -172,15 +232,20 @@ class PCamClassifier(LightningModule):
             raise InputError(f"optimizer: {error}") from None
         if self.scheduler is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
         if math.isinf(self.trainer.num_training_batches):  # without max_epochs: no loader yet
             self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         entries = self.scheduler(optimizer, steps, per_epoch)
         for entry in entries:
-            monitor = entry.get("monitor")
-            if isinstance(entry["scheduler"], ReduceLROnPlateau) and monitor not in VAL_METRICS:
+            if not isinstance(entry["scheduler"], ReduceLROnPlateau):
+                continue
+            # Lightning (2.6) steps a plateau after it saves the epoch's last checkpoint, which
+            # lacks the step, and raises if an epoch had no validation. `on_validation_epoch_end`
+            # steps it instead.
+            entry["frequency"] = NEVER
+            if (monitor := entry.get("monitor")) not in VAL_METRICS:
                 raise InputError(
                     f"scheduler: monitors {monitor}, expected one of {', '.join(VAL_METRICS)}"
                 )

@@ -1,8 +1,9 @@
 """Learning-rate schedules.
 
-Each function takes the optimizer, the number of optimizer steps in the run and in an epoch, and its
-own settings; it returns `lr_scheduler` entries for `LightningModule.configure_optimizers`. Except
-for `plateau`, a schedule is a pure function of the step.
+Each function takes the optimizer, the number of optimizer steps in the run (infinite where only a
+time or a stop ends it) and in an epoch, and its own settings; it returns `lr_scheduler` entries for
+`LightningModule.configure_optimizers`. Except for `plateau`, a schedule is a pure function of the
+step.
 """
 
 import math
@@ -28,7 +29,7 @@ class CosineLR(LambdaLR):
 
 
 def constant(
-    optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup_epochs: float = 0.0
+    optimizer: Optimizer, steps: float, steps_per_epoch: int, warmup_epochs: float = 0.0
 ) -> Entries:
     """Keep the optimizer's learning rate after a linear warm-up of `warmup_epochs`."""
     return _by_step(optimizer, lambda step: 1.0, warmup_epochs * steps_per_epoch)
@@ -36,7 +37,7 @@ def constant(
 
 def step(
     optimizer: Optimizer,
-    steps: int,
+    steps: float,
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
     every_epochs: int = 3,
@@ -52,7 +53,7 @@ def step(
 
 def cosine(
     optimizer: Optimizer,
-    steps: int,
+    steps: float,
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
     final: float = 0.0,
@@ -61,6 +62,7 @@ def cosine(
 
     It depends on the number of steps: like `onecycle`, it cannot be extended.
     """
+    steps = _finite(steps, "cosine")
     warmup = warmup_epochs * steps_per_epoch
 
     def decay(step: int) -> float:
@@ -72,12 +74,13 @@ def cosine(
 
 
 def onecycle(
-    optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup_epochs: float = 1.0
+    optimizer: Optimizer, steps: float, steps_per_epoch: int, warmup_epochs: float = 1.0
 ) -> Entries:
     """Rise from 1/25 of the learning rate to all of it, then fall to almost 0 (Smith & Topin 2018).
 
     Momentum (or Adam's first beta) moves in the opposite direction, as in torch's `OneCycleLR`.
     """
+    steps = _finite(steps, "onecycle")
     share = min(0.9, max(1.0, warmup_epochs * steps_per_epoch) / steps)
     peaks = [group["lr"] for group in optimizer.param_groups]
     momentum = any(group.get("momentum") or group.get("betas") for group in optimizer.param_groups)
@@ -89,7 +92,7 @@ def onecycle(
 
 def plateau(
     optimizer: Optimizer,
-    steps: int,
+    steps: float,
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
     factor: float = 0.3,
@@ -106,6 +109,20 @@ def plateau(
     return [entry, {"scheduler": rise, "interval": "step", "name": "warmup"}]
 
 
+def _finite(steps: float, name: str) -> int:
+    """Return the number of steps of a run, on which the schedule `name` depends.
+
+    Raises:
+        InputError: the number is infinite.
+    """
+    if math.isinf(steps):
+        raise InputError(
+            f"scheduler: {name} ends after the last step, which is unknown; expected a limit "
+            "trainer.max_steps or trainer.max_epochs, or scheduler=none, step or plateau"
+        )
+    return int(steps)
+
+
 def _by_step(optimizer: Optimizer, decay: Callable[[int], float], warmup: float) -> Entries:
     schedule = LambdaLR(optimizer, _warmed_up(decay, warmup))
     return [{"scheduler": schedule, "interval": "step", "name": "lr"}]
@@ -120,12 +137,12 @@ def _warmed_up(decay: Callable[[int], float], warmup: float) -> Callable[[int], 
     return factor
 
 
-def check_length(scheduler: Any, steps: int) -> None:
+def check_length(scheduler: Any, steps: float) -> None:
     """Check that a schedule, as restored from a checkpoint, ends with this run.
 
     Args:
         scheduler: scheduler of this run, with the checkpoint's state.
-        steps: number of optimizer steps in this run.
+        steps: number of optimizer steps in this run, or infinity.
 
     Raises:
         InputError: the schedule depends on the number of steps, and the number has changed.
@@ -134,6 +151,7 @@ def check_length(scheduler: Any, steps: int) -> None:
         name = "cosine" if isinstance(scheduler, CosineLR) else "onecycle"
         raise InputError(
             f"scheduler: the checkpoint's {name} schedule ends after {scheduler.total_steps - 1} "
-            f"steps, expected {steps} as in this run; keep trainer.max_epochs and the data as they "
-            "were, or use scheduler=none, step or plateau from the start, which can be extended"
+            f"steps, expected {steps:.0f} as in this run; keep trainer.max_epochs, "
+            "trainer.max_steps and the data as they were, or use scheduler=none, step or plateau "
+            "from the start, which can be extended"
         )

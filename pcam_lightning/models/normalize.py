@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+SHAPE = (96, 96, 3)
+"""Height, width and channels of a patch."""
+
 
 class Normalize(nn.Module):
-    """Layer that maps uint8 [B, H, W, 3] to float [B, 3, H, W] in channels-last memory.
+    """Layer that maps uint8 [B, 96, 96, 3] to float [B, 3, 96, 96] in channels-last memory.
 
     Computes (x / 255 - mean) / std per channel. Mean and standard deviation (on the 0..1 scale)
     are buffers, so that the checkpoint includes them.
@@ -29,6 +32,13 @@ class Normalize(nn.Module):
         self.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
+        """Normalize patches; raise TypeError for another dtype or shape."""
+        # Floats on another scale or with channels first would give other logits without an error.
+        if image.dtype != torch.uint8 or image.shape[1:] != SHAPE:
+            found = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+            raise TypeError(
+                f"a network got patches of {found}, expected uint8 [B, 96, 96, 3], RGB, 0 to 255"
+            )
         batch, height, width, channels = image.shape
         # By image row, since 3 channels are too few for vector instructions; in place on the copy,
         # to save memory traffic.

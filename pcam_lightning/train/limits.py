@@ -9,10 +9,8 @@ from lightning import Trainer
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.files import SPLIT_FILES
 from pcam_lightning.data.sampler import EpochBatches, SequentialBatches
+from pcam_lightning.engine.monitors import NEEDS_BOTH_CLASSES, only_class, validation_labels
 from pcam_lightning.errors import InputError
-
-NEEDS_BOTH_CLASSES = ("val/auroc", "val/average_precision")
-"""Validation metrics that are undefined if one class is absent."""
 
 
 def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
@@ -38,12 +36,13 @@ def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
                 f"trainer.{key}={limit:g}: less than one of {count} batches, expected a number of "
                 f"batches such as trainer.{key}=1, or a share of at least {share:g}"
             )
-    interval = trainer.val_check_interval
+    interval, per_epoch = trainer.val_check_interval, trainer.check_val_every_n_epoch is not None
     count = _limited(counts["train"], trainer.limit_train_batches)
-    if isinstance(interval, int) and not isinstance(interval, bool) and interval > count:
+    if per_epoch and type(interval) is int and interval > count:
         raise InputError(
             f"trainer.val_check_interval={interval}: more than the {count} training batches of an "
-            f"epoch, expected at most {count}, or a share of an epoch such as 0.5"
+            f"epoch, expected at most {count}, a share of an epoch such as 0.5, or "
+            "trainer.check_val_every_n_epoch=null, which counts the batches of all epochs"
         )
 
 
@@ -61,14 +60,11 @@ def check_classes(
         InputError: the patches are all of one class, and a callback monitors a metric that needs
             both.
     """
-    labels = datamodule.datasets["valid"].labels
-    count = _limited(_batches(trainer, datamodule, "val"), trainer.limit_val_batches)
-    labels = labels[: count * datamodule.batch_size * trainer.world_size]
-    if not count or labels.min() != labels.max():
+    labels = validation_labels(trainer, datamodule)
+    if (found := only_class(labels)) is None:
         return
     for name, part in callbacks.items():
         if part and part.get("monitor") in NEEDS_BOTH_CLASSES:
-            found = "tumour" if labels[0] else "normal"
             raise InputError(
                 f"{datamodule.files('valid').labels}: the {len(labels)} validation patches are all "
                 f"{found}, so that {part['monitor']} is undefined; expected both classes, or "

@@ -48,6 +48,13 @@ def test_an_invalid_value_is_reported_in_one_line(composed, override: str, messa
     [
         (["+trainer.max_steps=0"], "trainer.max_steps"),
         (["trainer.max_epochs=-1"], "trainer.max_epochs"),
+        (["trainer.max_epochs=-1", "+trainer.max_steps=-1"], "trainer.max_epochs"),
+        (["trainer.max_epochs=0", "+trainer.max_steps=5"], "trainer.max_epochs"),
+        (["trainer.check_val_every_n_epoch=null"], "trainer.check_val_every_n_epoch"),
+        (
+            ["trainer.check_val_every_n_epoch=null", "+trainer.val_check_interval=0.5"],
+            "trainer.check_val_every_n_epoch",
+        ),
         (["+trainer.max_time=00:00:00:00"], "trainer.max_time"),
         (["+trainer.max_time=5m"], "trainer.max_time"),
         (["+trainer.val_check_interval=0"], "trainer.val_check_interval"),
@@ -89,6 +96,15 @@ def test_clipping_with_a_scaler_and_a_fused_optimizer_is_rejected(composed) -> N
     with pytest.raises(InputError, match=r"optimizer\.fused=false"):
         schema.check("train", composed(["trainer.precision=16-mixed"]))
     schema.check("train", composed(["trainer.precision=16-mixed", "optimizer.fused=false"]))
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["+trainer.max_steps=5", "+trainer.max_time=00:01:00:00", "+trainer.max_time={hours:1}"],
+)
+def test_steps_or_time_may_replace_the_number_of_epochs(composed, limit: str) -> None:
+    by_steps = ["trainer.check_val_every_n_epoch=null", "+trainer.val_check_interval=500"]
+    schema.check("train", composed(["trainer.max_epochs=-1", limit, *by_steps]))
 
 
 @pytest.mark.parametrize(

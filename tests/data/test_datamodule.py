@@ -54,6 +54,22 @@ def test_batches_equal_the_rows_that_torchvision_reads(
     assert rows == list(range(len(reader)))
 
 
+@pytest.mark.parametrize(
+    ("loader", "split", "rows"),
+    [("train", "train", 48), ("val", "valid", 20), ("test", "test", 20), ("predict", "test", 20)],
+)
+def test_a_loader_before_setup_prepares_its_own_split(
+    root: Path, loader: str, split: str, rows: int
+) -> None:
+    datamodule = PCamDataModule(root, batch_size=4, sampler="shuffle")
+    batches = list(getattr(datamodule, f"{loader}_dataloader")())
+    assert set(datamodule.datasets) == {split}
+    assert sorted(torch.cat([batch.row for batch in batches]).tolist()) == list(range(rows))
+    images, _ = random_split(rows, SPLITS.index(split))
+    for batch in batches:
+        np.testing.assert_array_equal(batch.image.numpy(), images[batch.row])
+
+
 def test_a_pickled_data_set_has_no_pixels(root: Path) -> None:
     dataset = loaded(root).datasets["train"]
     dataset[[0]]
@@ -112,7 +128,13 @@ def test_findings_of_other_files_are_rejected(root: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("stage", "splits"), [("fit", {"train", "valid"}), ("validate", {"valid"}), (None, set(SPLITS))]
+    ("stage", "splits"),
+    [
+        ("fit", {"train", "valid"}),
+        ("validate", {"valid"}),
+        ("predict", {"test"}),
+        (None, set(SPLITS)),
+    ],
 )
 def test_a_stage_converts_its_own_splits(tmp_path: Path, stage: str | None, splits: set) -> None:
     for seed, split in enumerate(SPLITS):

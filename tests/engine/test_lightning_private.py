@@ -9,9 +9,11 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 
 PRIVATE = [
+    (_FitLoop, "_iteration_based_training"),
     (_FitLoop, "_load_combined_loader_states"),
     (_LoggerConnector, "update_train_step_metrics"),
     (_TrainingEpochLoop, "_broadcast_sigterm_tensor"),
+    (_TrainingEpochLoop, "_should_check_val_fx"),
     (SLURMEnvironment, "_validate_srun_variables"),
 ]
 

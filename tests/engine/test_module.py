@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pcam_files import random_split
 from sklearn import metrics
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -15,9 +16,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.engine.augment import RandomD4
 from pcam_lightning.engine.module import PCamClassifier, Predictions, split_metrics
+from pcam_lightning.engine.schedulers import constant, cosine, onecycle, plateau
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.summary import summarize
-from pcam_lightning.models import MLP
+from pcam_lightning.models import CNN, MLP
 
 
 def random_predictions(rows: int = 500, ties: bool = False) -> Predictions:
@@ -98,7 +100,7 @@ def fitted(
         "max_epochs": 2,
         "accelerator": "cpu",
         "logger": False,
-        "enable_checkpointing": bool(callbacks),
+        "enable_checkpointing": any(isinstance(each, ModelCheckpoint) for each in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -118,6 +120,25 @@ def test_it_works_without_hydra_and_scores_every_row(pcam_root: Path) -> None:
     module.eval()
     with torch.no_grad():
         expected = module(datamodule.datasets["valid"][np.arange(20)].image)
+    torch.testing.assert_close(logit, expected)
+
+
+def test_predict_returns_the_rows_and_logits_of_the_test_split(pcam_root: Path) -> None:
+    torch.manual_seed(0)
+    module, datamodule = PCamClassifier(CNN(channels=(4, 4))), PCamDataModule(pcam_root, 8)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", **quiet)
+    batches: Any = trainer.predict(module, datamodule=datamodule)
+    assert set(datamodule.datasets) == {"test"}
+    assert [len(batch["row"]) for batch in batches] == [8, 8, 4]
+    row, logit = (torch.cat([batch[name] for batch in batches]) for name in ("row", "logit"))
+    assert row.dtype == torch.int64 and logit.dtype == torch.float32
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    tested = module.predictions["test"]
+    assert torch.equal(row, tested.row) and torch.equal(logit, tested.logit)
+    module.eval()
+    with torch.no_grad():  # the whole split at once
+        expected = module(torch.from_numpy(random_split(20, seed=2)[0]))
     torch.testing.assert_close(logit, expected)
 
 
@@ -160,6 +181,10 @@ def test_augmentation_is_for_training_only(pcam_root: Path) -> None:
         ({"max_epochs": 2, "check_val_every_n_epoch": 3}, [12]),
         ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [12, 18]),
         ({"max_steps": 3, "max_epochs": 9, "check_val_every_n_epoch": 5}, [3]),
+        ({"max_epochs": 2, "val_check_interval": 4}, [4, 10, 12]),
+        ({"max_epochs": 2, "val_check_interval": 5, "check_val_every_n_epoch": None}, [5, 10, 12]),
+        ({"max_steps": 9, "val_check_interval": 7, "check_val_every_n_epoch": None}, [7, 9]),
+        ({"max_steps": 8, "max_epochs": -1, "val_check_interval": 4}, [4, 8]),
     ],
     ids=str,
 )
@@ -180,6 +205,56 @@ def test_a_plateau_can_only_watch_what_validation_logs(pcam_root: Path) -> None:
 
     with pytest.raises(InputError, match="val/auc, expected one of val/loss, val/auroc"):
         fitted(pcam_root, scheduler=watching)
+
+
+@pytest.mark.parametrize(
+    ("settings", "validations"),
+    [
+        ({"num_sanity_val_steps": 2}, 3),  # of a notebook: no step on the check before training
+        ({"check_val_every_n_epoch": 2}, 2),  # the first epoch has no validation
+        ({"val_check_interval": 4, "check_val_every_n_epoch": None}, 5),
+    ],
+    ids=str,
+)
+def test_a_plateau_steps_once_after_each_validation(
+    pcam_root: Path, settings: dict, validations: int
+) -> None:
+    losses: list[float] = []
+
+    class Recording(ReduceLROnPlateau):
+        def step(self, metrics, epoch=None) -> None:
+            losses.append(float(metrics))
+            super().step(metrics, epoch)
+
+    def recorded(optimizer, steps, per_epoch: int) -> list[dict]:
+        return [{"scheduler": Recording(optimizer), "monitor": "val/loss"}]
+
+    class Losses(Callback):
+        def __init__(self) -> None:
+            self.expected: list[float] = []
+
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if not trainer.sanity_checking:
+                self.expected.append(float(trainer.callback_metrics["val/loss"]))
+
+    watch, limits = Losses(), {"max_epochs": 3, **settings}
+    fitted(pcam_root, callbacks=[watch], scheduler=recorded, trainer=limits)
+    assert losses == watch.expected and len(losses) == validations
+
+
+@pytest.mark.parametrize("schedule", [cosine, onecycle])
+def test_a_schedule_with_an_end_needs_a_number_of_steps(pcam_root: Path, schedule) -> None:
+    endless = {"max_epochs": -1, "max_time": {"minutes": 1}}
+    with pytest.raises(InputError, match=f"{schedule.__name__} ends after the last step"):
+        fitted(pcam_root, scheduler=schedule, trainer=endless)
+
+
+@pytest.mark.parametrize("schedule", [constant, plateau])
+def test_time_alone_may_end_a_fit(pcam_root: Path, schedule) -> None:
+    watch = Validated()
+    endless = {"max_epochs": -1, "max_time": {"seconds": 0.01}}
+    module = fitted(pcam_root, callbacks=[watch], scheduler=schedule, trainer=endless)
+    assert watch.steps[-1] == module.trainer.global_step > 0
 
 
 def test_an_epoch_of_a_schedule_is_an_epoch_of_the_data(pcam_root: Path) -> None:

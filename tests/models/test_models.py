@@ -28,12 +28,34 @@ def test_a_network_maps_each_patch_to_a_logit_and_trains_every_parameter(name: s
 
 def test_normalization_by_its_formula() -> None:
     normalize = models.Normalize(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
-    image = torch.tensor([0, 255, 51], dtype=torch.uint8).repeat(1, 2, 2, 1)
-    expected = torch.tensor([-1.0, 3.0, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    image = torch.tensor([0, 255, 51], dtype=torch.uint8).repeat(1, 96, 96, 1)
+    expected = torch.tensor([-1.0, 3.0, 0.2]).view(1, 3, 1, 1).expand(1, 3, 96, 96)
     result = normalize(image)
     torch.testing.assert_close(result, expected)
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert set(normalize.state_dict()) == {"mean", "std"}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "found"),
+    [
+        ((2, 96, 96, 3), torch.float32, "float32 [2, 96, 96, 3]"),
+        ((2, 3, 96, 96), torch.uint8, "uint8 [2, 3, 96, 96]"),
+        ((2, 64, 64, 3), torch.uint8, "uint8 [2, 64, 64, 3]"),
+        ((96, 96, 3), torch.uint8, "uint8 [96, 96, 3]"),
+    ],
+    ids=str,
+)
+def test_a_network_takes_only_bytes_with_channels_last(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, found: str
+) -> None:
+    with torch.device("meta"):
+        model = BUILDERS[name]()
+        with pytest.raises(TypeError) as caught:
+            model(torch.zeros(shape, dtype=dtype))
+    message = str(caught.value)
+    assert found in message and "uint8 [B, 96, 96, 3]" in message and "\n" not in message
 
 
 def test_the_mlp_has_the_configured_layers() -> None:

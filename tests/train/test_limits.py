@@ -52,6 +52,7 @@ def test_limits_that_leave_no_batch(pcam_root: Path, limits: dict[str, Any]) -> 
         {"limit_train_batches": 100, "limit_val_batches": 1},
         {"overfit_batches": 1},
         {"val_check_interval": 6},
+        {"val_check_interval": 7, "check_val_every_n_epoch": None},
         {"val_check_interval": 0.01},
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -132,6 +133,68 @@ def test_it_resumes_from_a_checkpoint_in_its_own_folder(command, pcam_root: Path
     assert code == 0, err
     pd.testing.assert_frame_equal(run.gradients, Run("whole").gradients)
     pd.testing.assert_frame_equal(run.predictions("test"), Run("whole").predictions("test"))
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "plateau"])
+def test_steps_replace_epochs(command, pcam_root: Path, scheduler: str) -> None:
+    by_steps = ["trainer.max_epochs=-1", "+trainer.max_steps=9"]
+    by_steps += ["+trainer.val_check_interval=7", "trainer.check_val_every_n_epoch=null"]
+    code, out, err = command(
+        f"data.root={pcam_root}", "hydra.run.dir=run", "logger=csv", f"scheduler={scheduler}",
+        *TINY, *by_steps,
+    )  # fmt: skip
+    assert code == 0, err
+    run = Run("run")
+    assert run.state == "finished"
+    assert run.gradients["step"].tolist() == list(range(9))
+    assert run.gradients["epoch"].tolist() == [0] * 6 + [1] * 3
+    assert run.metrics.dropna(subset=["val/auroc"])["step"].tolist() == [6, 8]
+    best = torch.load(run.best_checkpoint, weights_only=True)
+    assert best["global_step"] in (7, 9)
+    scores = run.metrics["val/auroc"].dropna()
+    assert run.summary["val"]["metrics"]["auroc"]["value"] == pytest.approx(scores.max(), abs=1e-6)
+    last = torch.load(run.last_checkpoint, weights_only=True)
+    assert last["global_step"] == 9
+    assert "-1" not in next(line for line in out.splitlines() if line.startswith("epoch 2"))
+    if scheduler == "cosine":  # over all nine steps, not over epochs
+        expected = [0.003 * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(9)]
+        np.testing.assert_allclose(run.gradients["lr"], expected, rtol=1e-6)
+
+
+def test_validation_patches_of_one_class(command, pcam_root: Path) -> None:
+    """They are an error before training, unless callbacks monitor the loss instead."""
+    write_split(pcam_root, "valid", random_split(20)[0], np.zeros(20))
+    arguments = [f"data.root={pcam_root}", "logger=csv", *TINY]
+    code, _, err = command(*arguments, "hydra.run.dir=rejected")
+    assert code == 2 and not Path("rejected/metrics.csv").exists()
+    (line,) = err.splitlines()
+    assert "split_valid_y.h5" in line and "callbacks.checkpoint.monitor=val/loss" in line
+    by_loss = [
+        f"callbacks.{name}.{key}"
+        for name in ("checkpoint", "early_stopping")
+        for key in ("monitor=val/loss", "mode=min")
+    ]
+    code, out, err = command(*arguments, *by_loss, "hydra.run.dir=run")
+    assert code == 0, err
+    assert (out + err).count("split_valid_y.h5") == 1  # one warning
+    run = Run("run")
+    losses = run.metrics["val/loss"].dropna().to_numpy()
+    assert len(losses) == 2
+    best = torch.load(run.best_checkpoint, weights_only=True)
+    assert best["global_step"] == 6 * (1 + int(losses.argmin()))  # epochs of six steps
+    assert run.summary["val"]["metrics"]["auroc"]["value"] is None
+
+
+def test_early_stopping_and_its_reason_are_in_the_output(command, pcam_root: Path) -> None:
+    stopping = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=1"]
+    code, out, err = command(
+        f"data.root={pcam_root}", "hydra.run.dir=run", "logger=csv", *TINY,
+        "trainer.max_epochs=9", *stopping,
+    )  # fmt: skip
+    assert code == 0, err
+    assert Run("run").gradients["epoch"].tolist() == [0] * 6 + [1] * 6
+    (line,) = [line for line in (out + err).splitlines() if "early stopping" in line]
+    assert "after epoch 2" in line and "val/auroc" in line and "patience 1" in line
 
 
 def test_debug_fast_takes_two_batches_of_each_split(command, pcam_root: Path) -> None:

@@ -122,7 +122,7 @@ Duration = Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$"), AfterValidato
 
 
 class Trainer(Instantiable):
-    max_epochs: PositiveInt
+    max_epochs: PositiveInt | Literal[-1]
     max_steps: PositiveInt | Literal[-1] = -1
     max_time: Duration | dict[str, NonNegativeFloat] | None = None
     val_check_interval: Amount | Duration | None = None
@@ -133,7 +133,7 @@ class Trainer(Instantiable):
     gradient_clip_val: PositiveFloat | None
     accumulate_grad_batches: PositiveInt
     log_every_n_steps: PositiveInt
-    check_val_every_n_epoch: PositiveInt
+    check_val_every_n_epoch: PositiveInt | None
     limit_train_batches: Amount
     limit_val_batches: Amount
     limit_test_batches: Amount

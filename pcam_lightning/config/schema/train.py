@@ -55,6 +55,22 @@ class Train(SlurmCommand):
         return self
 
     @model_validator(mode="after")
+    def _check_limits(self) -> "Train":
+        trainer = self.trainer
+        if trainer.max_epochs == trainer.max_steps == -1 and trainer.max_time is None:
+            raise ValueError(
+                "trainer.max_epochs=-1: training would never end, expected a limit "
+                "+trainer.max_steps=N or +trainer.max_time=DD:HH:MM:SS"
+            )
+        interval = trainer.val_check_interval
+        if trainer.check_val_every_n_epoch is None and not isinstance(interval, int | str):
+            raise ValueError(
+                "trainer.check_val_every_n_epoch=null: no validation would take place, expected "
+                "+trainer.val_check_interval=K, a number of batches"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_monitored_metrics(self) -> "Train":
         callbacks = {name: part for name, part in self.callbacks.items() if part is not None}
         # A callback of the user may log other metrics.

@@ -54,7 +54,8 @@ class EpochLogger(ProgressBar):
         was_done = not (self._losses or self._validated)  # resumed at the end of this epoch
         if was_done or not self._enabled:
             return
-        shown = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""  # -1: no limit
+        shown = [f"epoch {trainer.current_epoch + 1}{of}"]
         if self._losses:
             shown.append(f"train/loss {torch.stack(self._losses).mean().item():.3f}")
         for name in ("val/loss", "val/auroc"):

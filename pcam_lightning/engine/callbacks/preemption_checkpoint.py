@@ -12,7 +12,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed
 
-from pcam_lightning.engine.lightning_private import disable_sigterm_broadcast, write_step_metrics
+from pcam_lightning.engine.lightning_private import (
+    disable_sigterm_broadcast,
+    validates_next,
+    write_step_metrics,
+)
 from pcam_lightning.errors import Preempted
 from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.stop_signals import stop_signals
@@ -28,8 +32,8 @@ class PreemptionCheckpoint(Checkpoint):
     Lightning's `ModelCheckpoint` with `save_last` (2.6) saves only when the best checkpoint
     changes. At every save, the metrics logged so far are on disk; a resumed run drops the rows that
     an interrupted start wrote after its last save. While gradients accumulate, saving waits for the
-    optimizer step; after the last batch of an epoch, it waits for the validation. An interrupted
-    validation starts again from its first batch.
+    optimizer step; before a validation, it waits for the first batch after it or the end of the
+    epoch. An interrupted validation starts again from its first batch.
 
     Args:
         path: path of the checkpoint.
@@ -83,7 +87,8 @@ class PreemptionCheckpoint(Checkpoint):
         is_due, number = self._requests(trainer)
         if not (is_due or number):
             return
-        if trainer.is_last_batch or _is_accumulating(trainer):
+        is_end = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step
+        if is_end or validates_next(trainer) or _is_accumulating(trainer):
             self._batches_between = 1
             return
         write_step_metrics(trainer)

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pcam_files import SPLITS, random_split, write_split
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.engine.callbacks import GradientNorm, PreemptionCheckpoint
-from pcam_lightning.engine.checkpoints import AtomicCheckpointIO
+from pcam_lightning.engine.checkpoints import AtomicCheckpointIO, check_checkpoint
 from pcam_lightning.engine.loggers import CSVLogger
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.engine.schedulers import cosine, plateau
@@ -44,6 +44,7 @@ def run(
     *more: Callback,
     scheduler=cosine,
     averaged: bool = False,
+    every_minutes: float = 5.0,
     **arguments,
 ) -> Trainer:
     """Fit, validate and test in a folder, from its last checkpoint if there is one."""
@@ -55,7 +56,7 @@ def run(
     callbacks = [
         GradientNorm(folder / "gradients.parquet"),
         ModelCheckpoint(checkpoints, "best", monitor="val/auroc", enable_version_counter=False),
-        PreemptionCheckpoint(str(checkpoints / "last.ckpt"), str(metrics)),
+        PreemptionCheckpoint(str(checkpoints / "last.ckpt"), str(metrics), every_minutes),
     ]
     if averaged:  # validates with other weights than the trained ones
         callbacks.append(EMAWeightAveraging(decay=0.5))
@@ -190,3 +191,77 @@ def test_the_validation_after_the_last_step_is_not_interrupted(root: Path, tmp_p
     limits = {"max_epochs": -1, "max_steps": 2 * STEPS}
     stop(root, tmp_path, "on_validation_batch_start", VALIDATION_BATCHES + 2, **limits)
     assert len(pd.read_csv(tmp_path / "metrics.csv")["val/auroc"].dropna()) == 2
+
+
+BY_STEPS = {
+    "max_epochs": -1,
+    "max_steps": 14,
+    "val_check_interval": 4,
+    "check_val_every_n_epoch": None,
+}
+"""Validations after 4, 8, 12 and 14 steps, with epochs of 6 steps."""
+
+
+class Killed(BaseException):
+    """End of a run that saves nothing more."""
+
+
+class Killing(Raising):
+    """Callback that ends the run at the `count`th call of a hook, as a kill does."""
+
+    def _called(self, *_, **__) -> None:
+        self.calls += 1
+        if self.calls == self.count:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def whole_by_steps(root: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole_by_steps")
+    run(root, folder, **BY_STEPS)
+    found = pd.read_csv(folder / "metrics.csv").dropna(subset=["val/auroc"])["step"]
+    assert found.tolist() == [3, 7, 11, 13, 14]  # the last one is of `validate`
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [
+        ("on_train_batch_start", 4),  # a validation follows this step
+        ("on_validation_batch_start", 2),
+        ("on_validation_end", 1),
+        ("on_train_epoch_end", 1),  # Lightning takes it for a stop inside the epoch
+        ("on_train_batch_start", 14),
+        ("on_test_batch_start", 1),  # no step is left
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_a_run_by_steps_ends_the_same(
+    root: Path, tmp_path: Path, whole_by_steps: Path, hook: str, count: int, killed: bool
+) -> None:
+    if killed:
+        with pytest.raises(Killed):
+            run(root, tmp_path, Killing(hook, count), every_minutes=0, **BY_STEPS)
+    else:
+        stop(root, tmp_path, hook, count, **BY_STEPS)
+    run(root, tmp_path, **BY_STEPS)
+    assert_same(tmp_path, whole_by_steps)
+
+
+@pytest.mark.parametrize("settings", [{}, {"val_check_interval": 2}], ids=str)
+def test_a_run_that_early_stopping_ended_trains_no_further(
+    root: Path, tmp_path: Path, settings: dict
+) -> None:
+    def stopping() -> EarlyStopping:
+        return EarlyStopping("val/auroc", patience=1, mode="max", min_delta=1.0)
+
+    whole = run(root, tmp_path / "whole", stopping(), max_epochs=9, **settings)
+    assert whole.global_step == (4 if settings else 2 * STEPS)
+    killing = Killing("on_test_batch_start", 1)
+    with pytest.raises(Killed):
+        run(root, tmp_path / "run", stopping(), killing, max_epochs=9, **settings)
+    last = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    module = PCamClassifier(MLP((8,)), lambda p: torch.optim.Adam(p), scheduler=cosine)
+    check_checkpoint(last, module)  # `train` does not take it for a run that a limit has ended
+    run(root, tmp_path / "run", stopping(), max_epochs=9, **settings)
+    assert_same(tmp_path / "run", tmp_path / "whole")

@@ -1,0 +1,42 @@
+"""Construction of a network from its description in a file, which may come from a stranger."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from pcam_lightning import models
+from pcam_lightning.errors import InputError, one_line
+
+NETWORKS = ("CNN", "MLP", "densenet121", "resnet18", "resnet50")
+"""Names of the networks in `pcam_lightning.models`."""
+PREFIX = "pcam_lightning.models."
+
+
+def build_network(description: Mapping[str, Any], where: str) -> nn.Module:
+    """Return a network of this package with new weights.
+
+    Args:
+        description: `_target_`, such as "pcam_lightning.models.CNN", and arguments: numbers, lists
+            of numbers or None.
+        where: file and key of the description; starts the text of an error.
+
+    Raises:
+        InputError: the network is not of this package, or does not take these arguments.
+    """
+    arguments = dict(description)
+    target = str(arguments.pop("_target_", None))
+    name = target.removeprefix(PREFIX)
+    if not target.startswith(PREFIX) or name not in NETWORKS:
+        raise InputError(
+            f"{where}._target_={one_line(target)}: no network of this package, expected one of "
+            f"{', '.join(PREFIX + each for each in NETWORKS)}, or the network itself as model"
+        )
+    for key, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(each is None or isinstance(each, int | float) for each in values):
+            raise InputError(f"{where}.{one_line(key)}: expected numbers, got {one_line(value)}")
+    try:
+        return getattr(models, name)(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: {one_line(error)}") from None
