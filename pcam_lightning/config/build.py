@@ -56,6 +56,8 @@ def _check_trainer_types(trainer: Config) -> None:
     hints = get_type_hints(Trainer.__init__)
     known = {*TrainerSchema.model_fields, "plugins"}
     for key in sorted(trainer.keys() & hints.keys() - known):
+        if isinstance(trainer[key], dict) and "_target_" in trainer[key]:
+            continue  # an object
         kind = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
         try:
             kind.validate_python(trainer[key], strict=True)

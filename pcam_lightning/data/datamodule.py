@@ -223,11 +223,7 @@ class PCamDataModule(LightningDataModule):
         batches = EpochBatches(
             dataset.labels, self.batch_size, self.sampler, self.seed, rank, world_size
         )
-        if not len(batches):
-            raise InputError(
-                f"data.batch_size={self.batch_size} on {world_size} rank(s): expected no more than "
-                f"the {len(dataset)} training patches"
-            )
+        self.check_batch_size(world_size)
         return self._loader("train", batches)
 
     def val_dataloader(self) -> BatchLoader:
@@ -238,6 +234,15 @@ class PCamDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> BatchLoader:
         return self._evaluation_loader("test")
+
+    def check_batch_size(self, ranks: int) -> None:
+        """Raise `InputError` if the training patches are fewer than a batch on each rank."""
+        rows = len(self._dataset("train"))
+        if self.batch_size * ranks > rows:
+            raise InputError(
+                f"data.batch_size={self.batch_size} on {ranks} rank(s): expected no more than the "
+                f"{rows} training patches"
+            )
 
     def _dataset(self, split: str) -> PatchDataset:
         self._prepare([split])

@@ -24,6 +24,7 @@ def check_batches(trainer: Trainer, datamodule: PCamDataModule) -> None:
         InputError: a limit leaves less than one batch, or the validation interval is longer than an
             epoch.
     """
+    datamodule.check_batch_size(trainer.world_size)  # here, because every rank would report it
     counts = {split: _batches(trainer, datamodule, split) for split in ("train", "val", "test")}
     for split, count in counts.items():
         limit = getattr(trainer, f"limit_{split}_batches")
