@@ -123,17 +123,13 @@ def check_images(files: SplitFiles) -> int:
         InputError: as in `check_split`.
     """
     with open_dataset(files, "x") as images:
-        name = name_of(images)
+        where = f"{files.images}: {name_of(images)}"
         if images.shape[1:] != PATCH_SHAPE and not is_channels_first(images):
-            raise InputError(
-                f"{files.images}: {name} has shape {images.shape}, expected {SHAPES['x']}"
-            )
+            raise InputError(f"{where} has shape {images.shape}, expected {SHAPES['x']}")
         if images.dtype.kind not in "uif":
-            raise InputError(f"{files.images}: {name} has dtype {images.dtype}, expected a number")
+            raise InputError(f"{where} has dtype {images.dtype}, expected a number")
         if images.shape[0] == 0:
-            raise InputError(
-                f"{files.images}: {name} has no rows, expected {SHAPES['x']} with N > 0"
-            )
+            raise InputError(f"{where} has no rows, expected {SHAPES['x']} with N > 0")
         _check_stored(images, files.images, "patches")
         return images.shape[0]
 

@@ -96,7 +96,7 @@ def describe_missing(root: Path) -> str | None:
     names = [file_names(split, part) for split in SPLITS for part in ("x", "y")]
     absent = [each[used] for each in names if not any(is_there(root / name) for name in each)]
     which = f"the first is {absent[0]}" if len(absent) == 6 else ", ".join(absent)
-    return f"{len(absent)} of the 6 PatchCamelyon files missing: {which}"
+    return f"{len(absent)} of the 6 PatchCamelyon files are missing: {which}"
 
 
 def is_there(path: Path) -> bool:

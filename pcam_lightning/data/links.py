@@ -40,10 +40,7 @@ def find_name(path: Path, official: str) -> str:
         return official
     if len(names) == 1:
         return names[0]
-    raise NoDataset(
-        f"{path}: no dataset {official!r} in it, found {_listed(names)}; expected "
-        "data.keys=[images,labels] with the names of the datasets in the files"
-    )
+    raise NoDataset(_no_dataset(path, official, _listed(names)))
 
 
 def linked_path(file: h5py.File, name: str, folder: Path) -> Path:
@@ -82,7 +79,7 @@ def find_dataset(path: Path, name: str, folder: Path) -> h5py.Dataset:
                 return found
             if found is None:
                 there = _listed([each for each in _dataset_names(file) if each != name])
-                raise NoDataset(f"{path}: no dataset {name!r} in it, found {there}")
+                raise NoDataset(_no_dataset(path, name, there))
             path, name = linked_path(file, found[0], folder), found[1]
         except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
             file.close()
@@ -171,6 +168,13 @@ def _invalid(path: Path, name: str, reason: str) -> str:
             f"({reason}); expected a closed HDF5 file with {name!r}"
         )
     return f"{path}: not a valid HDF5 file ({reason}), expected one with {name!r}"
+
+
+def _no_dataset(path: Path, name: str, there: str) -> str:
+    return (
+        f"{path}: no dataset {name!r} in it, found {there}; expected data.keys=[images,labels] "
+        "with the names of the datasets in the files"
+    )
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> InputError:

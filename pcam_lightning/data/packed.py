@@ -89,29 +89,33 @@ def _is_valid(target: Path, packed: Path) -> bool:
 
 
 def _unpack(packed: Path, target: Path, limit: int) -> None:
-    needed = _expected_bytes(packed)
+    expected = min(_expected_bytes(packed), limit)  # arbitrary for a truncated file
     room = shutil.disk_usage(target.parent).free - RESERVE
-    if needed > limit:
-        raise InputError(_too_large(packed, limit))
-    if needed > room:
-        raise InputError(
-            f"{target.parent}: unpacking {packed.name} needs {needed / 1e9:.2f} GB and "
-            f"{max(0, room) / 1e9:.2f} GB are free; expected enough space"
-        )
+    _check_size(packed, target, expected, limit, room)
     log.info("unpacking %s to %s", packed, target)
-    size = 0
-    bar = tqdm(
-        total=needed, desc=f"unpacking {packed.name}", unit="B", unit_scale=True, disable=None
-    )
+    size, text = 0, f"unpacking {packed.name}"
+    bar = tqdm(total=expected, desc=text, unit="B", unit_scale=True, disable=None)
     with draft(target, MODE) as file, bar:
         for block in _blocks(packed):
             if not size and SIGNATURE not in block:
                 raise InputError(f"{packed}: holds no HDF5 file, expected one packed by gzip")
             size += len(block)
-            if size > min(limit, room):
-                raise InputError(_too_large(packed, min(limit, room)))
+            _check_size(packed, target, size, limit, room)
             file.write(block)
             bar.update(len(block))
+
+
+def _check_size(packed: Path, target: Path, size: int, limit: int, room: int) -> None:
+    if size > limit:
+        raise InputError(
+            f"{packed}: unpacks to more than {limit / 1e9:.2f} GB, expected less; unpack it by "
+            "hand if it is not damaged"
+        )
+    if size > room:
+        raise InputError(
+            f"{target.parent}: unpacking {packed.name} needs {size / 1e9:.2f} GB or more and "
+            f"{max(0, room) / 1e9:.2f} GB are free; expected enough space"
+        )
 
 
 def _blocks(packed: Path) -> Iterator[bytes]:
@@ -138,10 +142,3 @@ def _expected_bytes(packed: Path) -> int:
     while expected * 1.01 + 1024 < size:
         expected += 2**32
     return expected
-
-
-def _too_large(packed: Path, limit: int) -> str:
-    return (
-        f"{packed}: unpacks to more than {limit / 1e9:.2f} GB, expected less; unpack it by hand if "
-        "it is no damaged file"
-    )

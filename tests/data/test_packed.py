@@ -92,14 +92,15 @@ def _damaged(path: Path, _) -> None:
 
 
 def _bomb(path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(layout.MAX_BYTES, "x", 10**6)
+    for part in ("x", "y"):
+        monkeypatch.setitem(layout.MAX_BYTES, part, 10**6)
     path.write_bytes(gzip.compress(packed.SIGNATURE + bytes(10**7)))
 
 
 def _bomb_that_lies(path: Path, monkeypatch) -> None:
     _bomb(path, monkeypatch)
     # The size at the end is that of the last member.
-    path.write_bytes(path.read_bytes() + gzip.compress(b"small"))
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(50_000)))
 
 
 def _little_space(path: Path, monkeypatch) -> None:
@@ -109,7 +110,7 @@ def _little_space(path: Path, monkeypatch) -> None:
 def _bomb_that_fills_the_disk(path: Path, monkeypatch) -> None:
     _little_space(path, monkeypatch)
     monkeypatch.setattr(packed, "RESERVE", 0)
-    path.write_bytes(gzip.compress(packed.SIGNATURE + bytes(10**7)) + gzip.compress(b"small"))
+    path.write_bytes(gzip.compress(packed.SIGNATURE + bytes(10**7)) + gzip.compress(bytes(50_000)))
 
 
 # Each is one line that names the packed file, and leaves nothing behind.
@@ -127,12 +128,18 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_file_that_cannot_be_unpacked_is_one_line(packed_root: Path, monkeypatch, fault) -> None:
-    path = packed_root / "camelyonpatch_level_2_split_train_x.h5.gz"
+@pytest.mark.parametrize("part", ["x", "y"])
+def test_a_file_that_cannot_be_unpacked_is_one_line(
+    packed_root: Path, monkeypatch, fault, part: str
+) -> None:
+    files = SplitFiles(packed_root, "train")
+    path = packed_root / f"{files.names(part)[0]}.gz"
     fault(path, monkeypatch)
     with pytest.raises(InputError) as caught:
-        check_split(SplitFiles(packed_root, "train"))
-    assert path.name in str(caught.value) and len(str(caught.value).splitlines()) == 1
+        files.path(part)
+    message = str(caught.value)
+    assert path.name in message and len(message.splitlines()) == 1
+    assert ("unpacks to more than" in message) == (fault in (_bomb, _bomb_that_lies))
     left = [each.name for each in packed_root.iterdir() if each.name.startswith(path.name[:-3])]
     assert left == [path.name]
 
