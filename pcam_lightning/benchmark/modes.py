@@ -133,7 +133,6 @@ def _fit(case: Case, per: Literal["step", "epoch"] = "step") -> Iterator[Sample]
         trainer = build.build_trainer(move_folder(parts, case.config["run_dir"], folder))
         trainer.callbacks.append(gate)  # type: ignore[attr-defined]
         module = build.build_module(case.config)
-        build.normalize(module, case.datamodule)
         trainer.fit(module, datamodule=case.datamodule)
 
     with TemporaryDirectory(dir=case.config["run_dir"]) as folder:

@@ -31,7 +31,6 @@ from pcam_lightning.engine.malloc import keep_freed_memory
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.engine.rank_environment import check_ranks, rank_environment
 from pcam_lightning.errors import InputError, Preempted, one_line
-from pcam_lightning.models import Normalize
 from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.stop_signals import stop_signals
 from pcam_lightning.seeds import derive_seed
@@ -163,23 +162,6 @@ def build_module(config: Config) -> PCamClassifier:
 def build_datamodule(config: Config, root: Path) -> PCamDataModule:
     """Return the data module of `config["data"]` for the files in `root`."""
     return construct(_without_source(config["data"]), "data", root=root)
-
-
-def normalize(module: PCamClassifier, datamodule: PCamDataModule) -> None:
-    """Set the network's channel statistics to those of the data module.
-
-    Raises:
-        InputError: data.normalize is not symmetric, and the network has no layer `normalize`.
-    """
-    mean, std = datamodule.channel_statistics
-    layer = getattr(module.model, "normalize", None)
-    if isinstance(layer, Normalize):
-        layer.set(mean, std)
-    elif datamodule.normalize != "symmetric":
-        raise InputError(
-            f"data.normalize={datamodule.normalize}: {type(module.model).__name__} has no "
-            "pcam_lightning.models.Normalize named normalize; expected data.normalize=symmetric"
-        )
 
 
 @contextmanager

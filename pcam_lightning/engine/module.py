@@ -30,6 +30,7 @@ from pcam_lightning.engine.schedulers import check_length
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.metrics import compute_metrics
 from pcam_lightning.metrics.predictions import sigmoid
+from pcam_lightning.models import Normalize
 from pcam_lightning.seeds import derive_seed
 
 SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
@@ -130,6 +131,25 @@ class PCamClassifier(LightningModule):
         # Lightning (2.6) counts one epoch less where a run resumes with no step left.
         progress: Any = self.trainer.fit_loop.epoch_progress.current
         progress.completed = progress.processed
+
+    def setup(self, stage: str) -> None:
+        """Set the network's channel statistics to those of the data module, before a fit.
+
+        Raises:
+            InputError: `normalize` of the data module is not "symmetric", and the network has no
+                layer `normalize`.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" or not isinstance(datamodule, PCamDataModule):
+            return
+        layer = getattr(self.model, "normalize", None)
+        if isinstance(layer, Normalize):
+            layer.set(*datamodule.channel_statistics)
+        elif datamodule.normalize != "symmetric":
+            raise InputError(
+                f"data.normalize={datamodule.normalize}: {type(self.model).__name__} has no "
+                "pcam_lightning.models.Normalize named normalize; expected data.normalize=symmetric"
+            )
 
     def on_train_start(self) -> None:
         load_loader_state(self.trainer)

@@ -86,7 +86,6 @@ def _train(
         )
     limits.check_batches(trainer, datamodule)
     limits.check_classes(config["callbacks"], trainer, datamodule)
-    build.normalize(module, datamodule)
     log.info("dataset: %s, in %s", source.name, source.root)
     log.info("run: %s", os.path.relpath(folder))
     if trainer.is_global_zero:

@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from pcam_files import random_split
 from sklearn import metrics
 from torch import nn
+from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pcam_lightning.data import PCamDataModule
@@ -281,3 +283,32 @@ def test_the_network_is_compiled_once_at_the_same_step(pcam_root: Path, monkeypa
     trainer = Trainer(max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, datamodule=PCamDataModule(pcam_root, batch_size=16))
     assert compiled_at == [3]
+
+
+def test_a_plain_trainer_normalizes_as_the_data_module_says(pcam_root: Path) -> None:
+    datamodule = PCamDataModule(pcam_root, batch_size=8, normalize="train")
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    quiet |= {"enable_progress_bar": False, "accelerator": "cpu", "limit_train_batches": 1}
+
+    def fit(model: nn.Module) -> None:
+        module = PCamClassifier(model, optimizer=lambda parameters: SGD(parameters, lr=0.0))
+        Trainer(max_epochs=1, **quiet).fit(module, datamodule=datamodule)
+
+    network = CNN((4, 4))
+    fit(network)
+    with h5py.File(datamodule.files("train").images) as file:
+        pixels = file["x"][:] / 255  # type: ignore[index]
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(network.normalize.mean.flatten(), mean, rtol=1e-5)
+    np.testing.assert_allclose(network.normalize.std.flatten(), std, rtol=1e-5)
+
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.scale * image.float().mean(dim=(1, 2, 3))
+
+    with pytest.raises(InputError, match=r"^data\.normalize=train: Bare has no"):
+        fit(Bare())
