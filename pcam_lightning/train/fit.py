@@ -39,13 +39,17 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     if not is_first_rank():
         with stop_signals.listening():
             return _train(config, folder, {}, None, checkpoint)
+    from pcam_lightning.train.issues import print_issues
+
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
     begins_elsewhere = checkpoint is not None and checkpoint == config["ckpt_path"]
     with stop_signals.listening(), recording(folder, manifest, resume=begins_elsewhere):
         remove_leftovers(folder, checkpoint)
-        return _train(config, folder, manifest, fingerprint, checkpoint)
+        path = _train(config, folder, manifest, fingerprint, checkpoint)
+    print_issues(folder)
+    return path
 
 
 def _train(
