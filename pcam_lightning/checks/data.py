@@ -53,7 +53,7 @@ def scores_without_duplicates(folder: Folder, inputs: Inputs) -> Verdict:
     where = "predictions/test.parquet"
     table = checked_predictions(folder.run.predictions("test"), folder.path / where)
     findings = _findings(audit)
-    kept = table[~table["row"].isin(rows_of(findings, "test", COPIES))]
+    kept = table[~table["row"].isin(list(rows_of(findings, "test", COPIES)))]
     if len(kept) == len(table):
         return passed(f"none of the {len(table):,} test patches equals another patch", where)
     if kept.empty:

@@ -21,7 +21,7 @@ class Verdict:
     text: str
     """The figures behind it; if not applicable, the missing input and the command that makes it."""
     file: str = "summary.json"
-    """The file with the figures, relative to the folder."""
+    """The file with the figures, relative to the folder, or to each run of a sweep."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def constant_predictors(folder: Folder, inputs: Inputs) -> Verdict:
         facts = ", ".join(_beside_constants(test, name) for name in beaten)
         return issue(f"a constant predictor does as well on test: {facts}")
     if auroc.low is not None and auroc.low <= 0.5:
-        interval = f"[{auroc.low:.3f}, {auroc.high:.3f}]"
+        interval = f"[{auroc.low:.3f}, {number(auroc.high):.3f}]"
         return issue(
             f"the interval of the test AUROC includes chance: {auroc.value:.3f} {interval}"
         )

@@ -39,8 +39,6 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     if not is_first_rank():
         with stop_signals.listening():
             return _train(config, folder, {}, None, checkpoint)
-    from pcam_lightning.train.issues import print_issues
-
     manifest = collect_manifest(
         command=sys.orig_argv, seed=config["seed"], dataset={}, config=config
     )
@@ -48,6 +46,8 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     with stop_signals.listening(), recording(folder, manifest, resume=begins_elsewhere):
         remove_leftovers(folder, checkpoint)
         path = _train(config, folder, manifest, fingerprint, checkpoint)
+    from pcam_lightning.train.issues import print_issues
+
     print_issues(folder)
     return path
 
