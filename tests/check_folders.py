@@ -36,6 +36,8 @@ def write_sound(root: Path) -> None:
     write_run(root / "benchmark", {"mode": "train", "dataset": "pcam", "rows": [row]})
     compared = {"patches": 100, "largest_difference": 1e-7, "flipped_decisions": 0}
     compared |= {"tolerance": 1e-4, "auroc": {"pytorch": 0.9, "exported": 0.9}}
+    archive = {"archive": "pcam.zip", "model": compared, "files": ["verify.py"]}
+    write_run(root / "bundle", archive | {"weights_digest": "w"})
     write_run(root / "export", {"files": {"model.onnx": compared}, "weights_digest": "w"})
 
 

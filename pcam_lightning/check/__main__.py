@@ -62,9 +62,8 @@ def print_outcomes(outcomes: "list[Outcome]", show_all: bool) -> None:
 
     counts = count_states(outcomes)
     for state in counts if show_all else ("issue", "tip"):
-        for outcome in outcomes:
-            if outcome.state == state:
-                print(describe(outcome))
+        for line in describe([each for each in outcomes if each.state == state]):
+            print(line)
     hint = "" if show_all else " (check.show=all lists them)"
     print(
         f"issues: {counts['issue']}, tips: {counts['tip']}, passed: {counts['passed']}, "

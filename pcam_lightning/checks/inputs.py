@@ -74,9 +74,10 @@ class Inputs:
         return [folder for folder in self.folders if folder.kind in kinds]
 
     def audit_of(self, folder: Folder) -> Folder | None:
-        """Return the audit of the data of a run, None if it is not among the inputs."""
+        """Return the newest audit of the data of a run, None if there is none."""
         audits = [each for each in self.of_kind("audit") if each.fingerprint is not None]
-        return next((each for each in audits if each.fingerprint == folder.fingerprint), None)
+        same = [each for each in audits if each.fingerprint == folder.fingerprint]
+        return same[-1] if same else None
 
 
 def find_inputs(paths: Iterable[Path | str]) -> Inputs:

@@ -16,11 +16,21 @@ LINES = 5
 """Maximum number of lines about a run that has just finished."""
 
 
-def describe(outcome: Outcome) -> str:
-    """Return an outcome as one line: state, code, title, figures, folder."""
-    place = "" if outcome.folder is None else f" ({outcome.folder})"
-    line = f"{outcome.state} {outcome.code} {outcome.title}: {outcome.text}{place}"
-    return one_line(line, 2000)
+def describe(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a line for each outcome: state, code, title, figures, folder.
+
+    Folders with the same figures share a line.
+    """
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for each in outcomes:
+        folders = groups.setdefault((each.state, each.code, each.title, each.text), [])
+        folders += [] if each.folder is None else [each.folder]
+    lines = []
+    for (state, code, title, text), folders in groups.items():
+        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        place = f" ({folders[0]}{more})" if folders else ""
+        lines.append(one_line(f"{state} {code} {title}: {text}{place}", 2000))
+    return lines
 
 
 def count_states(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from pcam_lightning.checks.contents import TrainSummary, read_manifest, read_summary, setting
 from pcam_lightning.checks.inputs import COMMANDS, Folder, Inputs
@@ -21,7 +21,7 @@ MONITOR = "val/auroc"
 """The metric that selects the best epoch, unless the config names another."""
 EARLY = 0.25
 """Share of the epochs that counts as the start of training."""
-FEWEST_EPOCHS, FEWEST_STEPS = 4, 20
+FEWEST_EPOCHS, FEWEST_STEPS = 4, 100
 """Smallest numbers of epochs and steps that show a trend."""
 DIVERGED, FELL = 1.1, 0.98
 """Mean loss of the last tenth of the steps, relative to the first tenth: above the first number
@@ -143,7 +143,7 @@ def _judge_spikes(lists: Collection[np.ndarray], damaged: Collection[int], total
         f"{SPIKE_PATCHES} with the highest loss ({hits} of {len(worst)} patches, "
         f"{share:.2%} of the training data)"
     )
-    if hits and binom.sf(hits - 1, len(worst), share) < SIGNIFICANCE:
+    if hits and bdtrc(hits - 1, len(worst), share) < SIGNIFICANCE:
         return issue(facts, "gradients.parquet")
     return passed(facts, "gradients.parquet")
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import check_folders as made
@@ -62,6 +63,13 @@ def test_chosen_codes_fail_the_command(command, root: Path, fail_on: str, expect
     assert code == expected
     assert len(err.splitlines()) == (expected > 0)
     assert ("summary: " in out) == (expected < 2)
+
+
+def test_folders_with_the_same_figures_share_a_line(command, root: Path) -> None:
+    shutil.copytree(root / "run", root / "other")
+    _, out, _ = command(f"inputs=[{root}]", name="check")
+    (line,) = [line for line in out.splitlines() if "PC101" in line]
+    assert str(root) in line and "1 more" in line
 
 
 def test_without_issues_no_issue_fails(command, root: Path) -> None:

@@ -188,7 +188,10 @@ CASES: dict[str, tuple[str, Change, Change | None]] = {
     "PC801": (
         "issue",
         on("export/summary.json", **{"files/model.onnx/largest_difference": 0.3}),
-        on("export/summary.json", files={}),
+        lambda root: [
+            edit(root / "export/summary.json", {"files": {}}),
+            shutil.rmtree(root / "bundle"),
+        ],
     ),
 }
 """Code to the expected state, the change that makes the check fire, and the missing input."""

@@ -27,7 +27,8 @@ def kinds(inputs: Inputs) -> dict[str, str]:
 def test_every_kind_is_recognized(sound: Path) -> None:
     inputs = find_inputs([sound])
     assert kinds(inputs) == {
-        name: name for name in ("sweep", "audit", "evaluate", "reproduce", "benchmark", "export")
+        name: name
+        for name in ("sweep", "audit", "evaluate", "reproduce", "benchmark", "export", "bundle")
     }
     assert len(inputs.of_kind("train")) == 9
     (sweep,) = inputs.of_kind("sweep")
