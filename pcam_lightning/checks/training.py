@@ -97,6 +97,8 @@ def clipping(folder: Folder, inputs: Inputs) -> Verdict:
         )
     steps = _steps(folder, ("norm", "norm_clipped"))
     norm, after = (steps[name].to_numpy(np.float64) for name in ("norm", "norm_clipped"))
+    if len(norm) < FEWEST_STEPS:
+        return _too_short(f"{FEWEST_STEPS} steps", "trainer.max_epochs=10")
     share = float(np.mean(after < norm * (1 - 1e-6)))
     facts = f"{share:.0%} of {len(norm):,} steps were clipped to {limit:g}"
     facts += f", median norm {np.median(norm):.3g}"

@@ -52,3 +52,13 @@ def test_a_chosen_threshold_needs_no_advice(folder: Path) -> None:
     )  # fmt: skip
     write_threshold(folder, threshold)
     assert decision_threshold(read_folder(folder), Inputs(())).state == "passed"
+
+
+def test_a_threshold_that_calls_everything_tumour_is_no_advice(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    label = np.arange(made.ROWS) % 2
+    for split in ("val", "test"):
+        path = folder / f"predictions/{split}.parquet"
+        logit = generator.normal(-1, 0.1, made.ROWS)  # noise, all below 0.5
+        made.write_predictions(path, np.arange(made.ROWS), label, logit)
+    assert decision_threshold(read_folder(folder), Inputs(())).state == "passed"
