@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MANDATORY = {
+    "check": ["inputs=[a]"],
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
     "collect": ["runs=a"],

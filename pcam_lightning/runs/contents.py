@@ -53,6 +53,7 @@ class Config(Content):
     model: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
     trainer: dict[str, Any] | None = None
+    callbacks: dict[str, Any] | None = None
 
 
 class Manifest(Content):

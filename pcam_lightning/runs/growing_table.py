@@ -1,5 +1,6 @@
 """A parquet table to which rows are appended without rewriting the whole file."""
 
+from collections.abc import Collection
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -75,15 +76,20 @@ class GrowingTable:
             path.unlink()
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, columns: Collection[str] | None = None) -> pa.Table:
     """Return all rows of a growing table, joined or not.
+
+    Args:
+        path: file of the first part.
+        columns: columns to read besides `step`, if the table has them; None reads all.
 
     Raises:
         RunFileError: a file is missing or damaged.
     """
-    table = read_arrow(path, whole=INTEGERS, lists=LISTS)
+    names = None if columns is None else {"step", *columns}
+    table = read_arrow(path, whole=INTEGERS, lists=LISTS, columns=names)
     for part in _parts(path, 1):
-        newer = read_arrow(part, whole=INTEGERS, lists=LISTS)
+        newer = read_arrow(part, whole=INTEGERS, lists=LISTS, columns=names)
         if not all("step" in each.column_names for each in (table, newer)):
             raise RunFileError(f"{part}: no column step in this file or the previous one")
         last = table["step"].to_numpy().max(initial=-1)

@@ -88,7 +88,11 @@ def read_parquet(
 
 
 def read_arrow(
-    path: Path, *, whole: Collection[str] = (), lists: Collection[str] = ()
+    path: Path,
+    *,
+    whole: Collection[str] = (),
+    lists: Collection[str] = (),
+    columns: Collection[str] | None = None,
 ) -> pyarrow.Table:
     """Return a table of numbers and text; text columns are dictionary-encoded.
 
@@ -96,6 +100,7 @@ def read_arrow(
         path: the file.
         whole: columns that must hold integers, if the table has them.
         lists: columns that may hold lists of numbers.
+        columns: columns to read, if the table has them; None reads all.
 
     Raises:
         RunFileError: the file is missing, not parquet or too large, or has two columns of one name
@@ -111,7 +116,9 @@ def read_arrow(
             _check_columns(path, file.schema_arrow, whole, lists)
         text = [field.name for field in file.schema_arrow if _is_text(field.type)]
         # Repeated text takes memory once.
-        arrow = pq.ParquetFile(pa.BufferReader(content), read_dictionary=text).read()
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=text)
+        names = file.schema_arrow.names
+        arrow = file.read(None if columns is None else [each for each in names if each in columns])
         # pandas metadata is JSON of any depth and would choose the index.
         return arrow.replace_schema_metadata(None)
     except RunFileError:

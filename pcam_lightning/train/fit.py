@@ -45,7 +45,11 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     begins_elsewhere = checkpoint is not None and checkpoint == config["ckpt_path"]
     with stop_signals.listening(), recording(folder, manifest, resume=begins_elsewhere):
         remove_leftovers(folder, checkpoint)
-        return _train(config, folder, manifest, fingerprint, checkpoint)
+        path = _train(config, folder, manifest, fingerprint, checkpoint)
+    from pcam_lightning.train.issues import print_issues
+
+    print_issues(folder)
+    return path
 
 
 def _train(

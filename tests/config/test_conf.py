@@ -16,6 +16,7 @@ GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "call
 GROUPS += ("cluster",)
 MANDATORY = {
     "predict": ["run=a", "input=b"],
+    "check": ["inputs=[a]"],
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
     "collect": ["runs=a"],

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ValidationError
 
 from pcam_lightning.config.schema.audit import Audit
 from pcam_lightning.config.schema.benchmark import Benchmark
+from pcam_lightning.config.schema.check import Check
 from pcam_lightning.config.schema.collect import Collect
 from pcam_lightning.config.schema.compare import Compare, Reproduce
 from pcam_lightning.config.schema.download import Download
@@ -23,6 +24,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "benchmark": Benchmark,
     "audit": Audit,
     "download": Download,
+    "check": Check,
     "compare": Compare,
     "reproduce": Reproduce,
     "collect": Collect,

@@ -1,0 +1,1 @@
+"""Check of finished folders, as a command."""

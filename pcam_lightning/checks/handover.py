@@ -1,0 +1,43 @@
+"""Checks of an export or a bundle: is the model in it the model that was trained?"""
+
+from __future__ import annotations
+
+from pcam_lightning.checks.contents import Comparison, ExportSummary, read_summary
+from pcam_lightning.checks.inputs import COMMANDS, Folder, Inputs
+from pcam_lightning.checks.outcome import Verdict, issue, not_applicable, passed, tip
+
+QUANTIZED = "_int8"
+"""Part of the name of files that differ on purpose."""
+
+
+def equal_export(folder: Folder, inputs: Inputs) -> Verdict:
+    """Check that every exported file was compared with PyTorch and gives equal probabilities."""
+    summary = read_summary(folder, ExportSummary)
+    files = summary.files if isinstance(summary.files, dict) else {}
+    if summary.model is not None:
+        files = {"model.onnx": summary.model}
+    if not files:
+        return not_applicable(f"no file was exported: `{COMMANDS['export']}`")
+    for name, found in files.items():
+        if not found.patches or found.largest_difference is None:
+            return issue(f"{name} was not compared with PyTorch")
+    different = {name: each for name, each in files.items() if not _is_equal(each)}
+    texts = "; ".join(_describe(name, each) for name, each in (different or files).items())
+    if not different:
+        return passed(texts)
+    return (tip if all(QUANTIZED in name for name in different) else issue)(texts)
+
+
+def _is_equal(found: Comparison) -> bool:
+    return (found.largest_difference or 0) <= found.tolerance and not found.flipped_decisions
+
+
+def _describe(name: str, found: Comparison) -> str:
+    text = (
+        f"{name} differs from PyTorch by at most {found.largest_difference:.1e} on "
+        f"{found.patches:,} patches, {found.flipped_decisions or 0:,} flipped decisions"
+    )
+    before, after = (found.auroc.get(key) for key in ("pytorch", "exported"))
+    if not _is_equal(found) and before is not None and after is not None:
+        text += f", AUROC {after:.4f} instead of {before:.4f}"
+    return text
