@@ -9,8 +9,8 @@ over draws of patches.
 
 By slide, the jackknife's interval is computed on a scale without bounds, log-odds or logarithm, and
 transformed back; near a bound it would otherwise reach beyond it and cover too little. A metric at
-a bound, such as a sensitivity of 1, does not vary over resamples: its interval is Wilson's, with as
-many trials as there are slides.
+a bound, such as a sensitivity of 1, does not vary over resamples: its interval is the one that a
+single wrong patch would give, up to the bound.
 
 `scripts/interval_coverage.py` measures the coverage of these intervals.
 """
@@ -136,16 +136,42 @@ def metric_interval(
         log = np.log(np.maximum([value, *values], SMALLEST_COST))
         low, high = np.exp(resampling.interval(log[0], log[1:], level, degrees))
         return float(low), float(min(high, 1.0) if name == "brier" else high)
-    if value in (0, 1):
-        slides = 1 + (resampling.degrees if degrees is None else degrees)
-        return wilson(value * slides, slides, level)
-    # Half a success and half a failure more keep log-odds finite.
     n = confusion.trials(name)
-    share = (np.array([value, *values]) * n + 0.5) / (n + 1)
-    odds = np.log(share / (1 - share))
-    ends = expit(np.array(resampling.interval(odds[0], odds[1:], level, degrees)))
-    low, high = np.clip((ends * (n + 1) - 0.5) / n, 0, 1)
+    if value in (0, 1):
+        degrees = resampling.degrees if degrees is None else degrees
+        low = _low_end_at_one(n, degrees, resampling.quantile(level, degrees))
+        return (low, 1.0) if value == 1 else (0.0, 1 - low)
+    odds = _log_odds(np.array([value, *values]), n)
+    ends = np.array(resampling.interval(odds[0], odds[1:], level, degrees))
+    low, high = np.clip(_share(ends, n), 0, 1)
     return float(low), float(high)
+
+
+def _low_end_at_one(trials: float, degrees: float, quantile: float) -> float:
+    """Return the low end of an interval by slide around a share of 1.
+
+    It is that of a share with one failure in one of `degrees` + 1 equally large slides, whose
+    jackknife has two values: with the failure, and without it.
+    """
+    slides = degrees + 1
+    if trials * degrees <= slides:  # about one trial
+        return 0.0
+    value, with_failure, without = _log_odds(
+        np.array([1 - 1 / trials, 1 - slides / (trials * degrees), 1.0]), trials
+    )
+    error = (without - with_failure) * degrees / slides
+    return float(np.clip(_share(value - quantile * error, trials), 0, 1))
+
+
+def _log_odds(share: Any, trials: float) -> Any:
+    """Return log-odds, finite because of half a success and half a failure more."""
+    successes = share * trials
+    return np.log((successes + 0.5) / (trials - successes + 0.5))
+
+
+def _share(log_odds: Any, trials: float) -> Any:
+    """Return the share with these log-odds; `_share(_log_odds(x, n), n) == x`."""
+    return (expit(log_odds) * (trials + 1) - 0.5) / trials
 
 
 def _interval_by_patch(

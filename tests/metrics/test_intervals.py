@@ -147,7 +147,11 @@ def test_slides_without_an_error_leave_room_for_one():
     slide = np.arange(200) // 20
     probability = np.where(label == 1, 0.9, 0.1)
     low, high = metric_intervals(label, probability, slide=slide)["sensitivity"]
-    assert high == 1 and low == pytest.approx(wilson(10, 10)[0])  # ten slides
+    one_miss = np.where(np.arange(200) == 1, 0.1, probability)
+    expected = metric_intervals(label, one_miss, slide=slide)["sensitivity"][0]
+    assert high == 1 and low == pytest.approx(expected)
+    low, high = metric_intervals(1 - label, probability, slide=slide)["sensitivity"]
+    assert low == 0 and high == pytest.approx(1 - expected)
 
 
 @pytest.mark.parametrize("slides", [1, 2, MIN_SLIDES - 1])
