@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from pcam_lightning.cli import plugins
 from pcam_lightning.cli.command import CONF
 
 REPOSITORY = Path(__file__).parents[1]
-SCRIPTS = [*sorted((REPOSITORY / "scripts").iterdir()), REPOSITORY / ".ci" / "run"]
+SCRIPTS = [
+    *(path for path in sorted((REPOSITORY / "scripts").iterdir()) if path.suffix != ".py"),
+    REPOSITORY / ".ci" / "run",
+]
 JOBS = {
     "train": ("train", "slurm_gpu"),
     "sweep": ("train", "slurm_gpu"),
@@ -28,6 +32,16 @@ def test_a_script_has_valid_syntax(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", "--shell=bash", script], check=True)
+
+
+def test_the_coverage_of_intervals_is_a_table() -> None:
+    script = [sys.executable, REPOSITORY / "scripts" / "interval_coverage.py", "--samples", "5"]
+    lines = subprocess.run(script, check=True, capture_output=True, text=True).stdout.splitlines()
+    rows = [
+        line.strip("| ").split(" | ") for line in lines if re.match(r"\| (\d|none|weak|str)", line)
+    ]
+    assert len(rows) == 9
+    assert all(0 <= float(cell) <= 1 for row in rows for cell in row[1:])
 
 
 def test_every_job_script_is_compared() -> None:

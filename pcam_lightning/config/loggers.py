@@ -39,7 +39,7 @@ def build_loggers(section: Mapping[str, Any], config: Config) -> list[Logger]:
     Args:
         section: key to a logger's config, or None.
         config: the whole config, which trackers record. The ids of their runs are kept in
-            `trackers.json` of its `run_dir`.
+            `trackers.json` of its `run_dir`, if it has one.
 
     Raises:
         InputError: a tracker's package is not installed, or a tracker does not accept the run.
@@ -47,8 +47,8 @@ def build_loggers(section: Mapping[str, Any], config: Config) -> list[Logger]:
     parts = {key: part for key, part in section.items() if part}
     if not parts:
         return []
-    folder = Path(config["run_dir"])
-    known = _read(folder)
+    folder = config.get("run_dir")  # a benchmark has none, and no trackers
+    known = _read(Path(folder)) if folder else {}
     loggers, ids = [], dict(known)
     for key, part in parts.items():
         logger = construct(_with_run(part, known.get(key)), f"logger.{key}")
@@ -59,8 +59,8 @@ def build_loggers(section: Mapping[str, Any], config: Config) -> list[Logger]:
             ids[key] = _connect(logger, key, part)
         if not (isinstance(logger, MLFlowLogger) and key in known):  # its values cannot change
             logger.log_hyperparams(config)
-    if is_first_rank() and ids != known:
-        write_json(folder / NAME, {"runs": ids})
+    if is_first_rank() and folder and ids != known:
+        write_json(Path(folder) / NAME, {"runs": ids})
     return loggers
 
 

@@ -256,7 +256,7 @@ def test_a_setting_that_lightning_rejects_during_training_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["data.root=nowhere"], "data.root=nowhere: 6 of the 6 PatchCamelyon files are not there"),
+        (["data.root=nowhere"], "data.root=nowhere: 6 of the 6 PatchCamelyon files are missing"),
         (["data.root=nowhere", "data.on_missing=demo"], "data.root=nowhere"),
         (["data.on_missing=error"], "data.root=data/pcam"),
         (["trainer.accelerator=gpu"], "expected trainer.accelerator=cpu or auto"),
