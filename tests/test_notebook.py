@@ -17,6 +17,7 @@ def test_the_notebook_has_no_outputs() -> None:
     assert not any(cell.outputs or cell.execution_count for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(PATH.parents[1]))
     notebook = nbformat.read(PATH, as_version=4)

@@ -34,6 +34,7 @@ def test_a_script_has_valid_syntax(script: Path) -> None:
         subprocess.run(["shellcheck", "--shell=bash", script], check=True)
 
 
+@pytest.mark.slow
 def test_the_coverage_of_intervals_is_a_table() -> None:
     script = [sys.executable, REPOSITORY / "scripts" / "interval_coverage.py", "--samples", "5"]
     lines = subprocess.run(script, check=True, capture_output=True, text=True).stdout.splitlines()

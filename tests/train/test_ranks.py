@@ -316,7 +316,7 @@ def test_a_failing_rank_ends_the_other(parent: Path, tmp_path: Path, rank: int) 
     assert Run(folder).state == "failed"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_that_diverges_stops_both(parent: Path, tmp_path: Path, rank: int) -> None:
     folder = tmp_path / "run"
     plant = ["+callbacks.plant._target_=test_ranks.Poisoned", f"+callbacks.plant.rank={rank}"]
@@ -328,6 +328,7 @@ def test_a_rank_that_diverges_stops_both(parent: Path, tmp_path: Path, rank: int
     assert Run(folder).status["error"]["text"] == line.removeprefix("failed: ")
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_ranks_end_bit_identical(pair, parent: Path, tmp_path: Path) -> None:
     whole, folder = pair[0], tmp_path / "run"
     for attempt, number in enumerate((signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL), start=1):
