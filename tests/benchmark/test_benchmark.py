@@ -92,6 +92,7 @@ def test_loaders_in_the_dtype_of_the_precision(command, pcam_root: Path) -> None
         assert row["contender"] in out
 
 
+@pytest.mark.slow
 def test_epochs_beside_the_naive_loop(command, pcam_root: Path) -> None:
     arguments = (f"data.root={pcam_root}", *SMALL, "mode=end_to_end", "data.batch_size=48")
     code, _, err = command(*arguments, "benchmark.repeats=1", "hydra.run.dir=run", name="benchmark")

@@ -128,6 +128,7 @@ def test_a_run_killed_at_random_steps(small: list[str], tmp_path: Path, undistur
     assert not list((folder / "checkpoints").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_python_process_killed_while_it_scores(
     small: list[str], tmp_path: Path, undisturbed
 ) -> None:

@@ -250,7 +250,7 @@ class Stop(Callback):
             raise RuntimeError("stopped")
 
 
-@pytest.mark.parametrize("steps", [2, 61])
+@pytest.mark.parametrize("steps", [2, pytest.param(61, marks=pytest.mark.slow)])
 def test_a_resumed_table_is_the_same(root: Path, tmp_path: Path, whole, steps: int) -> None:
     expected, _, file = whole
     path, checkpoint = tmp_path / "g.parquet", tmp_path / "last.ckpt"
