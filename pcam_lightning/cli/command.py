@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.cli.arguments import checked_arguments
-from pcam_lightning.cli.faults import environment_fault, report
+from pcam_lightning.cli.faults import report, report_environment
 from pcam_lightning.cli.printing import keep_printing
 from pcam_lightning.config.compose import CONF, Config, validated, validated_in
 from pcam_lightning.errors import (
@@ -56,9 +56,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             except InputError as error:
                 sys.exit(report(error))
             except OSError as error:
-                if environment_fault(error) is None:
-                    raise
-                sys.exit(report(error))
+                sys.exit(report_environment(error))
             except Preempted as stop:
                 if is_first_rank():
                     hint = "the run is saved; repeat the command in the same folder to continue"
@@ -94,9 +92,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(report(error))
             except (OSError, ValueError) as error:  # ValueError: logging cannot open its file
-                if environment_fault(error) is None:
-                    raise
-                sys.exit(report(error))
+                sys.exit(report_environment(error))
 
         return main
 
@@ -131,9 +127,7 @@ class ConfigCheck(Callback):
         except (InputError, OmegaConfBaseException) as error:
             sys.exit(report(error))
         except OSError as error:
-            if environment_fault(error) is None:
-                raise
-            sys.exit(report(error))
+            sys.exit(report_environment(error))
 
 
 def _finished_before(config: Config) -> Path | None:

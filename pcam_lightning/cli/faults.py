@@ -31,7 +31,14 @@ def report(error: Exception) -> int:
     return 2
 
 
-def environment_fault(error: BaseException | None) -> str | None:
+def report_environment(error: Exception) -> int:
+    """Report an error of the machine, such as a full disk; raise any other one again."""
+    if _environment_fault(error) is None:
+        raise error
+    return report(error)
+
+
+def _environment_fault(error: BaseException | None) -> str | None:
     """Return one line for an error of the machine, such as a full disk; None for any other one."""
     if isinstance(error, InputError):  # says more than its cause
         return None
@@ -46,7 +53,7 @@ def environment_fault(error: BaseException | None) -> str | None:
 
 
 def _describe(error: BaseException) -> str:
-    if fault := environment_fault(error):
+    if fault := _environment_fault(error):
         return fault
     if isinstance(error, OverrideParseException):
         key, equals, value = error.override.partition("=")

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.evaluate.analysis import Analysis, describe_calibration
-from pcam_lightning.metrics.summary import describe_interval
+from pcam_lightning.metrics.summary import describe_interval, format_interval
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity", "precision")
 
@@ -37,7 +37,7 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
             name,
             *(_number(summary[other]["metrics"][name]["value"]) for other in others),
             _number(score["value"]) + mark,
-            interval_text(score),
+            format_interval(score),
             *(_number(scores["baselines"][constant][name]) for constant in constants),
         )
     console.print(table)
@@ -84,12 +84,6 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         console.print(f"  {each['property']} {each['slice']}: {each['note']}")
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
-
-
-def interval_text(score: Mapping[str, float | None]) -> str:
-    """Return the ends of a metric's interval, "-" if it has none."""
-    low, high = score["low"], score["high"]
-    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def describe_flags(slices: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def write_predictions(
         raise InputError(f"{path}: columns must be flat and of one length, but are {shapes}")
     if logit.dtype != np.float64:
         columns["logit"] = logit.astype(np.float32)
-    # From the stored logit, so that both columns of the file agree exactly.
+    # The stored logit is used, so that both columns of the file agree exactly.
     columns["probability"] = sigmoid(columns["logit"])
     table = checked_predictions(pd.DataFrame(columns | dict(others or {})), path)
     save_table(path, table)

@@ -1,6 +1,7 @@
 """Results of one split as a plain dictionary for `summary.json`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -87,6 +88,12 @@ def describe_interval(slides: int | None) -> str:
     if slides < MIN_SLIDES:
         return f"are missing: {slides} slide{'s' * (slides > 1)}, at least {MIN_SLIDES} are needed"
     return f"by slide, {slides} slides"
+
+
+def format_interval(score: Mapping[str, float | None]) -> str:
+    """Return the ends of a metric's interval with three decimals, "-" if it has none."""
+    low, high = score["low"], score["high"]
+    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def _jsonable(value: float) -> float | None:

@@ -23,7 +23,7 @@ from pcam_lightning.files import write_json
 from pcam_lightning.metrics.calibration import prior_offset
 from pcam_lightning.metrics.drift import reference
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
-from pcam_lightning.metrics.summary import describe_interval, summarize
+from pcam_lightning.metrics.summary import describe_interval, format_interval, summarize
 from pcam_lightning.plots import scores as plots
 from pcam_lightning.plots.galleries import plot_gallery
 from pcam_lightning.plots.history import plot_curves
@@ -102,7 +102,7 @@ def print_result(folder: Path, summary: Mapping[str, Any], balanced: bool) -> No
             name,
             _number(summary["val"]["metrics"][name]["value"]),
             _number(scores["value"]) + mark,
-            "-" if scores["low"] is None else f"{scores['low']:.3f}-{scores['high']:.3f}",
+            format_interval(scores),
             *map(_number, constants),
         )
     console = Terminal()
