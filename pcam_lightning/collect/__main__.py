@@ -16,8 +16,9 @@ from pcam_lightning.runs.status import recording
 def main(config: Config) -> Path:
     from pcam_lightning.collect.report import write_collection
     from pcam_lightning.collect.watch import watch
-    from pcam_lightning.slurm.jobs import JobState, job_states
+    from pcam_lightning.slurm.jobs import job_states
     from pcam_lightning.slurm.queue import Watch
+    from pcam_lightning.sweeps.jobs import JobState
 
     folder, sweep = Path(config["run_dir"]), config["runs"]
     paths = [sweep] if isinstance(sweep, str) else sweep

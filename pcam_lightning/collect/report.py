@@ -13,10 +13,17 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.collect.best import best_configuration, expected_optimism
-from pcam_lightning.collect.pictures import plot_sweep
-from pcam_lightning.collect.speeds import print_speeds, speeds_table
-from pcam_lightning.collect.table import (
+from pcam_lightning.collect.speeds import print_speeds
+from pcam_lightning.errors import one_line
+from pcam_lightning.files import atomic_write, write_json
+from pcam_lightning.metrics.metrics import METRICS
+from pcam_lightning.plots.sweep import plot_sweep
+from pcam_lightning.runs.markdown import markdown
+from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
+from pcam_lightning.sweeps.best import best_configuration, expected_optimism
+from pcam_lightning.sweeps.jobs import FAILURES, JobState, count_states
+from pcam_lightning.sweeps.speeds import speeds_table
+from pcam_lightning.sweeps.table import (
     SCORES,
     SPLITS,
     Configuration,
@@ -29,12 +36,6 @@ from pcam_lightning.collect.table import (
     mean,
     runs_table,
 )
-from pcam_lightning.errors import one_line
-from pcam_lightning.files import atomic_write, write_json
-from pcam_lightning.metrics.metrics import METRICS
-from pcam_lightning.runs.markdown import markdown
-from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
-from pcam_lightning.slurm.jobs import FAILURES, JobState, count_states
 
 NO_ERROR = "no error message"
 

@@ -16,11 +16,11 @@ from rich.live import Live
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.collect.table import at
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import RunFileError
 from pcam_lightning.runs.status import is_alive
-from pcam_lightning.slurm.jobs import JobState, count_states, titles
+from pcam_lightning.sweeps.jobs import JobState, count_states, titles
+from pcam_lightning.sweeps.table import at
 
 
 @dataclass(frozen=True)

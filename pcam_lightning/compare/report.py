@@ -10,9 +10,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
-from pcam_lightning.compare.pictures import plot_comparison
 from pcam_lightning.files import write_json
 from pcam_lightning.metrics.summary import describe_interval
+from pcam_lightning.plots.comparison import plot_comparison
 from pcam_lightning.provenance.divergence import first_divergence, metric_differences
 from pcam_lightning.provenance.record import Difference, Provenance, differences
 from pcam_lightning.runs import Run, find_runs

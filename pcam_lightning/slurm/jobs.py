@@ -1,23 +1,19 @@
-"""States of the jobs of a sweep."""
+"""States of the jobs of a sweep, as Slurm's queue and the run folders tell them."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import one_line, printable
 from pcam_lightning.runs import Run, find_runs
-from pcam_lightning.runs.files import MissingRunFileError, RunFileError, read_end, read_json
+from pcam_lightning.runs.files import RunFileError, read_end, read_json
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.run import is_run_folder
 from pcam_lightning.slurm import queue
-
-FAILURES = ("failed", "lost", "damaged")
-STATES = ("finished", *FAILURES, "running", "queued", "preempted", "killed", "unknown")
+from pcam_lightning.sweeps.jobs import FAILURES, JobState, job_of_run, recorded_state
 
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 """submitit's id of a process, a Slurm job, or a task of a Slurm array."""
@@ -25,44 +21,6 @@ JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 # A job in any other state of Slurm has left the queue.
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-
-
-@dataclass(frozen=True)
-class JobState:
-    """One job of a sweep.
-
-    Attributes:
-        number: number in its sweep, from 0.
-        overrides: the job's overrides, such as `seed=1`.
-        state: `finished`; `failed`; `lost`: the job left the queue, or its process is gone, without
-            a recorded end; `damaged`: a file of its folder cannot be read; `running`; `queued`;
-            without a queue, `preempted` or `killed`; `unknown`: Slurm does not answer, or the run
-            has no status.
-        error: last line of the job's error; None if it has none.
-        log: log file of the job's process; None if the job has no log of its own.
-        folder: run folder, which may not exist yet.
-        sweep: folder of the sweep.
-        job_id: Slurm's job id, or the process id of a local job.
-    """
-
-    number: int
-    overrides: tuple[str, ...]
-    state: str
-    error: str | None
-    log: Path | None
-    folder: Path
-    sweep: Path
-    job_id: str | None = None
-
-    @property
-    def run(self) -> Run | None:
-        """The job's run; None if it has not begun."""
-        return Run(self.folder) if is_run_folder(self.folder) else None
-
-    @property
-    def has_ended(self) -> bool:
-        """True if the job's state is final."""
-        return self.state not in ("running", "queued", "unknown")
 
 
 Queue = Callable[[Sequence[str]], dict[str, str] | None]
@@ -82,7 +40,7 @@ def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
     """
     sweep = Path(folder)
     if not (sweep / "sweep.json").is_file():
-        return [_of_run(sweep, number, run) for number, run in enumerate(find_runs(sweep))]
+        return [job_of_run(sweep, number, run) for number, run in enumerate(find_runs(sweep))]
     submitted, jobs = _read_sweep(sweep)
     # Slurm first: a job that ends afterwards has recorded its state when its folder is read.
     ids = [job["job_id"] for job in jobs if job["job_id"]]
@@ -91,34 +49,11 @@ def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
     return [_of_job(sweep, job, submitted.get("executor"), queued) for job in jobs]
 
 
-def titles(jobs: Sequence[JobState]) -> list[str]:
-    """Return each job's overrides that not all jobs have; of a single job, all overrides."""
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    return [one_line(" ".join(o for o in job.overrides if o not in common)) for job in jobs]
-
-
-def count_states(states: Iterable[str]) -> str:
-    """Return a text such as `3 finished, 1 lost`."""
-    counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-
-
-def _of_run(sweep: Path, number: int, run: Run) -> JobState:
-    state, error = _state(run)
-    try:
-        overrides = tuple(map(printable, run.overrides))
-    except RunFileError:
-        overrides = ()
-    # No launcher will start it again.
-    state = "lost" if state == "killed" else state
-    return JobState(number, overrides, state, error, None, run.path, sweep)
-
-
 def _of_job(
     sweep: Path, job: dict[str, Any], executor: str | None, queued: dict[str, str] | None
 ) -> JobState:
     folder, log, job_id = job["folder"], job["log"], job["job_id"]
-    state, error = _state(Run(folder)) if is_run_folder(folder) else (None, None)
+    state, error = recorded_state(Run(folder)) if is_run_folder(folder) else (None, None)
     in_queue = (queued or {}).get(job_id)
     if state in ("failed", "damaged") and in_queue in QUEUED:  # requeued
         state, error = "queued", None
@@ -146,23 +81,6 @@ def _local_state(state: str | None, job_id: str | None) -> str:
             return "queued"
         return state if state == "preempted" else "lost"
     return state
-
-
-def _state(run: Run) -> tuple[str, str | None]:
-    """Return a run's own state and error; `damaged` if one of its files cannot be read."""
-    try:
-        state = run.state
-        for name in ("manifest", "summary", "overrides"):
-            try:
-                getattr(run, name)
-            except MissingRunFileError:
-                if state == "finished" and name == "summary":
-                    raise
-        error = run.status.get("error") if state == "failed" else None
-    except RunFileError as damaged:
-        return "damaged", one_line(damaged)
-    text = error.get("text") if isinstance(error, dict) else error
-    return state, None if text is None else one_line(text)
 
 
 def _read_sweep(sweep: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

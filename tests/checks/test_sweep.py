@@ -31,12 +31,12 @@ def test_the_lead_of_two_configurations_is_a_t_test(gap: float, tmp_path: Path) 
 
 def test_seeds_do_not_make_configurations(tmp_path: Path) -> None:
     found = configurations(sweep_of(tmp_path, {0.1: [0.7, 0.8], 0.01: [0.9]}))
-    assert {each.name: each.scores for each in found} == {
-        "optimizer.lr=0.1": {0: 0.7, 1: 0.8},
-        "optimizer.lr=0.01": {0: 0.9},
+    assert {each.name: each.scores("val", "auroc").tolist() for each in found} == {
+        "optimizer.lr=0.1": [0.7, 0.8],
+        "optimizer.lr=0.01": [0.9],
     }
     (single,) = configurations(sweep_of(tmp_path / "single", {0.1: [0.7, 0.8, 0.9]}))
-    assert single.settings == {} and single.mean == pytest.approx(0.8)
+    assert single.values == {} and single.mean("val", "auroc") == pytest.approx(0.8)
 
 
 def test_few_seeds_of_one_configuration_are_a_tip(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pcam_lightning.collect import watch as watching
 from pcam_lightning.collect.watch import progress, watch
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.process import process_mark
-from pcam_lightning.slurm.jobs import JobState, job_states
+from pcam_lightning.slurm.jobs import job_states
+from pcam_lightning.sweeps.jobs import JobState
 
 HEADER = "epoch,step,train/loss,val/auroc\n"
 

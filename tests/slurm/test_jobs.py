@@ -10,7 +10,8 @@ from sweep_files import write_run, write_sweep
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.status import RunFileError
 from pcam_lightning.slurm import queue
-from pcam_lightning.slurm.jobs import job_states, titles
+from pcam_lightning.slurm.jobs import job_states
+from pcam_lightning.sweeps.jobs import titles
 
 GONE = str(2**22 + 1)  # no process has an id above the kernel's limit
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtr
 
-from pcam_lightning.collect.table import Configuration, deviation
 from pcam_lightning.metrics.metrics import METRICS
+from pcam_lightning.sweeps.table import Configuration, deviation
 
 SELECTION_SPLIT = "val"
 """Selecting on test scores would make the reported score too optimistic."""

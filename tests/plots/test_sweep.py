@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sweep_files import scores, write_run
 
-from pcam_lightning.collect.pictures import (
+from pcam_lightning.plots.sweep import (
     interval,
     plot_effects,
     plot_parallel,
     plot_seeds,
     plot_sweep,
 )
-from pcam_lightning.collect.table import Configuration, Result, group_by_configuration
 from pcam_lightning.slurm.jobs import job_states
+from pcam_lightning.sweeps.table import Configuration, Result, group_by_configuration
 
 
 def write_sweep(folder: Path, count: int = 4, seeds: int = 2) -> list[Configuration]:

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from pcam_lightning.collect.best import SELECTION_SPLIT
-from pcam_lightning.collect.table import DEFAULT, Configuration, deviation, mean
 from pcam_lightning.errors import one_line
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.plots.history import METRIC_NAMES
 from pcam_lightning.plots.style import BLUE, FAINT, GRAY, INK, ORANGE, new_figure, save
+from pcam_lightning.sweeps.best import SELECTION_SPLIT
+from pcam_lightning.sweeps.table import DEFAULT, Configuration, deviation, mean
 
 LEVEL = 0.95
 LOG_FROM = 10  # ratio of the largest to the smallest value from which an axis is logarithmic

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sweep_files import scores, write_run
 
-from pcam_lightning.collect.best import best_configuration, expected_optimism
-from pcam_lightning.collect.table import Result, group_by_configuration
 from pcam_lightning.slurm.jobs import job_states
+from pcam_lightning.sweeps.best import best_configuration, expected_optimism
+from pcam_lightning.sweeps.table import Result, group_by_configuration
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sweep_files import scores, write_run
 
-from pcam_lightning.collect.table import (
+from pcam_lightning.slurm.jobs import job_states
+from pcam_lightning.sweeps.table import (
     Result,
     configurations_table,
     group_by_configuration,
@@ -15,7 +16,6 @@ from pcam_lightning.collect.table import (
     runs_table,
     swept_keys,
 )
-from pcam_lightning.slurm.jobs import job_states
 
 
 def found(folder: Path):
@@ -144,3 +144,11 @@ def test_runs_of_different_configs_are_never_averaged(
     if key == "optimizer.lr":
         names = ["optimizer.lr=0.1", "optimizer.lr=0.5", "optimizer.lr=(unknown)"]
         assert [row.name for row in rows] == names
+
+
+def test_a_key_that_follows_the_seed_makes_no_configuration(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        overrides = [f"seed={seed}", f"data.seed={seed}"]
+        write_run(tmp_path / str(seed), overrides, scores(auroc=0.9), scores(auroc=0.8))
+    (only,) = found(tmp_path)
+    assert only.seeds == 2 and only.name == "(default)"

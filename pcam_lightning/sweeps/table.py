@@ -17,7 +17,7 @@ from pcam_lightning.metrics.baselines import beaten_by_constant
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.status import RunFileError
-from pcam_lightning.slurm.jobs import STATES, JobState
+from pcam_lightning.sweeps.jobs import STATES, JobState
 
 SPLITS = ("val", "test")
 SCORES = [(split, name) for split in SPLITS for name in METRICS]
@@ -147,7 +147,10 @@ class Configuration:
 
 
 def swept_keys(jobs: Sequence[JobState]) -> list[str]:
-    """Return the overridden keys in which jobs differ, except the seed and Hydra's own keys."""
+    """Return the overridden keys in which jobs differ, except seeds and Hydra's own keys.
+
+    A key that equals `seed` in every job, such as `data.seed`, is a seed as well.
+    """
     overrides = [_values(job) for job in jobs]
     keys = dict.fromkeys(key for values in overrides for key in values)
     return [
@@ -155,6 +158,7 @@ def swept_keys(jobs: Sequence[JobState]) -> list[str]:
         for key in keys
         if key != "seed" and not key.startswith(("hydra.", "hydra/"))
         if len({values.get(key) for values in overrides}) > 1
+        if any(values.get(key) != values.get("seed") for values in overrides)
     ]
 
 

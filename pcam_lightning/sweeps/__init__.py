@@ -1,0 +1,1 @@
+"""Sweeps: their jobs, tables of scores over seeds, and the best configuration."""
