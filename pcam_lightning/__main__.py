@@ -10,7 +10,7 @@ TASKS = {
     "Train and tune": ("train", "collect"),
     "Look at runs": ("evaluate", "compare"),
     "Use a model": ("predict", "export", "bundle"),
-    "Check": ("check", "reproduce", "benchmark"),
+    "Check": ("check", "report", "reproduce", "benchmark"),
 }
 """Commands by what a person wants to do."""
 

@@ -114,13 +114,17 @@ def legend(axes: Axes, title: str | None = None) -> None:
     legend.get_title().set_fontsize(9)
 
 
+def add_subtitle(figure: Figure, text: str) -> None:
+    """Write a line below the title of a figure's first axes."""
+    # parse_math=False: a name may contain dollar signs.
+    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+    figure.axes[0].annotate(text, xytext=(0, 8), **place, fontsize=10, color=GRAY, parse_math=False)
+
+
 def save(figure: Figure, path: str | os.PathLike[str], subtitle: str | None = None) -> None:
     """Write a figure as PNG, atomically, with a subtitle below the title of its first axes."""
     if subtitle is not None:
-        axes = figure.axes[0]
-        # parse_math=False: a name may contain dollar signs.
-        place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
-        axes.annotate(subtitle, xytext=(0, 8), **place, fontsize=10, color=GRAY, parse_math=False)
+        add_subtitle(figure, subtitle)
     image = io.BytesIO()
     figure.savefig(image, format="png")
     atomic_write(path, image.getvalue())

@@ -15,7 +15,16 @@ from scipy.special import stdtrit
 from pcam_lightning.errors import one_line
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.plots.history import METRIC_NAMES
-from pcam_lightning.plots.style import BLUE, FAINT, GRAY, INK, ORANGE, new_figure, save
+from pcam_lightning.plots.style import (
+    BLUE,
+    FAINT,
+    GRAY,
+    INK,
+    ORANGE,
+    add_subtitle,
+    new_figure,
+    save,
+)
 from pcam_lightning.sweeps.best import SELECTION_SPLIT
 from pcam_lightning.sweeps.table import DEFAULT, Configuration, deviation, mean
 
@@ -40,6 +49,19 @@ def plot_sweep(
         best: the configuration to highlight.
         dataset: name to print on every picture.
     """
+    figures = figures_of(configurations, metric, best, dataset)
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    return [folder / name for name in figures]
+
+
+def figures_of(
+    configurations: Sequence[Configuration],
+    metric: str,
+    best: Configuration | None,
+    dataset: str,
+) -> dict[str, Figure]:
+    """Return the figures of a sweep by file name; arguments as in `plot_sweep`."""
     scored = [each for each in configurations if len(each.scores(SELECTION_SPLIT, metric))]
     keys = list(configurations[0].values) if configurations else []
     figures: dict[str, Figure] = {}
@@ -49,9 +71,9 @@ def plot_sweep(
         figures["effects.png"] = plot_effects(scored, keys, metric)
     if len(scored) > 1 and len(keys) > 1:
         figures["parallel.png"] = plot_parallel(scored, keys, metric, best)
-    for name, figure in figures.items():
-        save(figure, folder / name, one_line(f"dataset: {dataset}"))
-    return [folder / name for name in figures]
+    for figure in figures.values():
+        add_subtitle(figure, one_line(f"dataset: {dataset}"))
+    return figures
 
 
 def interval(values: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from pcam_lightning.config.schema.export import Bundle, Export
 from pcam_lightning.config.schema.fields import StrictModel
 from pcam_lightning.config.schema.groups import Model
 from pcam_lightning.config.schema.predict import Predict
+from pcam_lightning.config.schema.report import Report
 from pcam_lightning.config.schema.search import Search
 from pcam_lightning.config.schema.train import Train
 from pcam_lightning.errors import InputError
@@ -25,6 +26,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "audit": Audit,
     "download": Download,
     "check": Check,
+    "report": Report,
     "compare": Compare,
     "reproduce": Reproduce,
     "collect": Collect,

@@ -1,0 +1,1 @@
+"""Sections of the report, one per module, each a function of the records."""
