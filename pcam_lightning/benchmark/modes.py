@@ -128,6 +128,8 @@ def _fit(case: Case, per: Literal["step", "epoch"] = "step") -> Iterator[Sample]
     parts = {name: case.config[name] for name in ("callbacks", "logger", "trainer")}
     if per == "step":
         parts["trainer"] = parts["trainer"] | {"limit_val_batches": 1}
+        # Scores of one batch, which may have one class only, must not select or stop anything.
+        parts["callbacks"] = parts["callbacks"] | {"checkpoint": None, "early_stopping": None}
 
     def fit(gate: StepGate, folder: str) -> None:
         trainer = build.build_trainer(move_folder(parts, case.config["run_dir"], folder))

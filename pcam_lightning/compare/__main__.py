@@ -28,7 +28,7 @@ def main(config: Config) -> Path:
     with recording(folder, manifest):
         save_resolved(config, folder)
         report = write_comparison(folder, runs)
-        summary = {key: report[key] for key in ("runs", "names", "states", "verdict")}
+        summary = {key: report[key] for key in ("runs", "names", "datasets", "states", "verdict")}
         write_json(folder / "summary.json", summary)
     return folder / "summary.json"
 

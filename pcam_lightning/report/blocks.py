@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pcam_lightning.errors import one_line, printable
 
+BROAD = 1600
+"""Width in pixels from which a chart has the page's width."""
 Value = str | float | None
 """Content of a table cell; None and NaN are shown as a dash."""
 
@@ -28,8 +30,9 @@ class Source:
 
     def describe(self) -> str:
         """Return the origin as one line."""
-        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
-        facts = [f"{self.files[0]}{more}", f"data set {self.dataset}"]
+        first, *others = self.files
+        more = f" and {len(others)} more" if others else ""
+        facts = [f"{first}{more}", f"data set {self.dataset}"]
         for name, values in (("seed", self.seeds), ("commit", self.commits)):
             shown = ", ".join(values[:3]) + (f" and {len(values) - 3} more" * (len(values) > 3))
             facts.append(f"{name}{'s' * (len(values) > 1)} {shown or 'not recorded'}")
@@ -95,6 +98,11 @@ class Picture:
     source: Source
     is_chart: bool = True
     """True for lines on white, whose colors a dark page inverts; False for photographs."""
+
+    @property
+    def is_broad(self) -> bool:
+        """True for a chart of several panels, which is shown as wide as the page."""
+        return self.is_chart and self.size[0] >= BROAD
 
 
 Block = Text | Notes | Table | Picture

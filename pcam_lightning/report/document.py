@@ -54,7 +54,9 @@ def write_document(
     sections = [verdict.build(records, outcomes), *(each.build(records) for each in SECTIONS)]
     _limit_pictures(sections)
     datasets = tuple(dict.fromkeys(each.dataset for each in records.every if each.dataset))
-    return Document(title, datasets, "demo" in datasets, merge_notes(sections, notes))
+    return Document(
+        title, datasets, any(each.is_demo for each in records.every), merge_notes(sections, notes)
+    )
 
 
 def _limit_pictures(sections: list[Section]) -> None:

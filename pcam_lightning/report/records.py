@@ -54,7 +54,13 @@ class Record:
     def dataset(self) -> str | None:
         """The name of the data set; None if not recorded."""
         name = at(self.manifest, "dataset", "name") or at(self.summary, "dataset")
-        return None if name is None else one_line(name)
+        if name is None and isinstance(several := at(self.summary, "datasets"), list):
+            name = ", ".join(dict.fromkeys(map(str, several)))  # of a comparison
+        return one_line(name) if name else None
+
+    @property
+    def is_demo(self) -> bool:
+        return "demo" in (self.dataset or "").split(", ")
 
     @property
     def seed(self) -> int | None:
@@ -98,7 +104,7 @@ def source_of(records: Sequence[Record], *names: str) -> Source:
         dataset=", ".join(dict.fromkeys(datasets)),
         seeds=tuple(dict.fromkeys(seeds)),
         commits=tuple(dict.fromkeys(each.commit for each in records)),
-        is_demo=any(each.dataset == "demo" for each in records),
+        is_demo=any(each.is_demo for each in records),
     )
 
 

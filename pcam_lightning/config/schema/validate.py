@@ -17,6 +17,7 @@ from pcam_lightning.config.schema.groups import Model
 from pcam_lightning.config.schema.predict import Predict
 from pcam_lightning.config.schema.report import Report
 from pcam_lightning.config.schema.search import Search
+from pcam_lightning.config.schema.tour import Tour
 from pcam_lightning.config.schema.train import Train
 from pcam_lightning.errors import InputError
 
@@ -27,6 +28,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "download": Download,
     "check": Check,
     "report": Report,
+    "tour": Tour,
     "compare": Compare,
     "reproduce": Reproduce,
     "collect": Collect,

@@ -15,7 +15,8 @@ COMPARISONS = 3
 
 
 def build(records: Records) -> Section:
-    twins, comparisons = records.of_kind("reproduce"), records.of_kind("compare")
+    twins = [each for each in records.of_kind("reproduce") if each.summary]
+    comparisons = records.of_kind("compare")
     blocks: list[Block] = []
     if twins:
         rows = [

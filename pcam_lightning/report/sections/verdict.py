@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pcam_lightning.checks.outcome import Outcome, State
@@ -17,14 +17,13 @@ from pcam_lightning.sweeps.table import Result, at, deviation, number
 SHOWN = 3
 """Folders that a row of the checks names."""
 HEADLINE = ("auroc", "f2", "accuracy")
-OTHERS = "Checks that passed or do not apply"
 NOTHING = "none among the inputs"
 
 
 def build(records: Records, outcomes: Sequence[Outcome]) -> Section:
     counts = count_states(outcomes)
     blocks: list[Block] = []
-    demo = sorted({each.name for each in records.every if each.dataset == "demo"})
+    demo = sorted({each.name for each in records.every if each.is_demo})
     if demo:
         blocks.append(
             Text(
@@ -43,13 +42,9 @@ def build(records: Records, outcomes: Sequence[Outcome]) -> Section:
     )
     names = {each.path: each.name for each in records.every}
     names |= {each.folder.path: each.name for each in records.sweeps}
-    groups: dict[str, tuple[State, ...]] = {
-        "Issues": ("issue",),
-        "Tips": ("tip",),
-        OTHERS: ("passed", "not applicable"),
-    }
-    for title, states in groups.items():
-        blocks += _outcomes(outcomes, states, title, names, title == OTHERS)
+    blocks += _by_check(outcomes, "issue", "Issues", names)
+    blocks += _by_check(outcomes, "tip", "Tips", names)
+    blocks.append(_all_outcomes(outcomes, names))
     return Section("verdict", "Verdict", blocks)
 
 
@@ -69,8 +64,8 @@ def _glance(records: Records) -> Table:
     if threshold is not None:
         value = number(at(threshold.summary, "threshold", "value"))
         rule = at(threshold.summary, "threshold", "rule")
-        rows.append(("threshold", one_line(f"{value:.4g} ({rule})")))
-    twins = records.of_kind("reproduce")
+        rows.append(("threshold", one_line(f"{value:.4g} ({rule}), chosen by {threshold.name}")))
+    twins = [each for each in records.of_kind("reproduce") if each.summary]
     same = sum(at(each.summary, "identical") is True for each in twins)
     text = f"{same} of {len(twins)} repetitions are identical, bit for bit" if twins else NOTHING
     rows.append(("reproduced", text))
@@ -124,26 +119,39 @@ def _constant(result: Result, split: str, name: str) -> str:
     return f" (best constant {best:.4f})"
 
 
-def _outcomes(
-    outcomes: Sequence[Outcome],
-    states: Sequence[State],
-    title: str,
-    names: dict[Path, str],
-    is_detail: bool,
+def _by_check(
+    outcomes: Sequence[Outcome], state: State, title: str, names: Mapping[Path, str]
 ) -> list[Block]:
-    """Return a row for each check and figures, with the folders that share them."""
-    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    """Return a row for each check with outcomes in a state: the first one, and where else."""
+    groups: dict[str, list[Outcome]] = {}
     for each in outcomes:
-        if each.state in states:
-            folders = groups.setdefault((each.state, each.code, each.title, each.text), [])
-            if each.folder is not None:
-                folders.append(names.get(each.folder, printable(str(each.folder))))
+        if each.state == state:
+            groups.setdefault(each.code, []).append(each)
     rows: list[list[Value]] = []
-    for (state, code, subject, text), folders in groups.items():
+    for code, members in groups.items():
+        folders = [_name(each, names) for each in members]
         more = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
-        rows.append([state, code, subject, text, ", ".join(folders[:SHOWN]) + more])
+        facts = (members[0].title, len(members), members[0].text)
+        rows.append([state, code, *facts, ", ".join(folders[:SHOWN]) + more])
     if not rows:
         return []
-    columns = [Column(name) for name in ("state", "code", "subject", "figures", "folders")]
+    columns = [Column("state"), Column("code"), Column("subject"), Column("folders", "{:,}")]
+    columns += [Column("figures of the first folder"), Column("where")]
     note = "docs/checks.md says what each code means, and when it may be ignored."
-    return [Table(title, columns, rows, None, note if not is_detail else "", is_detail)]
+    return [Table(title, columns, rows, None, note)]
+
+
+def _all_outcomes(outcomes: Sequence[Outcome], names: Mapping[Path, str]) -> Table:
+    """Return a row for every check of every folder."""
+    rows = [
+        (each.state, each.code, each.title, each.text, each.file, _name(each, names))
+        for each in outcomes
+    ]
+    headings = ("state", "code", "subject", "figures", "file", "folder")
+    return Table("All checks", list(map(Column, headings)), rows, None, is_detail=True)
+
+
+def _name(outcome: Outcome, names: Mapping[Path, str]) -> str:
+    if outcome.folder is None:
+        return "-"
+    return names.get(outcome.folder, printable(str(outcome.folder)))

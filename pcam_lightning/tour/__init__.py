@@ -1,0 +1,1 @@
+"""Tour: the whole way from data to report, on the demo set."""
