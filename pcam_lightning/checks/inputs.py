@@ -88,11 +88,14 @@ def find_inputs(paths: Iterable[Path | str]) -> Inputs:
     runs on the same data form one sweep for each parent folder.
 
     Raises:
-        RunFileError: a path is no folder, or holds no run.
+        RunFileError: there is no path, or a path is no folder or holds no run.
     """
+    paths = list(map(Path, paths))
+    if not paths:
+        raise RunFileError("inputs=[]: expected at least one folder with runs")
     found: dict[Path, Folder] = {}
     sweeps: dict[tuple[Path, str | None], list[Folder]] = {}
-    for path in map(Path, paths):
+    for path in paths:
         runs = find_runs(path)
         if not runs:
             raise RunFileError(f"{path}: no run found, expected a run folder or a folder of runs")
