@@ -35,6 +35,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MANDATORY = {
     "check": ["inputs=[a]"],
+    "report": ["inputs=[a]"],
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
     "collect": ["runs=a"],
@@ -44,7 +45,7 @@ MANDATORY = {
     "bundle": ["run=a"],
 }
 """Overrides without which a root config is incomplete."""
-FILES = r"(?<!\.json)(?<!\.onnx)(?<!\.pt2)(?<!\.safetensors)(?<!\.py)"
+FILES = r"(?<!\.html)(?<!\.md)(?<!\.json)(?<!\.onnx)(?<!\.pt2)(?<!\.safetensors)(?<!\.py)"
 """Pattern behind a dotted word that is no name of a file."""
 OTHER_ARGUMENTS = {"weights_only"}
 """Names in `NAME=VALUE` that are arguments of Python functions, not config keys."""

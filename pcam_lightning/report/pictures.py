@@ -46,7 +46,7 @@ def pictures_in(record: Record, names: dict[str, str], *, charts: bool = True) -
             blocks.append(Text(str(error), "warning"))
         else:
             source = record.source(f"plots/{name}.png")
-            blocks.append(Picture(f"{title}: {record.name}", png, size, source, charts))
+            blocks.append(Picture(title, png, size, source, charts))
     return blocks
 
 

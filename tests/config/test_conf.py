@@ -17,6 +17,7 @@ GROUPS += ("cluster",)
 MANDATORY = {
     "predict": ["run=a", "input=b"],
     "check": ["inputs=[a]"],
+    "report": ["inputs=[a]"],
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
     "collect": ["runs=a"],

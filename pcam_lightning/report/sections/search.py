@@ -51,7 +51,7 @@ def _search(records: Records, sweep: Sweep) -> list[Block]:
         blocks.append(Text(f"Best configuration: {best.name} ({reason}). {_optimism(sweep)}"))
     dataset = source.dataset
     for name, figure in figures_of(sweep.configurations, METRIC, best, dataset).items():
-        blocks.append(drawn(f"{TITLES[name]}: {sweep.name}", figure, source))
+        blocks.append(drawn(TITLES[name], figure, source))
     return blocks
 
 
