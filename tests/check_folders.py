@@ -31,6 +31,14 @@ def write_sound(root: Path) -> None:
     write_audit(root / "audit", [])
     write_evaluate(root / "evaluate")
     write_run(root / "reproduce", {"identical": True, "verdict": "identical"})
+    differences = [
+        {"kind": "config", "name": "seed", "values": [1, 2], "matters": True, "detail": []}
+    ]
+    write_run(root / "compare", {"runs": ["a", "b"], "names": ["a", "b"], "verdict": ["other"]})
+    write_json(
+        root / "compare" / "compare.json",
+        {"names": ["a", "b"], "differences": differences, "pairs": [{"same_weights": False}]},
+    )
     row = {"contender": "pcam_lightning", "model": "cnn", "batch_size": 128, "median": 100.0}
     row |= {"waiting": 0.01, "overhead": 0.02}
     write_run(root / "benchmark", {"mode": "train", "dataset": "pcam", "rows": [row]})

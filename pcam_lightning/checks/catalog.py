@@ -23,6 +23,7 @@ from pcam_lightning.runs.files import MissingRunFileError
 TRAIN: tuple[Kind, ...] = ("train",)
 SWEEP: tuple[Kind, ...] = ("sweep",)
 AUDIT: tuple[Kind, ...] = ("audit",)
+COMPARE: tuple[Kind, ...] = ("compare",)
 EVALUATE: tuple[Kind, ...] = ("evaluate",)
 RUNS: tuple[Kind, ...] = (
     "train", "audit", "evaluate", "compare", "reproduce", "benchmark", "export", "bundle", "other",
@@ -54,6 +55,7 @@ CHECKS = (
     Check("PC602", "Recorded code", TRAIN, reproducibility.recorded_code),
     Check("PC603", "Environments of a sweep", SWEEP, reproducibility.equal_environments),
     Check("PC604", "Repetition of a run", ("reproduce",), reproducibility.repetition),
+    Check("PC605", "Causes of differences", COMPARE, reproducibility.explained_differences),
     Check("PC701", "Waiting for data", TRAIN, speed.waiting_for_data),
     Check("PC702", "Share of the framework", ("benchmark",), speed.framework),
     Check("PC801", "Exported model", ("export", "bundle"), handover.equal_export),

@@ -135,6 +135,25 @@ class ReproduceSummary(Section):
     verdict: str = ""
 
 
+class ComparedFact(Section):
+    kind: str
+    name: str
+    values: list[Any]
+    matters: bool
+
+
+class ComparedPair(Section):
+    same_weights: bool | None = None
+
+
+class ComparisonOfRuns(Section):
+    """The `compare.json` of `compare`; a pair for each run but the first."""
+
+    names: list[str]
+    differences: list[ComparedFact]
+    pairs: list[ComparedPair]
+
+
 class AuditSplit(Section):
     rows: Count
     slides: Count | None = None
@@ -176,6 +195,12 @@ def read_audit(folder: Folder) -> AuditReport:
     """Return the `audit.json` of an audit."""
     path = folder.path / "audit.json"
     return AuditReport(**checked(path, read_json(path), AuditReport))
+
+
+def read_comparison(folder: Folder) -> ComparisonOfRuns:
+    """Return the `compare.json` of a comparison."""
+    path = folder.path / "compare.json"
+    return ComparisonOfRuns(**checked(path, read_json(path), ComparisonOfRuns))
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:

@@ -90,12 +90,12 @@ def find_inputs(paths: Iterable[Path | str]) -> Inputs:
     Raises:
         RunFileError: there is no path, or a path is no folder or holds no run.
     """
-    paths = list(map(Path, paths))
-    if not paths:
+    tops = list(map(Path, paths))
+    if not tops:
         raise RunFileError("inputs=[]: expected at least one folder with runs")
     found: dict[Path, Folder] = {}
     sweeps: dict[tuple[Path, str | None], list[Folder]] = {}
-    for path in paths:
+    for path in tops:
         runs = find_runs(path)
         if not runs:
             raise RunFileError(f"{path}: no run found, expected a run folder or a folder of runs")

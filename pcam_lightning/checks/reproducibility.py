@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pcam_lightning.checks.contents import (
     ReproduceSummary,
+    read_comparison,
     read_manifest,
     read_summary,
     setting,
@@ -79,3 +80,26 @@ def repetition(folder: Folder, inputs: Inputs) -> Verdict:
     """Check that the repetition of a run was bit-identical."""
     summary = read_summary(folder, ReproduceSummary)
     return (passed if summary.identical else issue)(summary.verdict)
+
+
+def explained_differences(folder: Folder, inputs: Inputs) -> Verdict:
+    """Check that compared runs have other weights only where a recorded fact differs."""
+    report = read_comparison(folder)
+    facts = [each for each in report.differences if each.matters]
+    unexplained, without_effect = [], []
+    for place, pair in enumerate(report.pairs, start=1):
+        name = report.names[place] if place < len(report.names) else str(place)
+        causes = [each for each in facts if each.values[place : place + 1] != each.values[:1]]
+        if pair.same_weights is False and not causes:
+            unexplained.append(name)
+        if pair.same_weights and (keys := [c.name for c in causes if c.kind == "config"]):
+            without_effect.append(f"{', '.join(keys[:SHOWN])} ({name})")
+    if unexplained:
+        return issue(
+            f"other weights than the first run's, though no recorded fact differs: "
+            f"{', '.join(unexplained[:SHOWN])}",
+            "compare.json",
+        )
+    if without_effect:
+        return tip(f"settings without effect: {'; '.join(without_effect)}", "compare.json")
+    return passed("every difference of weights has a recorded cause", "compare.json")

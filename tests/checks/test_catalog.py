@@ -175,6 +175,7 @@ CASES: dict[str, tuple[str, Change, Change | None]] = {
         only(0),
     ),
     "PC604": ("issue", on("reproduce/summary.json", identical=False), without("reproduce")),
+    "PC605": ("issue", on("compare/compare.json", differences=[]), without("compare")),
     "PC701": (
         "tip",
         on("sweep/0/summary.json", waiting_for_data=0.4),

@@ -26,10 +26,8 @@ def kinds(inputs: Inputs) -> dict[str, str]:
 
 def test_every_kind_is_recognized(sound: Path) -> None:
     inputs = find_inputs([sound])
-    assert kinds(inputs) == {
-        name: name
-        for name in ("sweep", "audit", "evaluate", "reproduce", "benchmark", "export", "bundle")
-    }
+    commands = ("audit", "evaluate", "compare", "reproduce", "benchmark", "export", "bundle")
+    assert kinds(inputs) == {name: name for name in ("sweep", *commands)}
     assert len(inputs.of_kind("train")) == 9
     (sweep,) = inputs.of_kind("sweep")
     assert sorted(each.path.name for each in sweep.members) == [str(i) for i in range(9)]

@@ -68,3 +68,26 @@ def test_runs_of_a_sweep_share_code_and_packages(folder: Path, changes, state: s
     made.edit(folder.with_name("b") / "manifest.json", changes)
     (sweep,) = find_inputs([folder.parent]).of_kind("sweep")
     assert reproducibility.equal_environments(sweep, NOTHING).state == state
+
+
+@pytest.mark.parametrize(
+    ("same", "differences", "state"),
+    [
+        (True, [], "passed"),
+        (False, [("config", True, [1, 2])], "passed"),
+        (False, [("config", False, [1, 2])], "issue"),  # cannot change weights
+        (False, [("config", True, [1, 1])], "issue"),
+        (True, [("config", True, [1, 2])], "tip"),
+        (True, [("hardware", True, [1, 2])], "passed"),
+        (None, [], "passed"),
+    ],
+)
+def test_other_weights_need_a_cause(tmp_path: Path, same, differences, state: str) -> None:
+    made.write_run(tmp_path, {"runs": [], "verdict": []})
+    facts = [
+        {"kind": kind, "name": "a", "values": values, "matters": matters}
+        for kind, matters, values in differences
+    ]
+    content = {"names": ["x", "y"], "differences": facts, "pairs": [{"same_weights": same}]}
+    made.write_json(tmp_path / "compare.json", content)
+    assert reproducibility.explained_differences(read_folder(tmp_path), NOTHING).state == state

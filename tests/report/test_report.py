@@ -115,7 +115,7 @@ def test_every_number_of_training_comes_from_the_files(report, root: Path) -> No
     seeds = table(found, "Scores over seeds")
     rates = np.array([each["config"]["optimizer"]["lr"] for each in manifests])
     for _, row in seeds.iterrows():
-        chosen = rates == float(row["configuration"].removeprefix("optimizer.lr="))
+        chosen = rates == float(str(row["configuration"]).removeprefix("optimizer.lr="))
         assert row["seeds"] == chosen.sum() == 3
         means = [row.iloc[place] for place in range(2, 10, 2)]
         spreads = [row.iloc[place] for place in range(3, 11, 2)]
@@ -136,7 +136,8 @@ def test_every_number_of_training_comes_from_the_files(report, root: Path) -> No
         assert row["test"] == test["metrics"][name]["value"]
         assert row["all tumour"] == test["baselines"]["all_tumour"][name]
 
-    for run, (_, row) in zip(made.runs(root), table(found, "Gradients").iterrows(), strict=True):
+    gradients = table(found, "Gradients").to_dict("records")
+    for run, row in zip(made.runs(root), gradients, strict=True):
         steps = pd.read_parquet(run / "gradients.parquet")
         assert row["steps"] == len(steps)
         assert row["median norm"] == pytest.approx(steps["norm"].median())
