@@ -1,10 +1,10 @@
 """Places of tumour cells and histiocytes, which decide the label of a patch.
 
 The center of a positive patch has tumour cells, the center of a negative patch has histiocytes or
-neither. Patches are difficult in three ways. Cells of the center have any shape, up to nearly the
-shape of the other kind, and the cells of one center resemble each other. Some centers have a single
-cell. In some, all cells lie on the edge of the center and only touch it. Outside, both kinds of
-cells occur in both classes, and tumour comes close to the center.
+neither. Patches are difficult in three ways. Cells of the center have any shape, often nearly the
+shape of the other kind, and the cells of one center resemble each other. Some centers have only one
+or two cells, which lie on the edge and only touch the center. Outside, both kinds of cells occur in
+both classes, and in some patches tumour comes close to the center.
 """
 
 from typing import Any, NamedTuple
@@ -18,10 +18,14 @@ SITES = (4, 16, 40, 55, 79, 91)
 """Rows and columns of the sites; nuclei at sites outside the center do not reach into it."""
 CLEAREST = 0.5
 """Distance of a round nucleus's shape, and of a pair's, from the limit between the two kinds."""
-VAGUEST = 0.05
-"""The same of the most ambiguous cells of a center."""
-ON_THE_EDGE = 0.18
-"""Share of patches whose cells only touch the center."""
+VAGUEST = 0.02
+"""The same of the most ambiguous cells."""
+NEITHER = 0.6
+"""Share of negative patches with neither kind of cell in the center."""
+TUMOUR_NEAR = 0.3
+"""Share of patches in which tumour may lie close to the center; otherwise it is at the rim."""
+ON_THE_EDGE = 0.15
+"""Share of patches whose central cells only touch the center."""
 
 
 class Nests(NamedTuple):
@@ -52,18 +56,21 @@ def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
     # Outside the center, negative patches have more tumour cells, so that totals are equal.
     tumours = np.where(positive, rng.integers(0, 12, (n, 1)), rng.integers(2, 16, (n, 1)))
     tumours *= positive | (rng.random((n, 1)) > 0.1)
-    tumour = _nearest(away + 1000 * central, tumours)
+    near = ~(np.isin(row, SITES[::5]) | np.isin(column, SITES[::5]))
+    closed = near & (central | (rng.random((n, 1)) >= TUMOUR_NEAR))
+    tumour = _nearest(away + 1000 * closed, tumours)
     histiocyte = _nearest(away + 1000 * (tumour | central), rng.integers(0, 9, (n, 1)))
     on_edge = rng.random((n, 1)) < ON_THE_EDGE
-    cells = np.where(on_edge, rng.integers(1, 3, (n, 1)), rng.integers(1, 5, (n, 1)))
+    cells = np.where(on_edge, rng.integers(1, 3, (n, 1)), rng.integers(2, 5, (n, 1)))
     filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < cells
     tumour[:, central] = filled & positive
-    histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < 0.85)
+    histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) >= NEITHER)
 
     # Cells of one center are about equally far from the other kind; elsewhere each is different.
+    # The exponent makes ambiguous shapes more frequent than clear ones.
     clear = rng.random((n, len(row)))
     clear[:, central] = clear[:, central][:, :1]
-    clear = VAGUEST + (CLEAREST - VAGUEST) * clear
+    clear = VAGUEST + (CLEAREST - VAGUEST) * clear**1.5
     clear = np.clip(clear * rng.uniform(0.85, 1.15, clear.shape), VAGUEST, CLEAREST - 1e-6)
     y, x = _positions(rng, row, column, central, on_edge)
     return Nests(y, x, tumour | histiocyte, np.where(tumour, 0.5 - clear, 0.5 + clear))

@@ -16,6 +16,8 @@ SLIDES = {"train": 32, "valid": 12, "test": 16}
 OUT_OF_FOCUS = {"train": 4, "valid": 3, "test": 3}
 """Slides of the first two laboratories that are out of focus."""
 THIRD_LABORATORY = {"train": 0, "valid": 0, "test": 4}
+STRENGTH = 0.7, 1.35
+"""Strength of both stains on the palest and on the darkest slides."""
 
 # Optical density of the two stains in R, G, B; hematoxylin after Ruifrok & Johnston 2001, eosin
 # adjusted by eye. The second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
@@ -54,7 +56,7 @@ def draw_slides(rng: np.random.Generator, split: str) -> Slides:
     # Groups: third laboratory, out of focus, others.
     group = np.repeat((0, 1, 2), (third, OUT_OF_FOCUS[split], n - third - OUT_OF_FOCUS[split]))
     red = rng.beta(0.35, 0.35, (n, 1))
-    strength = _balanced(rng, n, 0.6, 1.45)
+    strength = _balanced(rng, n, *STRENGTH)
     strength[:third] = _balanced(rng, third, 0.7, 0.9)
 
     def stain(usual: ArrayLike, redder: ArrayLike, of_third: ArrayLike) -> Floats:

@@ -44,21 +44,21 @@ def test_tumour_is_in_the_center_of_positives_and_of_no_negative(placed, sprites
     assert (total[~positive] > 0).mean() > 0.8
 
 
-def test_some_centers_have_a_single_cell_and_some_are_only_touched(placed) -> None:
+def test_some_centers_are_only_touched_by_one_or_two_cells(placed) -> None:
     positive, where = placed
     middle = (where.row >= 32) & (where.row < 64) & (where.column >= 32) & (where.column < 64)
-    touched_only = ~(where.tumour & middle).any(axis=1)[positive]
-    assert 0.1 < touched_only.mean() < 0.3
-    inside = (where.tumour & middle).sum(axis=1)[positive][~touched_only]
-    assert set(inside) == {1, 2, 3, 4}
+    inside = (where.tumour & middle).sum(axis=1)[positive]
+    assert 0.1 < (inside == 0).mean() < 0.2
+    assert set(inside) == {0, 2, 3, 4}
 
 
-def test_shapes_are_a_continuum_and_cells_of_a_center_resemble_each_other(placed) -> None:
+def test_shapes_are_a_continuum_of_which_ambiguous_ones_are_frequent(placed) -> None:
     _, where = placed
     for kind in (where.tumour, where.here & ~where.tumour):
-        counts, _ = np.histogram(abs(where.shape[kind] - 0.5), bins=4, range=(0.05, 0.5))
-        assert counts.min() > 0.15 * counts.sum()
-    assert abs(where.shape[where.here] - 0.5).min() >= 0.05 - 1e-9
+        distance = abs(where.shape[kind] - 0.5)
+        counts, _ = np.histogram(distance, bins=4, range=(0, 0.5))
+        assert (np.diff(counts) < 0).all() and counts[-1] > 0.1 * counts.sum()
+        assert distance.min() >= 0.02 - 1e-9
 
 
 def test_a_tumour_cell_is_one_round_nucleus_and_a_histiocyte_has_a_waist(sprites) -> None:
