@@ -71,7 +71,7 @@ def draw_slides(rng: np.random.Generator, split: str) -> Slides:
         hematoxylin=stain(HEMATOXYLIN, HEMATOXYLIN_RED, HEMATOXYLIN_THIRD),
         eosin=stain(EOSIN, EOSIN_RED, EOSIN_THIRD),
         white=np.clip(white, 225, 252),
-        blur=rng.uniform(*np.array([(2.1, 2.6), (1.2, 1.8), (0, 0)])[group].T),
+        blur=rng.uniform(*np.array([(2.3, 2.8), (1.2, 1.8), (0, 0)])[group].T),
         tumour=_opposite(rng, strength, group),
     )
     return Slides(*(values.astype(np.float32) for values in slides)).of(rng.permutation(n))
