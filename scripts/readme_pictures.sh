@@ -24,7 +24,7 @@ cp outputs/readme/evaluate/plots/least_certain_attribution.png docs/evaluate_att
 rm -rf outputs/readme/predict
 python -m pcam_lightning.evaluate run=outputs/readme/cnn
 python -m pcam_lightning.predict run=outputs/readme/cnn predict.gallery=16 \
-  input=data/demo/v1_seed0_4096_1024_1024/camelyonpatch_level_2_split_test_x.h5 hydra.run.dir=outputs/readme/predict
+  input=data/demo/v2_seed0_4096_1024_1024/camelyonpatch_level_2_split_test_x.h5 hydra.run.dir=outputs/readme/predict
 cp outputs/readme/predict/plots/contact_sheet.png docs/
 rm -rf outputs/readme/audit
 python -m pcam_lightning.audit data=demo data.demo.damage=true data.demo.dtype=float32 \

@@ -1,8 +1,8 @@
 """Demo set: synthetic patches in the official file format, drawn from a seed.
 
 The same seed gives the same bytes on the same kind of processor, for any number of threads: NumPy's
-functions round differently with other vector instructions. Slides differ in stain and in their
-share of tumour, and no slide is in two splits.
+functions round differently with other vector instructions. Slides differ in stain, in focus and
+in their share of tumour, and no slide is in two splits.
 """
 
 import csv
@@ -17,13 +17,14 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from pcam_lightning.data.demo.tissue import Sprites, Stains, draw_patches, draw_sprites, draw_stains
+from pcam_lightning.data.demo.cells import Sprites, draw_sprites
+from pcam_lightning.data.demo.slides import SLIDES, Slides, draw_slides
+from pcam_lightning.data.demo.tissue import draw_patches
 from pcam_lightning.data.files import SPLITS, SplitFiles
 from pcam_lightning.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Part of the folder's name; to be raised when the same options would give other bytes."""
-SLIDES = {"train": 24, "valid": 8, "test": 8}
 CHUNK = 128
 """Patches drawn together."""
 SMALLEST = 16
@@ -82,16 +83,14 @@ def write_demo(folder: Path, options: DemoOptions) -> None:
     `demo_damage.csv` lists every planted fault as split, row, kind and value (see `plant_damage`).
     """
     sprites = draw_sprites(np.random.default_rng((options.seed, 1)))
-    images, labels, slides, tumour = {}, {}, {}, {}
+    images, labels, slide, tumour = {}, {}, {}, {}
     for number, split in enumerate(SPLITS):
         rows = getattr(options, split)
         rng = np.random.default_rng((options.seed, 2, number))
-        slides[split] = np.sort(rng.integers(0, SLIDES[split], rows))
-        # Between 25 % and 75 % of a slide's patches are positive, half of all on average.
-        share = np.linspace(0.25, 0.75, SLIDES[split])[rng.permutation(SLIDES[split])]
-        labels[split] = (rng.random(rows) < share[slides[split]]).astype(np.uint8)
-        stains = draw_stains(rng, SLIDES[split]).of(slides[split])
-        images[split], tumour[split] = _draw(options.seed, number, labels[split], stains, sprites)
+        slide[split] = np.sort(rng.integers(0, SLIDES[split], rows))
+        slides = draw_slides(rng, split).of(slide[split])
+        labels[split] = (rng.random(rows) < slides.tumour).astype(np.uint8)
+        images[split], tumour[split] = _draw(options.seed, number, labels[split], slides, sprites)
     if options.dtype == "float32":
         images = {split: pixels.astype(np.float32) for split, pixels in images.items()}
     if options.damage:
@@ -104,7 +103,7 @@ def write_demo(folder: Path, options: DemoOptions) -> None:
             file.create_dataset("x", data=images[split])
         with h5py.File(files.labels, "w") as file:
             file.create_dataset("y", data=labels[split].reshape(-1, 1, 1, 1))
-        _write_meta(files.meta, split, slides[split], labels[split], tumour[split])
+        _write_meta(files.meta, split, slide[split], labels[split], tumour[split])
 
 
 def plant_damage(
@@ -151,12 +150,12 @@ def plant_damage(
 
 
 def _draw(
-    seed: int, split: int, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
+    seed: int, split: int, labels: NDArray[np.uint8], slides: Slides, sprites: Sprites
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     def chunk(start: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         rows = slice(start, start + CHUNK)
         rng = np.random.default_rng((seed, 4, split, start))
-        return draw_patches(rng, labels[rows], stains.of(rows), sprites)
+        return draw_patches(rng, labels[rows], slides.of(rows), sprites)
 
     # Threads run in parallel, as NumPy releases the GIL; only a few, as each needs much memory.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

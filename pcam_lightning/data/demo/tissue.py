@@ -4,212 +4,35 @@ A patch has two maps of stain concentration, hematoxylin (nuclei) and eosin (eve
 Beer-Lambert law converts them to RGB. Nuclei are copies of sprites, small images drawn once per
 set. All patches of a call are drawn together: the k-th nucleus of every patch is drawn at once.
 
-Only shape determines the label. Tumour cells have one large nucleus. Histiocytes, similar benign
-cells, have two small nuclei with the same total stain in the same pale cytoplasm. The center of a
-positive patch has tumour cells, the center of a negative patch has histiocytes. So mean color
-predicts almost nothing. In both classes, tumour cells also lie outside the center.
+Only the shape of the cells in the center determines the label (see `cells` and `nests`): tumour
+cells and histiocytes have the same stain in the same pale cytoplasm, so mean color predicts almost
+nothing. How difficult a patch is depends on its cells, and on its slide (see `slides`).
 """
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
-Floats = NDArray[np.floating]
-Range = tuple[float, float]
+from pcam_lightning.data.demo.cells import SPRITES, Sprites
+from pcam_lightning.data.demo.nests import place_nests
+from pcam_lightning.data.demo.noise import SIZE, Floats, smooth_noise, varier
+from pcam_lightning.data.demo.slides import Slides
 
-SIZE = 96
-"""Height and width of a patch in pixels; one pixel is about 1 micron."""
-CENTER = slice(32, 64)
-"""Rows and columns in which tumour makes a patch positive."""
 MARGIN = 16
 """Pixels around the canvas, so that the patch's edge can cut nuclei."""
 INNER = slice(MARGIN, MARGIN + SIZE)
 
-# Optical density of the two stains in R, G, B; hematoxylin after Ruifrok & Johnston 2001, eosin
-# adjusted by eye. A second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
-HEMATOXYLIN, HEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
-EOSIN, EOSIN_RED = (0.19, 0.99, 0.19), (0.22, 0.86, 0.46)
-
-
-class Stains(NamedTuple):
-    """Stains and scanner white of n slides or patches: float32 [n, 3] each."""
-
-    hematoxylin: Floats
-    """Optical density per unit of stain, in R, G, B."""
-    eosin: Floats
-    white: Floats
-    """RGB of empty glass, 225..252."""
-
-    def of(self, which: NDArray[np.int64] | slice) -> "Stains":
-        """Return the stains at these positions, such as the slide of each patch."""
-        return Stains(*(values[which] for values in self))
-
-
-def draw_stains(rng: np.random.Generator, slides: int) -> Stains:
-    """Draw the stains of slides: of one laboratory, the other or between, with variation."""
-    red = rng.beta(0.35, 0.35, (slides, 1))
-
-    def stain(usual: ArrayLike, redder: ArrayLike, strength: Range) -> Floats:
-        color = np.asarray(usual) * (1 - red) + np.asarray(redder) * red
-        color = np.clip(color + rng.normal(0, 0.02, (slides, 3)), 0.03, None)
-        color /= np.linalg.norm(color, axis=1, keepdims=True)
-        return (color * rng.uniform(*strength, (slides, 1))).astype(np.float32)
-
-    white = rng.normal(244, 4, (slides, 1)) + rng.normal(0, 1.5, (slides, 3))
-    return Stains(
-        hematoxylin=stain(HEMATOXYLIN, HEMATOXYLIN_RED, (0.85, 1.25)),
-        eosin=stain(EOSIN, EOSIN_RED, (0.8, 1.2)),
-        white=np.clip(white, 225, 252).astype(np.float32),
-    )
-
-
-class Sprites(NamedTuple):
-    """Small square images of stain, float32 [SPRITES, side, side] each, with an odd side."""
-
-    lymphocyte: Floats
-    fibroblast: Floats
-    """The i-th sprite has the orientation pi * i / SPRITES."""
-    histiocyte: Floats
-    tumour: Floats
-    cytoplasm: Floats
-
-
-SPRITES = 1024
-TUMOUR_REACH = 11
-"""Maximum distance of a tumour nucleus's pixels from its middle, in rows or columns."""
-
-
-def draw_sprites(rng: np.random.Generator) -> Sprites:
-    """Draw `SPRITES` variants of each kind of cell."""
-
-    def angle() -> Floats:
-        return rng.uniform(0, np.pi, SPRITES).astype(np.float32)
-
-    across = angle()
-    pair = [
-        _nuclei(rng, 13, (5.2, 6.2), (0.75, 0.95), angle(), (0.33, 0.53), (0.78, 1.05), across, way)
-        for way in (-1, 1)
-    ]
-    vesicular = _nuclei(rng, 13, (7.6, 9.2), (0.7, 0.95), angle(), (0.3, 0.5), (0.75, 1.0))
-    dark = (0.7, 1.0)
-    nucleoli = [
-        _nuclei(rng, 13, (1.3, 2.0), (0.7, 1.0), angle(), dark, dark, angle(), way)
-        for way in (0.3, -0.4)
-    ]
-    tumour = np.maximum(vesicular, np.maximum(*nucleoli))
-    histiocyte = np.maximum(*pair)
-    histiocyte *= tumour.sum() / histiocyte.sum()  # the same amount of stain on average
-    straight = np.arange(SPRITES, dtype=np.float32) * np.pi / SPRITES
-    return Sprites(
-        lymphocyte=_nuclei(rng, 6, (3.4, 4.5), (0.78, 1.0), angle(), (0.8, 1.1), (0.9, 1.15)),
-        fibroblast=_nuclei(rng, 9, (4.5, 7.5), (0.24, 0.42), straight, (0.75, 1.0), (0.8, 1.1)),
-        histiocyte=histiocyte,
-        tumour=tumour,
-        cytoplasm=_nuclei(rng, 15, (12.0, 14.5), (0.8, 1.0), angle(), (0.9, 1.0), (0.5, 0.5)),
-    )
-
-
-def _nuclei(
-    rng: np.random.Generator,
-    half: int,
-    major: Range,
-    ratio: Range,
-    angle: Floats,
-    body: Range,
-    rim: Range,
-    across: Floats | None = None,
-    way: float = 0.0,
-) -> Floats:
-    """Draw irregular ellipses with a soft edge, one per sprite of 2 * half + 1 pixels squared.
-
-    `major` is the longer half-axis in pixels, `ratio` the ratio of the shorter to it, `body` and
-    `rim` are amounts of stain. With `across`, each is moved 5 * `way` pixels in this direction.
-    """
-    n = len(angle)
-    vary = _varier(rng, n)
-    grid = np.arange(-half, half + 1, dtype=np.float32)
-    dy, dx = grid[:, None] - vary(-0.5, 0.5), grid - vary(-0.5, 0.5)
-    if across is not None:
-        away = 5.0 * way * vary(0.9, 1.1)
-        dy = dy - away * np.sin(across)[:, None, None]
-        dx = dx - away * np.cos(across)[:, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    a = vary(*major)
-    b = a * vary(*ratio)
-    along, over = (dx * cos + dy * sin) / a, (dy * cos - dx * sin) / b
-    radius, phi = np.hypot(along, over), np.arctan2(over, along)
-    for wave in (2, 3, 4):
-        radius = radius * (1 + vary(-0.06, 0.06) * np.cos(wave * phi + vary(0, 2 * np.pi)))
-    inside = np.clip((1 - radius) * np.sqrt(a * b) / 1.4 + 0.5, 0, 1)
-    stain = vary(*body) * (1 + 0.2 * smooth_noise(rng, n, 2.2, 2 * half + 1))
-    stain += (vary(*rim) - stain) * np.clip((radius - 0.72) * 5, 0, 1)
-    return inside * stain
-
-
-class Nests(NamedTuple):
-    """Positions of the tumour cells and histiocytes of n patches: [n, sites] each."""
-
-    row: NDArray[np.int64]
-    column: NDArray[np.int64]
-    tumour: NDArray[np.bool_]
-    histiocyte: NDArray[np.bool_]
-
-
-ROWS = (4, 17, 40, 55, 78, 91)
-"""Rows and columns of the sites; nuclei at sites outside the center do not reach into it."""
-
-
-def place_nests(rng: np.random.Generator, labels: NDArray[np.uint8]) -> Nests:
-    """Place tumour cells and histiocytes in patches with these labels, uint8 [n].
-
-    Two to four central sites have tumour cells in positive patches, histiocytes in most negative
-    patches. Around them, both kinds occur in both classes, with more cells towards one side.
-    Tumour outside the center lies at the rim only, so a network has to use the position.
-    """
-    n, positive = len(labels), labels[:, None] == 1
-    row, column = (grid.ravel() for grid in np.meshgrid(ROWS, ROWS, indexing="ij"))
-    central = np.isin(row, ROWS[2:4]) & np.isin(column, ROWS[2:4])
-    side = rng.uniform(0, 2 * np.pi, (n, 1))
-    away = np.hypot(row - 48 - 42 * np.sin(side), column - 48 - 42 * np.cos(side))
-    away += rng.normal(0, 8, away.shape)
-    rim = np.isin(row, ROWS[::5]) | np.isin(column, ROWS[::5])
-
-    # Outside the center, negative patches have more tumour cells, so that totals are equal.
-    tumours = np.where(positive, rng.integers(0, 12, (n, 1)), rng.integers(2, 16, (n, 1)))
-    tumours *= positive | (rng.random((n, 1)) > 0.1)
-    tumour = _nearest(away + 1000 * ~rim, tumours)
-    histiocyte = _nearest(away + 1000 * (tumour | central), rng.integers(0, 9, (n, 1)))
-    filled = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1) < rng.integers(2, 5, (n, 1))
-    tumour[:, central] = filled & positive
-    histiocyte[:, central] = filled & ~positive & (rng.random((n, 1)) < 0.85)
-
-    # The four central sites are rotated and moved together, with less jitter, to stay inside.
-    turn = rng.uniform(0, 2 * np.pi, (n, 1)) * central
-    shift = rng.uniform(-2, 2, (2, n, 1)) * central
-    jitter = rng.uniform(-2.5, 2.5, (2, n, len(row))) * np.where(central, 0.6, 1)
-    dy, dx = row - 47.5, column - 47.5
-    y = 47.5 + dy * np.cos(turn) - dx * np.sin(turn) + shift[0] + jitter[0]
-    x = 47.5 + dx * np.cos(turn) + dy * np.sin(turn) + shift[1] + jitter[1]
-    return Nests(np.rint(y).astype(int), np.rint(x).astype(int), tumour, histiocyte)
-
-
-def _nearest(distance: NDArray[Any], amount: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return True at the `amount` [n, 1] nearest sites of each row of `distance` [n, sites]."""
-    return distance.argsort(axis=1).argsort(axis=1) < amount
-
 
 def draw_patches(
-    rng: np.random.Generator, labels: NDArray[np.uint8], stains: Stains, sprites: Sprites
+    rng: np.random.Generator, labels: NDArray[np.uint8], slides: Slides, sprites: Sprites
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draw patches with these labels, uint8 [n], and stains of n patches.
+    """Draw patches with these labels, uint8 [n], from the slides of n patches.
 
     Return the patches, uint8 [n, 96, 96, 3], and whether each contains any tumour, bool [n].
     """
     n = len(labels)
-    vary = _varier(rng, n)
+    vary = varier(rng, n)
     coarse, medium, fine, grain = (smooth_noise(rng, n, cell) for cell in (26.0, 11.0, 5.0, 2.4))
     stroma = (rng.random(n) < 0.3) * rng.uniform(0.5, 1, n)  # share of fibrous tissue
     direction = rng.uniform(0, np.pi, n)  # angle of its fibers
@@ -218,14 +41,10 @@ def draw_patches(
     nuclei = np.zeros((n, SIZE + 2 * MARGIN, SIZE + 2 * MARGIN), np.float32)
     cytoplasm = np.zeros_like(nuclei)
     nests = place_nests(rng, labels)
-    pale = nests.tumour | nests.histiocyte
-    for canvas, cells, where in (
-        (nuclei, sprites.tumour, nests.tumour),
-        (nuclei, sprites.histiocyte, nests.histiocyte),
-        (cytoplasm, sprites.cytoplasm, pale),
-    ):
-        which = rng.integers(0, SPRITES, where.shape)
-        _stamp(canvas, cells, which, nests.row, nests.column, where)
+    shape = (nests.shape * SPRITES).astype(int)
+    _stamp(nuclei, sprites.lobed, shape, nests.row, nests.column, nests.here)
+    which = rng.integers(0, SPRITES, shape.shape)
+    _stamp(cytoplasm, sprites.cytoplasm, which, nests.row, nests.column, nests.here)
     cellularity = rng.beta(2.6, 0.9, n) * (1 - 0.6 * stroma)
     density = cellularity[:, None, None] + 0.15 * coarse + 0.12 * medium
     taken = (glass >= 0.3) | (cytoplasm[:, INNER, INNER] >= 0.62)
@@ -248,12 +67,7 @@ def draw_patches(
     eosin *= (1 - 0.3 * np.minimum(hematoxylin, 1)) * tissue * thickness
     eosin += 0.015 + 0.01 * coarse
     anywhere = np.asarray(nests.tumour.any(axis=1))
-    return _transmit(rng, hematoxylin, eosin, stains), anywhere
-
-
-def _varier(rng: np.random.Generator, n: int) -> Callable[[float, float], Floats]:
-    """Return a function that draws one number for each of n patches."""
-    return lambda low, high: rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
+    return _transmit(rng, hematoxylin, eosin, slides), anywhere
 
 
 def _glass(rng: np.random.Generator, field: Floats) -> Floats:
@@ -299,14 +113,16 @@ def _fibers(direction: NDArray[np.float64], waves: Floats, coarse: Floats) -> Fl
 
 
 def _transmit(
-    rng: np.random.Generator, hematoxylin: Floats, eosin: Floats, stains: Stains
+    rng: np.random.Generator, hematoxylin: Floats, eosin: Floats, slides: Slides
 ) -> NDArray[np.uint8]:
     """Return the RGB image: white light through both stains, with blur and sensor noise."""
-    density = _blur(hematoxylin)[..., None] * stains.hematoxylin[:, None, None]
-    density += _blur(eosin)[..., None] * stains.eosin[:, None, None]
-    light = np.exp(-density) * stains.white[:, None, None]
-    light += rng.uniform(-4, 4, light.shape).astype(np.float32)
-    light += rng.uniform(-5, 5, light.shape[:3]).astype(np.float32)[..., None]
+    # Focus varies within a slide.
+    blur = slides.blur * rng.uniform(0.8, 1.2, len(slides.blur))
+    density = _blur(hematoxylin, blur)[..., None] * slides.hematoxylin[:, None, None]
+    density += _blur(eosin, blur)[..., None] * slides.eosin[:, None, None]
+    light = np.exp(-density) * slides.white[:, None, None]
+    light += rng.uniform(-3, 3, light.shape).astype(np.float32)
+    light += rng.uniform(-3, 3, light.shape[:3]).astype(np.float32)[..., None]
     return np.clip(light, 0, 255).astype(np.uint8)
 
 
@@ -328,16 +144,11 @@ def _stamp(
         window[at] = np.maximum(window[at], sprites[which[patch, k]])
 
 
-def _blur(stain: Floats) -> Floats:
+def _blur(stain: Floats, deviation: Floats) -> Floats:
+    """Blur maps [n, 96, 96] by the optics, and by Gaussians of these deviations [n] if not 0."""
     padded = np.pad(stain, ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = 0.15 * (padded[:, :-2] + padded[:, 2:]) + 0.7 * padded[:, 1:-1]
-    return 0.15 * (rows[:, :, :-2] + rows[:, :, 2:]) + 0.7 * rows[:, :, 1:-1]
-
-
-def smooth_noise(rng: np.random.Generator, n: int, cell: float, size: int = SIZE) -> Floats:
-    """Draw random fields [n, size, size], mean 0, deviation 1, features `cell` pixels wide."""
-    knots = np.arange(-cell, size + 2 * cell, cell)
-    weights = np.exp(-((np.arange(size)[:, None] - knots) ** 2) / (2 * (0.6 * cell) ** 2))
-    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    weights = weights.astype(np.float32)
-    return weights @ rng.standard_normal((n, len(knots), len(knots)), np.float32) @ weights.T
+    blurred = 0.15 * (rows[:, :, :-2] + rows[:, :, 2:]) + 0.7 * rows[:, :, 1:-1]
+    for i in np.flatnonzero(deviation):
+        blurred[i] = gaussian_filter(blurred[i], deviation[i], mode="nearest", truncate=3)
+    return blurred

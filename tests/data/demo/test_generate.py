@@ -9,11 +9,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from pcam_lightning.data.demo import tissue
+from pcam_lightning.data import patch_features
 from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
+from pcam_lightning.data.demo.slides import OUT_OF_FOCUS, THIRD_LABORATORY
 from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
 from pcam_lightning.errors import InputError
 
@@ -139,24 +141,47 @@ def test_color_says_little_about_the_label(parent: Path) -> None:
     assert 0.4 < read(folder, "train")[1].mean() < 0.6
 
 
-def test_tumour_is_inside_the_center_of_positives_and_clear_of_it_in_negatives() -> None:
-    rng = np.random.default_rng(0)
-    labels = (np.arange(2000) % 2).astype(np.uint8)
-    nests = tissue.place_nests(rng, labels)
-    inside = (nests.row >= 32) & (nests.row < 64) & (nests.column >= 32) & (nests.column < 64)
-    reach = tissue.TUMOUR_REACH
-    touching = (
-        (nests.row > 31 - reach)
-        & (nests.row < 64 + reach)
-        & (nests.column > 31 - reach)
-        & (nests.column < 64 + reach)
+@pytest.fixture(scope="module")
+def slides(parent: Path) -> pd.DataFrame:
+    """Return one row per slide: its split, share of tumour, sharpness and stain of nuclei."""
+    folder = ensure_demo(parent, DemoOptions(train=1024, valid=192, test=256))
+    rows = []
+    for split in SPLITS:
+        images, labels = read(folder, split)
+        meta = pd.read_csv(SplitFiles(folder, split).meta)
+        for places in meta.groupby("wsi").indices.values():
+            features = patch_features.compute(images[places])
+            # The darkest pixels in red light are nuclei.
+            density = -np.log((images[places].reshape(-1, 3) + 1.0) / 256)
+            nuclei = density[density[:, 0] > np.quantile(density[:, 0], 0.8)].mean(axis=0)
+            look = {name: features[name].mean() for name in ("brightness", "sharpness")}
+            look |= {"red_to_green": nuclei[0] / nuclei[1], "tumour": labels[places].mean()}
+            rows.append({"split": split} | look)
+    return pd.DataFrame(rows)
+
+
+def test_the_look_of_a_slide_says_little_about_its_share_of_tumour(slides: pd.DataFrame) -> None:
+    train = slides["split"].to_numpy() == "train"
+    share = slides["tumour"].to_numpy()[train]
+    assert share.min() < 0.4 and share.max() > 0.6
+    for name in ("brightness", "sharpness"):
+        assert abs(np.corrcoef(rankdata(slides[name].to_numpy()[train]), share)[0, 1]) < 0.35
+
+
+def test_some_slides_of_each_split_are_out_of_focus(slides: pd.DataFrame) -> None:
+    for split in SPLITS:
+        sharpness = np.sort(slides["sharpness"].to_numpy()[slides["split"] == split])
+        blurred = OUT_OF_FOCUS[split] + THIRD_LABORATORY[split]
+        assert blurred and sharpness[blurred - 1] < 0.85 * sharpness[blurred]
+
+
+def test_the_stain_of_a_third_laboratory_is_in_the_test_split_only(slides: pd.DataFrame) -> None:
+    split, color, sharpness = (
+        slides[name].to_numpy() for name in ("split", "red_to_green", "sharpness")
     )
-    positive = labels == 1
-    assert ((nests.tumour & inside).sum(axis=1)[positive] >= 2).all()
-    assert not (nests.tumour & touching).sum(axis=1)[~positive].any()
-    total = nests.tumour.sum(axis=1)
-    assert abs(total[positive].mean() - total[~positive].mean()) < 2
-    assert (total[~positive] > 0).mean() > 0.8
+    outside = color > 1.03 * color[split == "train"].max()
+    assert split[outside].tolist() == ["test"] * THIRD_LABORATORY["test"]
+    assert sharpness[outside].max() < np.median(sharpness[split == "test"])
 
 
 def test_the_smallest_damaged_set_has_room_for_all_faults(tmp_path: Path) -> None:
