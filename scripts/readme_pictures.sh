@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make the pictures and numbers of the README: training on the demo set with cnn and mlp, a
-# comparison of two learning rates, an evaluation of the mlp, and an audit of a damaged demo set.
+# comparison of two learning rates, an evaluation of the mlp, an audit of a damaged demo set, and the
+# tour, whose page is drawn by Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,3 +33,7 @@ python -m pcam_lightning.audit data=demo data.demo.damage=true data.demo.dtype=f
 cp outputs/readme/audit/plots/intensity.png docs/audit_intensity.png
 cp outputs/readme/audit/plots/found_contradiction.png docs/audit_contradiction.png
 cp outputs/readme/cnn/plots/{patches_test,metrics,gradient_norm}.png docs/
+rm -rf outputs/readme/tour
+python -m pcam_lightning.tour hydra.run.dir=outputs/readme/tour
+chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1350 \
+  --screenshot=docs/report.png "file://$PWD/outputs/readme/tour/report/report.html"
