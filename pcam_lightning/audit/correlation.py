@@ -21,7 +21,7 @@ FARTHEST = 24
 MARGIN = 8
 """Pixels that the band-pass near the border of the shared area mixes with pixels outside of it."""
 LEAST = 0.85
-"""Smallest correlation of two patches of the same tissue; see docs/data.md for measurements."""
+"""Smallest correlation of two patches of the same tissue; docs/data.md has measurements."""
 AGREEING = 0.75
 """Smallest share of the structured blocks of the shared area that correlate on their own."""
 LEAST_OF_BLOCK, PROMISING = 0.5, 0.4

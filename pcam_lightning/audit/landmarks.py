@@ -94,7 +94,10 @@ class LandmarkCoder:
 
 def band_passed(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return band-passed gray patches, in gray levels. uint8 [N, 96, 96, 3] to [N, 96, 96]."""
-    return _filter(patches)[1]
+    result = np.empty(patches.shape[:3], np.float32)
+    for start in range(0, len(patches), BATCH):
+        result[start : start + BATCH] = _filter(patches[start : start + BATCH])[1]
+    return result
 
 
 def structured_blocks(band: NDArray[np.float32]) -> NDArray[np.int64]:
