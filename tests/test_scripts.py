@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.cli.command import CONF
+from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = [
@@ -43,6 +44,14 @@ def test_the_coverage_of_intervals_is_a_table() -> None:
     ]
     assert len(rows) == 9
     assert all(0 <= float(cell) <= 1 for row in rows for cell in row[1:])
+
+
+def test_the_recall_of_near_duplicates_is_a_table(tmp_path: Path) -> None:
+    root = ensure_demo(tmp_path, DemoOptions(train=64, valid=16, test=16))
+    script = [sys.executable, REPOSITORY / "scripts" / "near_duplicate_recall.py", root, "8"]
+    lines = subprocess.run(script, check=True, capture_output=True, text=True).stdout.splitlines()
+    shares = [float(line.split(" | ")[1].rstrip("% |")) for line in lines if "%" in line[-5:]]
+    assert len(shares) == 11 and min(shares) > 80
 
 
 def test_every_job_script_is_compared() -> None:

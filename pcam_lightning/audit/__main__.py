@@ -29,10 +29,16 @@ def main(config: Config) -> Path:
 
 
 def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write `audit.json`, `findings.parquet`, `plots/` and `summary.json`; return the summary."""
+    """Write the report, findings, near-duplicates and plots; return the summary, also written."""
+    from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
     from pcam_lightning.audit.faults import find_faults
+    from pcam_lightning.audit.near_duplicates import (
+        find_near_duplicates,
+        fit_coder,
+        write_alignments,
+    )
     from pcam_lightning.audit.pictures import draw_audit
     from pcam_lightning.audit.report import describe, print_report
     from pcam_lightning.audit.scan import scan_split
@@ -50,10 +56,18 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     scale = declared_scale(data["scale"])
 
     reading = time.monotonic()
-    with tqdm(total=rows, desc="reading", unit="patch", disable=None) as bar:
-        scans = {split: scan_split(each, bar, scale) for split, each in files.items()}
-    seconds_reading = time.monotonic() - reading
-    findings = find_faults(scans)
+    # The products of small matrices are slower on several threads, much slower on busy cores.
+    with threadpool_limits(1, user_api="blas"):
+        coder = fit_coder(files, scale) if config["audit"]["near_duplicates"] else None
+        with tqdm(total=rows, desc="reading", unit="patch", disable=None) as bar:
+            scans = {split: scan_split(each, bar, scale, coder) for split, each in files.items()}
+        seconds_reading = time.monotonic() - reading
+        near = None
+        if coder:
+            with tqdm(desc="comparing", unit="pair", disable=None) as bar:
+                near = find_near_duplicates(scans, bar)
+    alike = None if near is None else near.table
+    findings = find_faults(scans, alike)
     digests = file_digests(files)
     digest = fingerprint(digests)
     head = {"dataset": source.name, "root": source.root, "fingerprint": digest}
@@ -61,9 +75,11 @@ def audit(config: Config, folder: Path, manifest: dict[str, Any]) -> dict[str, A
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
     write_findings(findings, folder / "findings.parquet", digest)
 
-    report = head | describe(scans, findings)
+    if near is not None:
+        write_alignments(near.table, folder / "near_duplicates.parquet")
+    report = head | describe(scans, findings, near)
     write_json(folder / "audit.json", report)
-    draw_audit(folder / "plots", report, scans, findings, config["audit"]["gallery"])
+    draw_audit(folder / "plots", report, scans, findings, config["audit"]["gallery"], alike)
     print_report(report)
     try:
         check_scales(files, data["scale"])

@@ -18,18 +18,21 @@ FENCE = 3.0
 """Distance of Tukey's (1977) outer fences from the quartiles, in interquartile ranges."""
 
 
-def find_faults(scans: Scans) -> pd.DataFrame:
+def find_faults(scans: Scans, near_duplicates: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return all findings of all kinds, as a table with the columns split, row, kind, value.
 
     Kinds are described in `pcam_lightning.data.findings.KINDS`. Among equal patches of a split, all
     but the first are duplicates. If equal patches have different labels, all of them are
     contradictions instead, since none of the labels can be trusted. Equal patches in several splits
-    are all cross-split duplicates.
+    are all cross-split duplicates. Near-duplicates are added from the table of `NearDuplicates`.
     """
     found: list[Finding] = []
     for split, scan in scans.items():
         found += _damage(split, scan)
     found += _copies(scans)
+    if near_duplicates is not None:
+        for split, row, kind, *other in near_duplicates.iloc[:, :5].itertuples(index=False):
+            found.append((split, row, kind, _name(*other)))
     found += _slides(scans)
     kinds, splits = list(KINDS), list(scans)
     found.sort(key=lambda each: (kinds.index(each[2]), splits.index(each[0]), each[1]))

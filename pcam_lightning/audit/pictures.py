@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pcam_lightning.audit.correlation import Alignment
 from pcam_lightning.audit.scan import SplitScan
 from pcam_lightning.data.findings import KINDS
 from pcam_lightning.plots.galleries import plot_gallery
@@ -19,11 +20,12 @@ COLORS = dict(zip(CLASS_NAMES, (BLUE, ORANGE), strict=True))
 
 def draw_audit(
     folder: Path, report: Mapping[str, Any], scans: Mapping[str, SplitScan],
-    findings: pd.DataFrame, gallery: int,
+    findings: pd.DataFrame, gallery: int, near_duplicates: pd.DataFrame | None = None,
 ) -> None:  # fmt: skip
     """Write the plots, and a gallery of up to `gallery` patches for each kind of finding.
 
-    Equal patches are shown next to each other.
+    Equal patches are shown next to each other, and so are near-duplicates (the table of
+    `NearDuplicates`), with the transformation between them.
     """
     _plot_intensity(folder / "intensity.png", report)
     _plot_classes(folder / "classes.png", report)
@@ -38,6 +40,7 @@ def draw_audit(
         heading = f"{title}, dataset: {report['dataset']}"
         plot_gallery(folder / f"{name}.png", pixels, captions, heading)
 
+    relations = _relations(near_duplicates)
     for kind in KINDS:
         of_kind = findings["kind"] == kind
         columns = (findings.loc[of_kind, name].tolist() for name in ("split", "row", "value"))
@@ -51,7 +54,8 @@ def draw_audit(
                 rows.append((split, row, _UNITS.get(kind, "{}").format(value)))
             elif pair not in pairs:
                 pairs.add(pair)
-                rows += [(split, row, f"equals {value}"), (other, int(other_row), "")]
+                text = relations.get((kind, split, row), f"equals {value}")
+                rows += [(split, row, text), (other, int(other_row), "")]
         if rows:
             draw_gallery(f"found_{kind}", rows[:gallery], f"{kind}: {len(found):,} found")
     half = max(1, gallery // 2)
@@ -60,6 +64,18 @@ def draw_audit(
         ends = [*order[:half], *order[-half:]] if len(order) > 2 * half else list(order)
         rows = [(split, int(row), f"mean {scan.mean[row]:.1f}") for row in ends]
         draw_gallery(f"extremes_{split}", rows, f"darkest and brightest of {split}")
+
+
+def _relations(near_duplicates: pd.DataFrame | None) -> dict[tuple[str, str, int], str]:
+    """Return the captions of near-duplicates by kind, split and row."""
+    if near_duplicates is None:
+        return {}
+    return {
+        (kind, split, row): f"shows {other}:{other_row}, {Alignment(*alignment)}"
+        for split, row, kind, other, other_row, *alignment in near_duplicates.itertuples(
+            index=False
+        )
+    }
 
 
 _UNITS = {

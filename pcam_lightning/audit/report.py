@@ -11,6 +11,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from pcam_lightning.audit.faults import fences, valid_labels
+from pcam_lightning.audit.near_duplicates import NearDuplicates
 from pcam_lightning.audit.scan import SplitScan
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.data.findings import KINDS
@@ -18,7 +19,9 @@ from pcam_lightning.data.findings import KINDS
 BINS = np.arange(0, 256 + 4, 4)  # of the histogram of mean intensities
 
 
-def describe(scans: Mapping[str, SplitScan], findings: pd.DataFrame) -> dict[str, Any]:
+def describe(
+    scans: Mapping[str, SplitScan], findings: pd.DataFrame, near: NearDuplicates | None = None
+) -> dict[str, Any]:
     """Describe the splits, count findings by kind, and compute the training split's normalization.
 
     Mean intensities refer to cleaned patches, 0..255; channel statistics are on the 0..1 scale.
@@ -29,6 +32,7 @@ def describe(scans: Mapping[str, SplitScan], findings: pd.DataFrame) -> dict[str
         "splits": {split: _describe_split(scan) for split, scan in scans.items()},
         "findings": {kind: {split: counts[kind, split] for split in scans} for kind in KINDS},
         "kinds": KINDS,
+        "near_duplicates": near and near.facts,
         "normalization": {"source": "train", "mean": mean, "std": std},
     }
 
@@ -48,6 +52,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         table.add_row(kind, *(f"{counts[split]:,}" for split in splits), style=style)
     console = Terminal()
     console.print(table)
+    console.print(_comparison(report["near_duplicates"]))
     for split, facts in splits.items():
         if facts["storage"]["bytes"] > 1.5 * facts["storage"]["bytes_as_uint8"]:
             times = facts["storage"]["bytes"] / facts["storage"]["bytes_as_uint8"]
@@ -96,6 +101,18 @@ def _describe_split(scan: SplitScan) -> dict[str, Any]:
             },
         },
     }
+
+
+def _comparison(facts: Mapping[str, int] | None) -> str:
+    """Report how many patches were searched for near-duplicates, and what was left out."""
+    if facts is None:
+        return "near-duplicates: not searched (audit.near_duplicates=false)"
+    text = f"near-duplicates: {facts['compared']:,} different patches compared"
+    if facts["not_compared"]:
+        text += f", {facts['not_compared']:,} not compared since they have too little structure"
+    if facts["landmark_pairs_left_out"]:
+        text += f", {facts['landmark_pairs_left_out']:,} pairs of too common landmarks left out"
+    return text
 
 
 def _auroc(facts: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import xxhash
 from tqdm import tqdm
 
+from pcam_lightning.audit.landmarks import LandmarkCoder, Landmarks
 from pcam_lightning.data.clean import Changes, to_uint8
 from pcam_lightning.data.files import (
     PATCH_BYTES,
@@ -51,6 +52,8 @@ class SplitScan:
     high: float
     """The largest finite pixel in the file, NaN if there is none."""
     channels: ChannelStatistics
+    landmarks: Landmarks | None = None
+    """Landmarks of each patch, None if no coder was given."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,7 +68,9 @@ class SplitScan:
         return DirectPatches(self.files, len(self), self.scale)
 
 
-def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> SplitScan:
+def scan_split(
+    files: SplitFiles, bar: tqdm, scale: Scale | None = None, coder: LandmarkCoder | None = None
+) -> SplitScan:
     """Read every patch of a split once.
 
     Args:
@@ -73,6 +78,7 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
         bar: progress bar, advanced by one for each patch.
         scale: the pixel scale; None means the scale guessed from a sample, or 0..255 if no scale
             that can be read is found.
+        coder: finds landmarks, if the split is to be searched for near-duplicates.
 
     Raises:
         InputError: a file cannot be read, or the files do not belong together.
@@ -82,7 +88,7 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
     scale = scale or guess.scale or BYTES
     with open_dataset(files, "x") as dataset:
         parts = []
-        for part in map_chunks(dataset, files.images, lambda _, raw: _scan(raw, scale)):
+        for part in map_chunks(dataset, files.images, lambda _, raw: _scan(raw, scale, coder)):
             bar.update(len(part.mean))
             parts.append(part)
         storage = describe_storage(dataset, files.images)
@@ -106,6 +112,7 @@ def scan_split(files: SplitFiles, bar: tqdm, scale: Scale | None = None) -> Spli
         low=low,
         high=high,
         channels=sum((part.channels for part in parts), ChannelStatistics()),
+        landmarks=Landmarks.concatenate(part.landmarks for part in parts) if coder else None,
     )
 
 
@@ -139,9 +146,10 @@ class _Chunk:
     low: float
     high: float
     channels: ChannelStatistics
+    landmarks: Landmarks | None
 
 
-def _scan(raw: np.ndarray, scale: Scale) -> _Chunk:
+def _scan(raw: np.ndarray, scale: Scale, coder: LandmarkCoder | None) -> _Chunk:
     pixels, changes = to_uint8(raw, scale)
     sums = channel_sums(pixels)
     channels = ChannelStatistics()
@@ -156,4 +164,5 @@ def _scan(raw: np.ndarray, scale: Scale) -> _Chunk:
         low=float(finite.min()) if finite.size else np.nan,
         high=float(finite.max()) if finite.size else np.nan,
         channels=channels,
+        landmarks=coder(pixels) if coder else None,
     )

@@ -162,6 +162,8 @@ class AuditSplit(Section):
 class AuditReport(Section):
     splits: dict[str, AuditSplit] = {}
     findings: dict[str, dict[str, Count]] = {}
+    near_duplicates: dict[str, Count] | None = None
+    """None if the audit did not search for them, as in earlier versions."""
 
 
 class GitFacts(Section):

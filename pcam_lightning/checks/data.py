@@ -23,12 +23,17 @@ from pcam_lightning.metrics.predictions import checked_predictions
 if TYPE_CHECKING:
     import pandas as pd
 
-COPIES = ("duplicate", "contradiction", "cross_split_duplicate")
+EXACT = ("duplicate", "contradiction", "cross_split_duplicate")
 """Kinds of findings whose patches equal another patch."""
+NEAR = ("near_duplicate", "cross_split_near_duplicate")
+"""Kinds of findings whose patches show the same tissue as another patch, changed or shifted."""
+COPIES = (*EXACT, *NEAR)
+LEAKS = ("cross_split_duplicate", "cross_split_near_duplicate")
+"""Kinds of findings whose patches show tissue of another split."""
 
 
 def duplicates(folder: Folder, inputs: Inputs) -> Verdict:
-    """Check that no patch is in a file twice, or in two splits."""
+    """Check that no tissue is in a file twice, or in two splits."""
     report = read_audit(folder)
     findings = _findings(folder)
     parts, serious = [], False
@@ -37,11 +42,17 @@ def duplicates(folder: Folder, inputs: Inputs) -> Verdict:
         if any(counts.values()):
             copies = len(rows_of(findings, split, COPIES))
             text = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-            parts.append(f"{split} {text}, effective n {facts.rows - copies:,} of {facts.rows:,}")
-            serious |= bool(counts["cross_split_duplicate"] or counts["contradiction"])
+            parts.append(
+                f"{split} {text}, effective n {facts.rows - copies:,} of {facts.rows:,} "
+                f"({_exact_and_near(findings, split)})"
+            )
+            serious |= any(counts[kind] for kind in (*LEAKS, "contradiction"))
+    searched = report.near_duplicates is not None
+    note = "" if searched else "; the audit did not search for near-duplicates"
     if not parts:
-        return passed("no two patches are equal", "findings.parquet")
-    text = "; ".join(parts)
+        shown = "no two patches show the same tissue" if searched else "no two patches are equal"
+        return passed(shown + note, "findings.parquet")
+    text = "; ".join(parts) + note
     return (issue if serious else tip)(text, "findings.parquet")
 
 
@@ -55,17 +66,18 @@ def scores_without_duplicates(folder: Folder, inputs: Inputs) -> Verdict:
     findings = _findings(audit)
     kept = table[~table["row"].isin(list(rows_of(findings, "test", COPIES)))]
     if len(kept) == len(table):
-        return passed(f"none of the {len(table):,} test patches equals another patch", where)
+        return passed(f"none of the {len(table):,} test patches repeats another patch", where)
     if kept.empty:
-        return issue(f"each of the {len(table):,} test patches equals another patch", where)
+        return issue(f"each of the {len(table):,} test patches repeats another patch", where)
     threshold = _threshold(folder)
     facts = "; ".join(
         f"{name} AUROC {scores['auroc']:.4f}, F2 {scores['f2']:.4f} on {len(part):,} patches"
         for name, part in (("as released", table), ("without duplicates", kept))
         for scores in [compute_metrics(part["label"], part["probability"], threshold)]
     )
-    text = f"test {facts} (effective n {len(kept):,})"
-    leaked = rows_of(findings, "test", ["cross_split_duplicate"])
+    text = f"test {facts} (effective n {len(kept):,}; "
+    text += f"{_exact_and_near(findings, 'test', set(table['row'].tolist()))})"
+    leaked = rows_of(findings, "test", LEAKS)
     return (issue if leaked & set(table["row"].tolist()) else tip)(text, where)
 
 
@@ -128,6 +140,14 @@ def rows_of(findings: pd.DataFrame, split: str, kinds: Collection[str]) -> set[i
     """Return the rows of a split with findings of these kinds."""
     chosen = findings[(findings["split"] == split) & findings["kind"].isin(list(kinds))]
     return set(chosen["row"].tolist())
+
+
+def _exact_and_near(findings: pd.DataFrame, split: str, rows: Collection[int] | None = None) -> str:
+    """Count the copies of a split, or of some of its rows; a patch with both kinds is exact."""
+    exact, all_copies = (rows_of(findings, split, kinds) for kinds in (EXACT, COPIES))
+    if rows is not None:
+        exact, all_copies = exact & set(rows), all_copies & set(rows)
+    return f"{len(exact):,} exact and {len(all_copies - exact):,} near copies left out"
 
 
 def _findings(audit: Folder) -> pd.DataFrame:

@@ -21,14 +21,17 @@ KINDS = {
     "duplicate": "equals an earlier patch of its split; value: that patch",
     "contradiction": "equals a patch with the other label; value: that patch",
     "cross_split_duplicate": "equals a patch of another split; value: that patch",
+    "near_duplicate": "shows the same tissue as an earlier patch of its split; value: that patch",
+    "cross_split_near_duplicate": "shows the tissue of a patch of another split; value: that patch",
     "slide_overlap": "its slide is in another split as well; value: slide and split",
     "invalid_label": "a label other than 0 and 1; value: the label",
     "label_mismatch": "a label other than in the meta file; value: both",
 }
 """Kinds of findings, each with its meaning and its value. Patches are named split:row."""
 
-FAULTS = tuple(kind for kind in KINDS if kind != "outlier")
-"""Kinds that are faults of the data; a patch with an unusual mean may be valid."""
+FAULTS = tuple(kind for kind in KINDS if kind not in ("outlier", "near_duplicate"))
+"""Kinds that are faults of the data. A patch with an unusual mean may be valid, and a shifted patch
+shows its split other tissue in the center, which decides the label."""
 
 EARLIER_KINDS = {"nan": "nan_pixels"}
 """Names of kinds in findings of earlier versions, and their current names."""

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pcam_files import SPLITS, random_split, write_split
 from pcam_layouts import declared_datasets, packed_kaggle
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from pcam_lightning.checks.data import NEAR
 from pcam_lightning.data.files import SplitFiles, split_files
 from pcam_lightning.data.findings import KINDS, read_findings
 from pcam_lightning.data.identity import file_digests, fingerprint
@@ -51,7 +53,15 @@ def test_a_damaged_data_set_and_a_run_that_excludes_the_findings(command, plots)
         with Image.open(f"audited/plots/{name}.png") as picture:
             assert min(picture.size) > 200
 
-    rows = set(table.loc[table["split"] == "train", "row"])
+    pairs = pd.read_parquet("audited/near_duplicates.parquet")
+    near = table[table["kind"].isin(NEAR)]
+    named = pairs["other_split"] + ":" + pairs["other_row"].astype(str)
+    reported = zip(pairs["split"], pairs["row"], pairs["kind"], named, strict=True)
+    assert sorted(reported) == sorted(near.itertuples(index=False, name=None)) != []
+    assert pairs["correlation"].between(0.85, 1).all()
+
+    excluded = (table["split"] == "train") & (table["kind"] != "near_duplicate")
+    rows = set(table.loc[excluded, "row"])
     options = ("debug=fast", "data.exclude=audited/findings.parquet", "data.normalize=train")
     code, _, err = command(*damaged, *options, "data.batch_size=16", "hydra.run.dir=run")
     assert code == 0, err
@@ -83,9 +93,14 @@ def test_the_report_equals_scikit_learn_and_numpy(command, pcam_root: Path) -> N
 def test_kinds_that_fail_are_configurable(command) -> None:
     damaged = ("data=demo", "data.demo.train=64", "data.demo.valid=32", "data.demo.test=32")
     options = ("data.demo.damage=true", "audit.fail_on=[nan_pixels,infinity]", "audit.gallery=1")
-    code, _, err = command(*damaged, *options, "hydra.run.dir=run", name="audit")
+    code, out, err = command(
+        *damaged, *options, "audit.near_duplicates=false", "hydra.run.dir=run", name="audit"
+    )
     assert code == 0, err
     assert Run("run").summary["findings"]["contradiction"] > 0
+    assert Run("run").summary["findings"]["near_duplicate"] == 0
+    assert json.loads(Path("run/audit.json").read_text())["near_duplicates"] is None
+    assert not Path("run/near_duplicates.parquet").exists() and "not searched" in out
 
 
 def test_one_class_and_invalid_labels(command, pcam_root: Path) -> None:
@@ -103,6 +118,7 @@ def test_one_class_and_invalid_labels(command, pcam_root: Path) -> None:
     [
         ("audit.fail_on=[dust]", "audit.fail_on.0='dust': expected one of nan_pixels"),
         ("audit.gallery=0", "audit.gallery=0"),
+        ("audit.near_duplicates=often", "audit.near_duplicates"),
         ("data.root=/nowhere", "/nowhere"),
         ("data.keys=[x]", "data.keys"),
     ],

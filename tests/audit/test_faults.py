@@ -10,6 +10,7 @@ from pcam_files import SPLITS, random_split, write_split
 from tqdm import tqdm
 
 from pcam_lightning.audit.faults import fences, find_faults
+from pcam_lightning.audit.near_duplicates import find_near_duplicates, fit_coder
 from pcam_lightning.audit.scan import scan_split
 from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
 from pcam_lightning.data.files import SplitFiles
@@ -18,8 +19,10 @@ Finding = tuple[str, int, str, str]
 
 
 def found(root: Path) -> set[Finding]:
-    scans = {split: scan_split(SplitFiles(root, split), tqdm(disable=True)) for split in SPLITS}
-    table = find_faults(scans)
+    files, bar = {split: SplitFiles(root, split) for split in SPLITS}, tqdm(disable=True)
+    coder = fit_coder(files)
+    scans = {split: scan_split(each, bar, coder=coder) for split, each in files.items()}
+    table = find_faults(scans, find_near_duplicates(scans, bar).table)
     rows = [tuple(row) for row in table.itertuples(index=False)]
     assert len(set(rows)) == len(rows)
     return set(rows)  # type: ignore[arg-type]
@@ -32,10 +35,10 @@ def planted(root: Path) -> set[Finding]:
     for split, row, kind, value in table.itertuples(index=False):
         here = (split, int(row))
         there = (value.split(":")[0], int(value.split(":")[1])) if ":" in value else here
-        if kind == "duplicate":  # the second of two equal patches is the duplicate
+        if kind in ("duplicate", "near_duplicate"):  # the later of two patches
             first, later = sorted((here, there), key=lambda place: place[1])
             expected.add((*later, kind, f"{first[0]}:{first[1]}"))
-        elif kind in ("contradiction", "cross_split_duplicate"):  # both patches are reported
+        elif kind == "contradiction" or kind.startswith("cross_split"):  # both are reported
             expected.add((*here, kind, f"{there[0]}:{there[1]}"))
             expected.add((*there, kind, f"{here[0]}:{here[1]}"))
         else:
@@ -49,7 +52,7 @@ def test_planted_damage_is_found_exactly(tmp_path: Path, dtype: str, seed: int) 
     root = ensure_demo(tmp_path, options)
     assert found(root) == planted(root)
     kinds = {kind for _, _, kind, _ in planted(root)}
-    assert len(kinds) == (8 if dtype == "float32" else 5)
+    assert len(kinds) == (10 if dtype == "float32" else 7)
 
 
 def test_an_undamaged_data_set_has_no_findings(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pcam_lightning.checks.data import damage, duplicates, scores_without_duplic
 from pcam_lightning.checks.inputs import find_inputs
 
 COPIES = {2: "duplicate", 5: "cross_split_duplicate", 8: "contradiction", 9: "contradiction"}
+NEAR = {3: "near_duplicate", 4: "near_duplicate", 7: "cross_split_near_duplicate"}
 
 
 @pytest.fixture
@@ -36,6 +37,37 @@ def test_both_scores_and_the_effective_n_are_reported(root: Path) -> None:
         assert f"AUROC {auroc:.4f}, F2 {f2:.4f} on {len(part)} patches" in verdict.text
     assert verdict.state == "issue" and "effective n 56" in verdict.text
     assert "effective n 56 of 60" in duplicates(inputs.of_kind("audit")[0], inputs).text
+
+
+def test_near_copies_lower_the_effective_n(root: Path) -> None:
+    found = [("test", row, kind, "train:0") for row, kind in (COPIES | NEAR).items()]
+    twice = ("test", 5, "near_duplicate", "test:0")  # already an exact copy
+    made.write_audit(root / "audit", [*found, twice])
+    inputs = find_inputs([root])
+    for verdict in (
+        scores_without_duplicates(inputs.of_kind("train")[0], inputs),
+        duplicates(inputs.of_kind("audit")[0], inputs),
+    ):
+        assert verdict.state == "issue" and "effective n 53" in verdict.text
+        assert "4 exact and 3 near" in verdict.text
+
+
+def test_leaked_near_copies_are_an_issue(root: Path) -> None:
+    for kind, state in (("near_duplicate", "tip"), ("cross_split_near_duplicate", "issue")):
+        found_in(root, {2: kind})
+        inputs = find_inputs([root])
+        assert scores_without_duplicates(inputs.of_kind("train")[0], inputs).state == state
+        assert duplicates(inputs.of_kind("audit")[0], inputs).state == state
+
+
+def test_an_audit_that_searched_for_no_near_copies(root: Path) -> None:
+    found_in(root, {})
+    inputs = find_inputs([root])
+    assert "did not search" in duplicates(inputs.of_kind("audit")[0], inputs).text
+    made.edit(root / "audit/audit.json", {"near_duplicates": {"compared": 60}})
+    inputs = find_inputs([root])
+    verdict = duplicates(inputs.of_kind("audit")[0], inputs)
+    assert verdict.state == "passed" and "did not search" not in verdict.text
 
 
 def test_copies_within_a_split_are_a_tip(root: Path) -> None:

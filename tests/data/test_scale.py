@@ -156,7 +156,7 @@ def test_odd_but_valid_patches_are_on_0_to_255(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_planted_damage_is_cleaned_and_counted(tmp_path: Path, dtype: str) -> None:
-    options = DemoOptions(train=16, valid=16, test=16, dtype=dtype, damage=True)
+    options = DemoOptions(train=28, valid=28, test=28, dtype=dtype, damage=True)
     datamodule = PCamDataModule(ensure_demo(tmp_path, options))
     datamodule.setup()
     cleaned = datamodule.cleaning()["train"]

@@ -10,6 +10,7 @@ from pcam_lightning.config.schema.slurm import SlurmCommand
 class AuditSection(StrictModel):
     fail_on: list[Finding]
     gallery: PositiveInt
+    near_duplicates: bool
 
 
 class Audit(SlurmCommand):

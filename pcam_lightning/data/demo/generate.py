@@ -18,6 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from pcam_lightning.data.demo.cells import Sprites, draw_sprites
+from pcam_lightning.data.demo.damage import FAULTS_OF_A_SPLIT, plant_damage
 from pcam_lightning.data.demo.slides import SLIDES, Slides, draw_slides
 from pcam_lightning.data.demo.tissue import draw_patches
 from pcam_lightning.data.files import SPLITS, SplitFiles
@@ -28,7 +29,7 @@ VERSION = 2
 CHUNK = 128
 """Patches drawn together."""
 SMALLEST = 16
-"""Minimum size of a split: the number of faults that `plant_damage` may plant in it."""
+"""Minimum size of a split; damage needs `FAULTS_OF_A_SPLIT`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class DemoOptions:
 
     def __post_init__(self) -> None:
         """Raise InputError for invalid options."""
-        for name, least in (("seed", 0), *((split, SMALLEST) for split in SPLITS)):
+        smallest = FAULTS_OF_A_SPLIT if self.damage else SMALLEST
+        for name, least in (("seed", 0), *((split, smallest) for split in SPLITS)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least {least}")
         if self.dtype not in ("uint8", "float32"):
@@ -104,49 +106,6 @@ def write_demo(folder: Path, options: DemoOptions) -> None:
         with h5py.File(files.labels, "w") as file:
             file.create_dataset("y", data=labels[split].reshape(-1, 1, 1, 1))
         _write_meta(files.meta, split, slide[split], labels[split], tumour[split])
-
-
-def plant_damage(
-    images: dict[str, NDArray[np.generic]],
-    labels: dict[str, NDArray[np.uint8]],
-    rng: np.random.Generator,
-) -> list[tuple[str, int, str, str]]:
-    """Damage every split in place; return the faults as split, row, kind and value.
-
-    Kinds and values: `nan_pixels`, `infinity` and `out_of_range` (the number of pixel values; only
-    for floats; 1e5 and -20 are out of range), `black` and `white` (the patch's mean), `duplicate`
-    and `cross_split_duplicate` (the copied patch, as split:row), and `contradiction` (the same,
-    with the other label). No row is part of two faults.
-    """
-    planted: list[tuple[str, int, str, str]] = []
-    free = {split: iter(rng.permutation(len(labels[split])).tolist()) for split in SPLITS}
-
-    def copy(kind: str, split: str, source_split: str, flip: bool = False) -> None:
-        row, source = next(free[split]), next(free[source_split])
-        images[split][row] = images[source_split][source]
-        labels[split][row] = labels[source_split][source] ^ flip
-        planted.append((split, row, kind, f"{source_split}:{source}"))
-
-    for split in SPLITS:
-        pixels = images[split]
-        if pixels.dtype.kind == "f":
-            for kind, value in (("nan_pixels", np.nan), ("infinity", np.inf), ("infinity", -np.inf),
-                                ("out_of_range", 1e5), ("out_of_range", -20)):  # fmt: skip
-                row, count = next(free[split]), int(rng.integers(1, 50))
-                flat = pixels[row].reshape(-1)
-                flat[rng.choice(flat.size, count, replace=False)] = value
-                planted.append((split, row, kind, str(count)))
-        for kind, value in (("black", 0), ("white", 255)):
-            row = next(free[split])
-            # Equal blank patches would be duplicates, too.
-            pixels[row] = value
-            pixels[row, SPLITS.index(split), :2, 0] = abs(value - 1)
-            planted.append((split, row, kind, f"{pixels[row].mean():.4f}"))
-        copy("duplicate", split, split)
-        copy("contradiction", split, split, flip=True)
-    copy("cross_split_duplicate", "valid", "train")
-    copy("cross_split_duplicate", "test", "train")
-    return planted
 
 
 def _draw(
