@@ -25,7 +25,7 @@ STRENGTH = 0.7, 1.35
 # adjusted by eye. The second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
 HEMATOXYLIN, HEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
 EOSIN, EOSIN_RED = (0.19, 0.99, 0.19), (0.22, 0.86, 0.46)
-# The third laboratory stains nuclei blue-green and the rest orange.
+# The third laboratory stains nuclei blue and the rest orange.
 HEMATOXYLIN_THIRD, EOSIN_THIRD = (0.76, 0.60, 0.22), (0.10, 0.84, 0.53)
 
 
