@@ -16,6 +16,8 @@ SLIDES = {"train": 32, "valid": 12, "test": 16}
 OUT_OF_FOCUS = {"train": 4, "valid": 3, "test": 3}
 """Slides of the first two laboratories that are out of focus."""
 THIRD_LABORATORY = {"train": 0, "valid": 0, "test": 4}
+BLUR = np.array([(2.3, 2.8), (1.2, 1.8), (0, 0)])
+"""Smallest and largest blur of the third laboratory, of slides out of focus, and of others."""
 STRENGTH = 0.7, 1.35
 """Strength of both stains on the palest and on the darkest slides."""
 
@@ -23,7 +25,7 @@ STRENGTH = 0.7, 1.35
 # adjusted by eye. The second laboratory stains redder, as the two hospitals of CAMELYON16 differ.
 HEMATOXYLIN, HEMATOXYLIN_RED = (0.650, 0.704, 0.286), (0.53, 0.70, 0.47)
 EOSIN, EOSIN_RED = (0.19, 0.99, 0.19), (0.22, 0.86, 0.46)
-# The third laboratory stains nuclei blue-green and the rest orange.
+# The third laboratory stains nuclei blue and the rest orange.
 HEMATOXYLIN_THIRD, EOSIN_THIRD = (0.76, 0.60, 0.22), (0.10, 0.84, 0.53)
 
 
@@ -53,7 +55,7 @@ def draw_slides(rng: np.random.Generator, split: str) -> Slides:
     slides of a group (third laboratory, out of focus): how a slide looks does not tell its share.
     """
     n, third = SLIDES[split], THIRD_LABORATORY[split]
-    # Groups: third laboratory, out of focus, others.
+    # Slides of the third laboratory come first, then those out of focus, then the others.
     group = np.repeat((0, 1, 2), (third, OUT_OF_FOCUS[split], n - third - OUT_OF_FOCUS[split]))
     red = rng.beta(0.35, 0.35, (n, 1))
     strength = _balanced(rng, n, *STRENGTH)
@@ -71,7 +73,7 @@ def draw_slides(rng: np.random.Generator, split: str) -> Slides:
         hematoxylin=stain(HEMATOXYLIN, HEMATOXYLIN_RED, HEMATOXYLIN_THIRD),
         eosin=stain(EOSIN, EOSIN_RED, EOSIN_THIRD),
         white=np.clip(white, 225, 252),
-        blur=rng.uniform(*np.array([(2.3, 2.8), (1.2, 1.8), (0, 0)])[group].T),
+        blur=rng.uniform(*BLUR[group].T),
         tumour=_opposite(rng, strength, group),
     )
     return Slides(*(values.astype(np.float32) for values in slides)).of(rng.permutation(n))
