@@ -5,6 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# First, since its report would name pictures that are not committed.
+rm -rf outputs/readme/tour
+python -m pcam_lightning.tour hydra.run.dir=outputs/readme/tour
+chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1350 \
+  --screenshot=docs/report.png "file://$PWD/outputs/readme/tour/report/report.html"
+
 run() {
   rm -rf "outputs/readme/$1"
   python -m pcam_lightning.train data=demo optimizer=adam hydra.run.dir="outputs/readme/$1" "${@:2}"
@@ -33,7 +39,3 @@ python -m pcam_lightning.audit data=demo data.demo.damage=true data.demo.dtype=f
 cp outputs/readme/audit/plots/intensity.png docs/audit_intensity.png
 cp outputs/readme/audit/plots/found_contradiction.png docs/audit_contradiction.png
 cp outputs/readme/cnn/plots/{patches_test,metrics,gradient_norm}.png docs/
-rm -rf outputs/readme/tour
-python -m pcam_lightning.tour hydra.run.dir=outputs/readme/tour
-chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1350 \
-  --screenshot=docs/report.png "file://$PWD/outputs/readme/tour/report/report.html"

@@ -160,20 +160,43 @@ class Records:
         return [each for each in found if each is not None]
 
     @cached_property
+    def leader(self) -> Sweep | None:
+        """The sweep whose best configuration has the best mean validation AUROC.
+
+        Only the data set of the most sweeps counts, since scores on other data do not compare. None
+        if no sweep has a best configuration.
+        """
+        candidates = [each for each in self.sweeps if each.best[0]]
+        if not candidates:
+            return None
+        data = [each.folder.fingerprint for each in candidates]
+        usual = max(data, key=data.count)
+        return max(
+            (each for each in candidates if each.folder.fingerprint == usual), key=_best_score
+        )
+
+    @cached_property
     def representative(self) -> Record | None:
         """The run that is shown in detail, None without a scored run.
 
-        It has the best validation AUROC in the best configuration of the first sweep that has one;
-        without a best configuration, of all runs.
+        It has the best validation AUROC in the leader's best configuration; without a leader, of
+        all runs.
         """
-        chosen = next((sweep.best[0] for sweep in self.sweeps if sweep.best[0]), None)
+        best = self.leader.best[0] if self.leader else None
         results = [each for sweep in self.sweeps for each in sweep.results]
-        results = chosen.results if chosen else results
-        scored = [each for each in results if each.score("val", METRIC) >= 0]
-        scored = [each for each in scored if each.job.folder in self.by_path]
+        scored = [
+            each
+            for each in (best.results if best else results)
+            if each.score("val", METRIC) >= 0 and each.job.folder in self.by_path
+        ]
         if not scored:
             return None
         return self.by_path[max(scored, key=lambda each: each.score("val", METRIC)).job.folder]
+
+
+def _best_score(sweep: Sweep) -> float:
+    best, _ = sweep.best
+    return best.mean("val", METRIC) if best else -1.0
 
 
 def read_records(inputs: Inputs) -> Records:

@@ -12,11 +12,13 @@ from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.report.blocks import Block, Column, Section, Table, Text, Value
 from pcam_lightning.report.records import METRIC, Records, source_of
 from pcam_lightning.sweeps.jobs import count_states as count_jobs
-from pcam_lightning.sweeps.table import Result, at, deviation, number
+from pcam_lightning.sweeps.table import Configuration, Result, at, deviation, number
 
-SHOWN = 3
+FOLDERS = 3
 """Folders that a row of the checks names."""
-HEADLINE = ("auroc", "f2", "accuracy")
+SHOWN = (("val", METRIC), ("test", METRIC), ("test", "f2"), ("test", "accuracy"))
+ROWS = 9
+"""Largest number of rows about sweeps."""
 NOTHING = "none among the inputs"
 
 
@@ -78,27 +80,33 @@ def _glance(records: Records) -> Table:
 
 
 def _model(records: Records) -> list[tuple[str, str]]:
-    """Return the best configuration, or the best run, with its scores."""
-    for sweep in records.sweeps:
-        best, _ = sweep.best
+    """Return the best configuration with its scores, and those of other sweeps in a row each."""
+    if records.leader is None:
+        reason = records.sweeps[0].best[1] if records.sweeps else NOTHING
+        return [("best configuration", f"none: {reason}")]
+    rows = []
+    for sweep in (records.leader, *(each for each in records.sweeps if each != records.leader)):
+        best, reason = sweep.best
         if best is None:
+            rows.append((f"best of {sweep.name}", f"none: {reason}"))
             continue
-        title = "best configuration" if len(sweep.configurations) > 1 else "configuration"
-        rows = [(title, one_line(f"{best.name}, {best.seeds} seed{'s' * (best.seeds > 1)}"))]
-        for split, name in (("val", METRIC), *(("test", name) for name in HEADLINE)):
-            values = best.scores(split, name)
-            if len(values) > 1:
-                text = f"{best.mean(split, name):.4f} ± {deviation(values):.4f} over seeds"
-            else:
-                text = _score(best.results[0], split, name)
-            rows.append((f"{split} {name}", text + _constant(best.results[0], split, name)))
-        return rows
-    return [
-        (
-            "best configuration",
-            "none: " + (records.sweeps[0].best[1] if records.sweeps else NOTHING),
-        )
-    ]
+        name = f"{best.name}, {best.seeds} seed{'s' * (best.seeds > 1)}, in {sweep.name}"
+        if sweep is records.leader:
+            rows.append(("best configuration", one_line(name)))
+            rows += [(f"{split} {metric}", _mean(best, split, metric)) for split, metric in SHOWN]
+        elif len(rows) < ROWS:
+            rows.append(("another sweep", one_line(f"{name}: {_mean(best, 'val', METRIC)}")))
+    return rows
+
+
+def _mean(best: Configuration, split: str, name: str) -> str:
+    """Return the mean over seeds, or the score of a single run, beside the best constant."""
+    values = best.scores(split, name)
+    if len(values) > 1:
+        text = f"{best.mean(split, name):.4f} ± {deviation(values):.4f} over seeds"
+    else:
+        text = _score(best.results[0], split, name)
+    return text + _constant(best.results[0], split, name)
 
 
 def _score(result: Result, split: str, name: str) -> str:
@@ -130,9 +138,9 @@ def _by_check(
     rows: list[list[Value]] = []
     for code, members in groups.items():
         folders = [_name(each, names) for each in members]
-        more = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
+        more = f" and {len(folders) - FOLDERS} more" if len(folders) > FOLDERS else ""
         facts = (members[0].title, len(members), members[0].text)
-        rows.append([state, code, *facts, ", ".join(folders[:SHOWN]) + more])
+        rows.append([state, code, *facts, ", ".join(folders[:FOLDERS]) + more])
     if not rows:
         return []
     columns = [Column("state"), Column("code"), Column("subject"), Column("folders", "{:,}")]
