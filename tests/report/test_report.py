@@ -340,3 +340,32 @@ def test_two_hundred_runs_make_a_small_page(command, plots, root: Path) -> None:
     found = json.loads(Path("made/report.json").read_text())
     assert len(table(found, "Training runs")) == 200
     assert Path("made/report.html").stat().st_size < 30e6
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("bundle/summary.json", "archive", {}),
+        ("export/summary.json", "files", ["a", {"b": 1}]),
+        ("export/summary.json", "files", {"../../etc/passwd": 1}),
+        ("benchmark/summary.json", "said", {"a": None}),
+        ("compare/summary.json", "verdict", [1, {"x": "y"}]),
+        ("evaluate/summary.json", "slices/worse", [None, 3, {"slice": []}]),
+        ("evaluate/summary.json", "galleries", {"left_out": 1, "misses": 3}),
+        ("reproduce/summary.json", "identical", "yes"),
+        ("audit/audit.json", "splits/train", {"rows": "many", "storage": []}),
+        ("sweep/0/manifest.json", "hardware", {"gpus": 3, "cpu": []}),
+        ("sweep/0/summary.json", "seconds", None),
+        ("sweep/0/manifest.json", "dataset", None),
+    ],
+)
+def test_odd_values_are_no_bug(report, root: Path, file: str, key: str, value: Any) -> None:
+    path = root / file
+    content = json.loads(path.read_text())
+    *sections, last = key.split("/")
+    section = content
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    path.write_text(json.dumps(content))
+    report()

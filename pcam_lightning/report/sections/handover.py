@@ -36,7 +36,7 @@ def _rows(record: Record) -> list[list[Value]]:
     """Return a row for each model file or archive."""
     summary = record.summary
     if record.kind == "bundle":
-        files = {at(summary, "archive"): at(summary, "model")}
+        files = {text(at(summary, "archive")): at(summary, "model")}
     else:
         found = at(summary, "files")
         files = found if isinstance(found, dict) else {}
