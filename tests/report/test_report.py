@@ -12,8 +12,10 @@ import check_folders as made
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pcam_lightning.report.sections import gradients, search
 from pcam_lightning.report.sections.gradients import CHARTS
 
 TITLES = """Verdict, Reproducibility, Data and leakage, Configuration, Gradients and learning rate,
@@ -36,8 +38,14 @@ def root(template: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def report(command, plots, root: Path):
-    """Write a report about `root`; return its folder and its `report.json`."""
+def report(command, plots, root: Path, monkeypatch):
+    """Write a report about `root`; return its folder and its `report.json`.
+
+    The figures drawn for the report are small and empty, to save time; `test_page.py` draws them.
+    """
+    small = Figure(figsize=(1, 1))
+    monkeypatch.setattr(gradients, "plot_histories", lambda _: small)
+    monkeypatch.setattr(search, "figures_of", lambda *_: {"seeds.png": small})
 
     def write(*arguments: str) -> tuple[Path, dict[str, Any]]:
         code, out, err = command(f"inputs={root}", "hydra.run.dir=made", *arguments, name="report")

@@ -31,7 +31,8 @@ def test_the_tour_ends_with_a_report_on_every_step(tmp_path: Path) -> None:
     assert "export" in kinds
     blocks = [block for section in found["sections"] for block in section["blocks"]]
     missing = [block["text"] for block in blocks if block.get("kind") == "missing"]
-    assert [each.partition(":")[0] for each in missing] == ["Bundles"]
+    # With one network the sweep has one configuration.
+    assert [each.partition(":")[0] for each in missing] == ["Sweep over settings", "Bundles"]
     (twin,) = [block for block in blocks if block.get("title") == "Repeated runs"]
     assert twin["rows"][0][2] == "yes"
 

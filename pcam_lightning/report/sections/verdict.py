@@ -85,7 +85,7 @@ def _model(records: Records) -> list[tuple[str, str]]:
         reason = records.sweeps[0].best[1] if records.sweeps else NOTHING
         return [("best configuration", f"none: {reason}")]
     rows = []
-    for sweep in (records.leader, *(each for each in records.sweeps if each != records.leader)):
+    for sweep in (records.leader, *(each for each in records.sweeps if each is not records.leader)):
         best, reason = sweep.best
         if best is None:
             rows.append((f"best of {sweep.name}", f"none: {reason}"))
@@ -95,7 +95,8 @@ def _model(records: Records) -> list[tuple[str, str]]:
             rows.append(("best configuration", one_line(name)))
             rows += [(f"{split} {metric}", _mean(best, split, metric)) for split, metric in SHOWN]
         elif len(rows) < ROWS:
-            rows.append(("another sweep", one_line(f"{name}: {_mean(best, 'val', METRIC)}")))
+            score = _mean(best, "val", METRIC)
+            rows.append(("another sweep", one_line(f"{name}: val {METRIC} {score}")))
     return rows
 
 
