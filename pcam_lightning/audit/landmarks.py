@@ -44,7 +44,7 @@ class Landmarks:
     code: NDArray[np.uint32]
     """The 128 signs as four words, [N, COUNT, 4]."""
     compared: NDArray[np.bool_]
-    """Whether the patch has enough structure to be compared, [N]; the others have no landmarks."""
+    """True for patches with enough structure to be compared, [N]; others have no landmarks."""
 
     @staticmethod
     def concatenate(parts: Iterable["Landmarks"]) -> "Landmarks":

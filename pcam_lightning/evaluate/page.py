@@ -1,6 +1,5 @@
 """Report page of an evaluation: one HTML file with all pictures inside, which needs no network."""
 
-import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from pcam_lightning.evaluate.selection import Selection, format_probability
 from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.metrics.summary import describe_interval
+from pcam_lightning.plots.page import data_uri, page_templates
 
 TEMPLATES = Path(__file__).parent
 
@@ -64,13 +63,7 @@ def write_page(
         plots: PNG files by name, embedded into the page.
         galleries: patches to show; if there are none, the page gives the summary's reason.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(TEMPLATES)
     environment.filters |= {"number": number, "count": lambda n: f"{n:,}"}
     text = environment.get_template("page.html.j2").render(
         summary=summary,
@@ -81,7 +74,7 @@ def write_page(
         calibration_text=describe_calibration(summary["temperature"], summary["prior_offset"]),
         flags=describe_flags(summary["slices"]),
         slices=_slices(analysis.slices),
-        plots={name: _data_uri(file.read_bytes()) for name, file in plots.items()},
+        plots={name: data_uri(file.read_bytes()) for name, file in plots.items()},
         galleries=[_gallery(analysis.table, each) for each in galleries],
     )
     atomic_write(path, text)
@@ -104,8 +97,8 @@ def _gallery(table: pd.DataFrame, gallery: Gallery) -> dict[str, Any]:
     for i, record in enumerate(table.iloc[gallery.selection.rows].to_dict("records")):
         patches.append(
             {
-                "image": _data_uri(_png(gallery.patches[i])),
-                "heat": None if gallery.heat is None else _data_uri(_png(gallery.heat[i])),
+                "image": data_uri(_png(gallery.patches[i])),
+                "heat": None if gallery.heat is None else data_uri(_png(gallery.heat[i])),
                 "center": None if gallery.center is None else gallery.center[i],
                 "row": record["row"],
                 "tumour": bool(record["label"]),
@@ -125,7 +118,3 @@ def _png(patch: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(patch).save(buffer, "png")
     return buffer.getvalue()
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -44,14 +44,14 @@ def write_report(
     from pcam_lightning.checks.catalog import run_checks
     from pcam_lightning.checks.report import count_states
     from pcam_lightning.report.blocks import as_json, pictures_of
-    from pcam_lightning.report.document import write_document
+    from pcam_lightning.report.document import compose_document
     from pcam_lightning.report.markdown import render_markdown
     from pcam_lightning.report.page import render_page
     from pcam_lightning.report.records import read_records
 
     outcomes = run_checks(inputs)
     records = read_records(inputs)
-    document = write_document(title, records, outcomes, notes)
+    document = compose_document(title, records, outcomes, notes)
     pictures = {}
     for number, each in enumerate(pictures_of(document.sections), start=1):
         name = f"pictures/{number:03d}_{Path(each.source.files[0]).stem}.png"

@@ -40,7 +40,7 @@ class Document:
     sections: list[Section]
 
 
-def write_document(
+def compose_document(
     title: str, records: Records, outcomes: Sequence[Outcome], notes: dict[str, str]
 ) -> Document:
     """Return the report on finished folders.

@@ -7,9 +7,9 @@ import hashlib
 import math
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
+from pcam_lightning.plots.page import data_uri, page_templates
 from pcam_lightning.report.blocks import Value, pictures_of
 from pcam_lightning.report.document import Document
 from pcam_lightning.report.notes import markdown_parser
@@ -22,15 +22,9 @@ def render_page(document: Document) -> str:
 
     A content security policy allows only this script, by its digest, and no request.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(HERE)
     environment.filters |= {
-        "data_uri": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}",
+        "data_uri": data_uri,
         "markdown": lambda text: Markup(markdown_parser().render(text)),
         "sort_key": _sort_key,
         "kind": lambda block: type(block).__name__,

@@ -32,15 +32,22 @@ class Record:
     Attributes:
         folder: the folder and its kind.
         name: its path relative to the folder that holds all inputs.
-        summary, manifest: content of the files; empty if missing or damaged.
-        overrides: the overrides of its command line.
+        result: its state, overrides and files.
     """
 
     folder: Folder
     name: str
-    summary: dict[str, Any]
-    manifest: dict[str, Any]
-    overrides: tuple[str, ...]
+    result: Result
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Content of `summary.json`; empty if missing or damaged."""
+        return self.result.summary
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Content of `manifest.json`; empty if missing or damaged."""
+        return self.result.manifest
 
     @property
     def path(self) -> Path:
@@ -82,7 +89,9 @@ class Record:
         if self.kind in ("other", "sweep"):
             words = at(self.manifest, "command")
             return shlex.join(map(str, words)) if isinstance(words, list) else ""
-        return f"python -m pcam_lightning.{self.kind} {shlex.join(self.overrides)}".strip()
+        return (
+            f"python -m pcam_lightning.{self.kind} {shlex.join(self.result.job.overrides)}".strip()
+        )
 
     def source(self, *names: str) -> Source:
         """Return the origin of figures that were read from files of this folder."""
@@ -208,10 +217,9 @@ def read_records(inputs: Inputs) -> Records:
     top = Path(os.path.commonpath([folder.path.absolute().parent for folder in runs]))
     every, jobs = [], {}
     for number, folder in enumerate(runs):
-        job = job_of_run(folder.path, number, folder.run)
-        result = Result.of(job)
+        result = Result.of(job_of_run(folder.path, number, folder.run))
         name = printable(str(folder.path.absolute().relative_to(top)))
-        every.append(Record(folder, name, result.summary, result.manifest, job.overrides))
+        every.append(Record(folder, name, result))
         jobs[folder.path] = result
     sweeps = []
     for folder in inputs.of_kind("sweep"):

@@ -34,13 +34,13 @@ class Nests(NamedTuple):
     row: NDArray[np.int64]
     column: NDArray[np.int64]
     here: NDArray[np.bool_]
-    """Whether the site has a cell."""
+    """True for sites with a cell."""
     shape: NDArray[np.float64]
     """Shape of the cell, see `cells`; tumour cells are below 1/2."""
 
     @property
     def tumour(self) -> NDArray[np.bool_]:
-        """Whether the site has a tumour cell."""
+        """True for sites with a tumour cell."""
         return self.here & (self.shape < 0.5)
 
 

@@ -13,9 +13,7 @@ MAIN = ("model", "optimizer", "scheduler", "augment", "trainer", "data")
 
 def build(records: Records) -> Section:
     runs = records.of_kind("train")
-    results = {result.job.folder: result for each in records.sweeps for result in each.results}
-    known = [(run, results[run.path]) for run in runs if run.path in results]
-    known = [(run, result) for run, result in known if result.config]
+    known = [(run, run.result) for run in runs if run.result.config]
     if not known:
         blocks: list[Block] = [missing("Configuration of training runs", "train")]
         return Section("configuration", "Configuration", blocks)

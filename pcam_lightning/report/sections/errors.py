@@ -11,7 +11,7 @@ from pcam_lightning.report.sections.missing import missing
 from pcam_lightning.sweeps.table import at, number, text
 
 EVALUATIONS = 3
-"""Evaluations that are shown in full, the newest first; the others have a row."""
+"""Evaluations that are shown in full, the newest first; the others are named."""
 
 
 def build(records: Records) -> Section:

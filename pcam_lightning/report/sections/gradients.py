@@ -46,13 +46,8 @@ def build(records: Records) -> Section:
     source = source_of(list(histories), "metrics.csv", "gradients.parquet")
     figure = plot_histories(list(histories.values()))
     blocks.append(drawn("Curves of all training runs", figure, source))
-    columns = [
-        Column("run"),
-        Column("steps", "{:,}"),
-        Column("median norm"),
-        Column("largest norm"),
-    ]
-    columns += [Column("spikes", "{:,.0f}"), Column("clipped", "{:.1%}")]
+    columns = [Column("run"), Column("steps", "{:,}"), Column("median norm")]
+    columns += [Column("largest norm"), Column("spikes", "{:,.0f}"), Column("clipped", "{:.1%}")]
     columns += [Column("highest rate"), Column("last rate"), Column("loss, first tenth")]
     columns.append(Column("loss, last tenth"))
     rows = [[run.name, *_numbers(each.steps)] for run, each in histories.items() if len(each.steps)]

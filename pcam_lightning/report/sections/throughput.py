@@ -8,7 +8,6 @@ from pcam_lightning.report.blocks import Block, Column, Section, Table, Text, Va
 from pcam_lightning.report.pictures import pictures_in
 from pcam_lightning.report.records import Record, Records, source_of
 from pcam_lightning.report.sections.missing import missing
-from pcam_lightning.sweeps.jobs import job_of_run
 from pcam_lightning.sweeps.speeds import CASE, speeds_table
 from pcam_lightning.sweeps.table import Result, at, number, run_location
 
@@ -65,11 +64,7 @@ def _training(records: Records, results: list[Result]) -> Table:
 
 
 def _benchmarks(records: list[Record]) -> list[Block]:
-    results = [
-        Result.of(job_of_run(each.path, number, each.folder.run))
-        for number, each in enumerate(records)
-    ]
-    table = speeds_table(results)
+    table = speeds_table([each.result for each in records])
     if table is None:
         return [Text("The benchmarks have no measured case.", "warning")]
     names = {str(each.path): each.name for each in records}
