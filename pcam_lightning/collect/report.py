@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pcam_lightning.metrics.metrics import METRICS
 from pcam_lightning.plots.sweep import plot_sweep
 from pcam_lightning.runs.markdown import markdown
 from pcam_lightning.runs.tables import csv_bytes, parquet_bytes
+from pcam_lightning.slurm.usage import COLUMNS, describe_usage
 from pcam_lightning.sweeps.best import best_configuration, expected_optimism
 from pcam_lightning.sweeps.jobs import FAILURES, JobState, count_states
 from pcam_lightning.sweeps.speeds import speeds_table
@@ -40,8 +41,15 @@ from pcam_lightning.sweeps.table import (
 NO_ERROR = "no error message"
 
 
-def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dict[str, Any]:
+def write_collection(
+    folder: Path,
+    jobs: Sequence[JobState],
+    metric: str,
+    usage: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> dict[str, Any]:
     """Write and print the tables of jobs, write `summary.json`, and return the summary.
+
+    `usage` has the resources of Slurm jobs, from `slurm.usage.job_usage`.
 
     Every collection has `runs` (a row per job) and `table`, as CSV and parquet. For `train`,
     `table` has a row per configuration, and `table.md` and `plots/` are written too. For
@@ -64,7 +72,10 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
     }
     console = Terminal()
     dataset = one_line(", ".join(datasets))
-    _write_table(folder / "runs", runs_table(found))
+    runs = runs_table(found)
+    for name in COLUMNS if usage else ():
+        runs[name] = [(usage or {}).get(job, {}).get(name) for job in runs["job_id"]]
+    _write_table(folder / "runs", runs)
     speeds = speeds_table(results)
     if speeds is not None:
         _write_table(folder / "table", speeds)
@@ -88,6 +99,8 @@ def write_collection(folder: Path, jobs: Sequence[JobState], metric: str) -> dic
         if best:
             console.print(_describe_optimism(optimism, metric), soft_wrap=True)
     _print_jobs(console, jobs)
+    if usage and (line := describe_usage(usage)):
+        console.print(line, soft_wrap=True)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -183,6 +196,13 @@ def _print_jobs(console: Terminal, jobs: Sequence[JobState]) -> None:
         if job.state in FAILURES:
             line = f"{job.state}: {job.folder} ({' '.join(job.overrides)}): {job.error or NO_ERROR}"
             line += f"; log: {job.log}" if job.log else ""
+            console.print(one_line(line, 1000), soft_wrap=True)
+    for job in jobs:
+        if job.state in ("queued", "running") and job.job_id:
+            place = (
+                f" on {job.node}" if job.node else f" ({job.waits_for})" if job.waits_for else ""
+            )
+            line = f"{job.state}: job {job.job_id}{place}: {' '.join(job.overrides)}"
             console.print(one_line(line, 1000), soft_wrap=True)
     console.print(f"jobs: {count_states(job.state for job in jobs)}")
 

@@ -66,7 +66,7 @@ def watch(look: Callable[[], list[JobState]], every_seconds: float) -> bool:
                     live.update(_table(rows), refresh=True)
                 states = [job.state for job in jobs]
                 # A requeued job can be missing from the queue for a moment.
-                settled = "lost" not in states or states == before
+                settled = not {"lost", "cancelled"} & {*states} or states == before
                 if settled and all(job.has_ended for job in jobs) and not _launcher_runs(jobs):
                     return True
                 before = states
@@ -130,19 +130,31 @@ class _Lines:
 def _line(job: JobState, title: str, run: Progress) -> str:
     values = {"epoch": run.epoch, "val/auroc": run.auroc, "train/loss": run.loss, "": run.elapsed}
     texts = [f"{name} {value}".strip() for name, value in values.items() if value]
-    parts = [f"#{job.number}", title, job.state, *texts, job.error]
+    place = job.node and f"on {job.node}"
+    parts = [f"#{job.number}", title, job.state, place, job.waits_for, *texts, job.error]
     return "  ".join(part for part in parts if part)
 
 
 def _table(rows: Sequence[Row]) -> Table:
     counts = count_states(job.state for job, _, _ in rows)
     table = Table(box=SIMPLE, title=counts, title_justify="left")
-    for column in ("job", "overrides", "state", "epoch", "val/auroc", "train/loss", "elapsed", ""):
+    for column in (
+        "job",
+        "overrides",
+        "state",
+        "epoch",
+        "val/auroc",
+        "train/loss",
+        "elapsed",
+        "where",
+        "",
+    ):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     # A small terminal cuts the table off, so running and failed jobs come first.
     for job, title, run in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):
         cells = (str(job.number), title, job.state, run.epoch, run.auroc, run.loss, run.elapsed)
-        table.add_row(*cells, job.error or "")
+        where = " ".join(filter(None, (job.job_id, job.node)))
+        table.add_row(*cells, where, job.error or job.waits_for or "")
     return table
 
 

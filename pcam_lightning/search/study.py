@@ -16,6 +16,7 @@ from pcam_lightning.search.space import Space
 from pcam_lightning.seeds import derive_seed
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.storages import JournalStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
@@ -75,15 +76,41 @@ def open_study(path: Path, name: str, metric: str, begun_with: Mapping[str, Any]
     return study
 
 
+def load_study(path: Path, name: str) -> Study:
+    """Return an existing study of a journal file."""
+    import optuna
+
+    return optuna.load_study(storage=open_storage(path), study_name=name)
+
+
 def ask(study: Study, space: Space, seed: int, startup_trials: int) -> FrozenTrial:
     """Return the next trial, with a value for each dimension of the space."""
+    return draw(study, study.ask().number, space, seed, startup_trials)
+
+
+def draw(study: Study, number: int, space: Space, seed: int, startup_trials: int) -> FrozenTrial:
+    """Draw the values of a trial from the scores of the earlier ones, unless it has them."""
     from optuna.samplers import TPESampler
 
     # One seed per trial: with one per process, a continued search would repeat its first trials.
-    stream = derive_seed(seed, "trial", len(study.get_trials(deepcopy=False))) % 2**32
+    stream = derive_seed(seed, "trial", number) % 2**32
     study.sampler = TPESampler(n_startup_trials=startup_trials, seed=stream)
-    number = study.ask(space.dimensions).number
+    frozen = study.get_trials(deepcopy=False)[number]
+    if frozen.params.keys() != space.dimensions.keys():
+        trial = open_trial(study, frozen)
+        for name, distribution in space.dimensions.items():
+            _suggest(trial, name, distribution)
     return study.get_trials(deepcopy=False)[number]
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+    given: Any = distribution
+    if hasattr(given, "choices"):
+        trial.suggest_categorical(name, given.choices)
+    elif type(given).__name__ == "IntDistribution":
+        trial.suggest_int(name, given.low, given.high, step=given.step, log=given.log)
+    else:
+        trial.suggest_float(name, given.low, given.high, step=given.step, log=given.log)
 
 
 def open_trial(study: Study, trial: FrozenTrial) -> Trial:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.singleton import Singleton
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +22,11 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.run import Run, is_run_folder
 from pcam_lightning.runs.status import check_free, is_alive
+from pcam_lightning.search.trial_job import trial_overrides
 from pcam_lightning.slurm.hydra_private import SweepLoader
 from pcam_lightning.slurm.job_config import JobConfig, compose
+from pcam_lightning.slurm.launcher import CheckingLauncher
+from pcam_lightning.slurm.submission import PlannedJob
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
 
 COMPARABLE = ("metric", "pruner", "startup_trials", "warmup_epochs", "seed")
 """Settings that must not change when a search continues."""
-PRUNING = ("study", "metric", "startup_trials", "warmup_epochs")
-"""Settings that are arguments of the pruning callback in each job."""
 
 
 class OptunaSweeper(Sweeper):
@@ -92,6 +93,9 @@ class OptunaSweeper(Sweeper):
             self.study: Study = study.open_study(
                 self.storage, settings["study"], metric, begun_with
             )
+            if self._is_left:
+                self._leave()
+                return
             self._wait_for_jobs()
             for trials in self._left_behind():
                 self._run(trials)
@@ -108,6 +112,47 @@ class OptunaSweeper(Sweeper):
         if failed == len(self.study.trials):
             sys.exit(1)
 
+    @property
+    def _is_left(self) -> bool:
+        """Whether this process ends after submission, and the jobs search by themselves."""
+        return bool(getattr(self._launcher, "params", {}).get("detach"))
+
+    def _leave(self) -> None:
+        """Submit a job for each trial that is left to run. At most `parallel` run at a time."""
+        from optuna.trial import TrialState
+
+        from pcam_lightning.search.study import read_outcome, tell
+        from pcam_lightning.search.trial_job import TrialJob, settled_data
+
+        assert isinstance(self._launcher, CheckingLauncher)
+        for trial in self.study.get_trials(states=[TrialState.RUNNING]):
+            if outcome := read_outcome(self._run_folder(trial), self.settings["metric"]):
+                tell(self.study, trial, outcome)
+        for _ in range(self.settings["trials"] - len(self.study.trials)):
+            self.study.ask()
+        left = [trial.number for trial in self.study.get_trials(states=[TrialState.RUNNING])]
+        if not left:
+            print(f"finished: all {self.settings['trials']} trials of {self.folder}", flush=True)
+            return
+        self._launcher.params["array_parallelism"] = self.settings["parallel"]
+        OmegaConf.update(self._loader.master, "hydra.sweep.dir", str(self.folder))
+        # In folders that do not exist, so that no earlier run is compared with these configs.
+        beyond = self.settings["trials"]
+        corners = [self._job(beyond + n, each) for n, each in enumerate(self.space.corners())]
+        state = Singleton.get_state()
+        job = TrialJob(
+            *(self._launcher, self._loader, self.space, self.settings, self.storage, self.folder),
+            data={},
+        )
+
+        def plan(configs: Sequence[JobConfig]) -> list[PlannedJob]:
+            job.data = settled_data(configs)
+            return [
+                PlannedJob(n, (), lambda _, n=n: self.folder / str(n), (n, state)) for n in left
+            ]
+
+        self._launcher.start(corners, plan, job)
+
     def _wait_for_jobs(self) -> None:
         """Wait for the jobs of an earlier start; a second job must not write to the same run."""
         if not (self.folder / "sweep.json").is_file():
@@ -122,7 +167,7 @@ class OptunaSweeper(Sweeper):
         watch = Watch(lambda text: print(text, flush=True))
         while active := [
             job.number
-            for job in job_states(self.folder, watch.states)
+            for job in job_states(self.folder, watch.queued_jobs)
             if job.number in numbers and not job.has_ended
         ]:
             if active != printed:
@@ -138,18 +183,19 @@ class OptunaSweeper(Sweeper):
         """
         from optuna.trial import TrialState
 
-        from pcam_lightning.search.study import Outcome, read_outcome, tell
+        from pcam_lightning.search.study import draw, read_outcome, tell
 
         batch: list[FrozenTrial] = []
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             folder = self._run_folder(trial)
             check_free(folder, resume=True)
             outcome = read_outcome(folder, self.settings["metric"])
-            if trial.params.keys() != self.space.dimensions.keys():
-                outcome = Outcome(reason="stopped before it began")
             if outcome is not None:
                 tell(self.study, trial, outcome)
                 continue
+            settings = self.settings
+            search = (self.space, settings["seed"], settings["startup_trials"])
+            trial = draw(self.study, trial.number, *search)
             full = len(batch) == self.settings["parallel"]
             if batch and (full or trial.number != batch[-1].number + 1):
                 yield batch
@@ -215,17 +261,7 @@ class OptunaSweeper(Sweeper):
         return path.stat().st_mtime_ns if path.is_file() else None
 
     def _overrides(self, number: int, parameters: Mapping[str, Any]) -> list[str]:
-        """Return the overrides of a trial's job."""
-        overrides = self.space.overrides(parameters)
-        if self.settings["pruner"] is None:
-            return overrides
-        pruning = {
-            "_target_": "pcam_lightning.search.pruning.Pruning",
-            "storage": QuotedString(str(self.storage), Quote.single).with_quotes(),
-            "trial": number,
-            **{key: self.settings[key] for key in PRUNING},
-        }
-        return overrides + [f"+callbacks.pruning.{key}={value}" for key, value in pruning.items()]
+        return trial_overrides(self.space, self.settings, self.storage, number, parameters)
 
     def _job(self, number: int, parameters: Mapping[str, Any]) -> JobConfig:
         overrides = self._overrides(number, parameters)

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.errors import one_line, printable
+from pcam_lightning.errors import printable
 from pcam_lightning.runs import Run, find_runs
-from pcam_lightning.runs.files import RunFileError, read_end, read_json
+from pcam_lightning.runs.files import RunFileError, read_json
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.run import is_run_folder
+from pcam_lightning.runs.status import is_alive
 from pcam_lightning.slurm import queue
+from pcam_lightning.slurm.causes import cause_of_end, last_line
+from pcam_lightning.slurm.ends import JobEnd, job_ends
 from pcam_lightning.sweeps.jobs import FAILURES, JobState, job_of_run, recorded_state
 
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 """submitit's id of a process, a Slurm job, or a task of a Slurm array."""
 
-# A job in any other state of Slurm has left the queue.
-QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
-RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+Ask = Callable[[Sequence[str]], queue.Queue | None]
+"""A function like `queue.queued_jobs`."""
+LookUp = Callable[[Sequence[str]], dict[str, JobEnd]]
+"""A function like `ends.job_ends`."""
 
 
-Queue = Callable[[Sequence[str]], dict[str, str] | None]
-"""A function like `queue.states`: job ids in, their states in Slurm's queue out."""
-
-
-def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
+def job_states(
+    folder: Path | str,
+    ask: Ask | None = None,
+    look_up: LookUp | None = None,
+    numbers: Container[int] | None = None,
+) -> list[JobState]:
     """Return the jobs in a sweep's `sweep.json`, or without this file the runs below the folder.
 
     Args:
         folder: folder of the sweep.
-        ask: returns the states in Slurm's queue; `queue.states` by default.
+        ask: returns the jobs in Slurm's queue; `queue.queued_jobs` by default.
+        look_up: returns the ends of jobs that have left it; `ends.job_ends` by default.
+        numbers: the jobs to return; None for all.
 
     Raises:
         RunFileError: the folder does not exist, or its sweep.json is damaged or names a path
@@ -41,37 +50,105 @@ def job_states(folder: Path | str, ask: Queue | None = None) -> list[JobState]:
     sweep = Path(folder)
     if not (sweep / "sweep.json").is_file():
         return [job_of_run(sweep, number, run) for number, run in enumerate(find_runs(sweep))]
-    submitted, jobs = _read_sweep(sweep)
+    submitted, jobs = read_sweep(sweep)
+    jobs = [job for job in jobs if numbers is None or job["number"] in numbers]
+    executor = submitted.get("executor")
     # Slurm first: a job that ends afterwards has recorded its state when its folder is read.
     ids = [job["job_id"] for job in jobs if job["job_id"]]
-    ask = ask or queue.states
-    queued = ask(ids) if submitted.get("executor") == "slurm" else None
-    return [_of_job(sweep, job, submitted.get("executor"), queued) for job in jobs]
+    queued = (ask or queue.queued_jobs)(ids) if executor == "slurm" else None
+    recorded = [_recorded(job, executor) for job in jobs]
+    gone = [
+        job["job_id"]
+        for job, (state, _) in zip(jobs, recorded, strict=True)
+        if queued is not None and job["job_id"] and job["job_id"] not in queued
+        if state not in ("finished", "damaged")
+    ]
+    ended = (look_up or job_ends)(gone) if gone else {}
+    submits = is_alive(submitted.get("submitter") or {})
+    return [
+        _state(sweep, job, executor, own, queued, ended, bool(submits))
+        for job, own in zip(jobs, recorded, strict=True)
+    ]
 
 
-def _of_job(
-    sweep: Path, job: dict[str, Any], executor: str | None, queued: dict[str, str] | None
+def _recorded(job: dict[str, Any], executor: str | None) -> tuple[str | None, str | None]:
+    """Return the state and error in a job's run folder; no state if an earlier job wrote them."""
+    if not is_run_folder(job["folder"]):
+        return None, None
+    run = Run(job["folder"])
+    state, error = recorded_state(run)
+    if state == "finished":
+        # The command prints such a line if a check failed, although the run itself is complete.
+        line = last_line(job["log"]) or ""
+        return ("failed", line) if line.startswith("failed: ") else (state, error)
+    if state == "damaged" or job["job_id"] is None:
+        return state, error
+    try:
+        slurm, status = run.manifest.get("slurm") or {}, run.status
+    except RunFileError:
+        return state, error
+    ids = {str(slurm.get("job_id")), f"{slurm.get('array_job_id')}_{slurm.get('array_task_id')}"}
+    if executor == "slurm" and slurm:
+        is_own = job["job_id"] in ids
+    else:
+        is_own = not _is_earlier(status.get("started"), job["submitted"])
+    return (state, error) if is_own else (None, None)
+
+
+def _is_earlier(one: Any, other: Any) -> bool:
+    """Return whether a date in ISO format is earlier than another; False if one is no date."""
+    try:
+        return datetime.fromisoformat(one) < datetime.fromisoformat(other)
+    except (TypeError, ValueError):
+        return False
+
+
+def _state(
+    sweep: Path,
+    job: dict[str, Any],
+    executor: str | None,
+    recorded: tuple[str | None, str | None],
+    queued: queue.Queue | None,
+    ended: dict[str, JobEnd],
+    submits: bool,
 ) -> JobState:
-    folder, log, job_id = job["folder"], job["log"], job["job_id"]
-    state, error = recorded_state(Run(folder)) if is_run_folder(folder) else (None, None)
-    in_queue = (queued or {}).get(job_id)
-    if state in ("failed", "damaged") and in_queue in QUEUED:  # requeued
-        state, error = "queued", None
-    elif state not in ("finished", "failed", "damaged"):
-        if queued is not None:
-            # The status of a job that died with its node stays `running` forever.
-            state = "queued" if in_queue in QUEUED else "running" if in_queue in RUNNING else "lost"
-        elif executor == "slurm":
-            # The status may be outdated: the job may be queued again, or gone.
+    (state, error), job_id = recorded, job["job_id"]
+    waiting = (queued or {}).get(job_id)
+    waits_for, node = (waiting.waits_for, waiting.node) if waiting else (None, None)
+    if state in ("finished", "damaged"):
+        pass
+    elif executor == "local":
+        state = _local_state(state, job_id)
+    elif executor != "slurm":
+        state = state or "unknown"
+    elif job_id is None:
+        state = state or ("queued" if submits else "missing")
+        error = error or (None if submits else "it was never submitted")
+    elif waiting is not None:
+        if waiting.state in queue.PENDING:
+            state, error = "queued", None
+        elif state != "failed":  # a failed job may still be completing
+            state = "running"
+    elif queued is None:
+        # The status may be outdated: the job may be queued again, or gone.
+        if state != "failed":
             state, error = "unknown", queue.NO_ANSWER
-        elif executor == "local":
-            state = _local_state(state, job_id)
-        else:
-            state = state or "unknown"
+    else:
+        end = ended.get(job_id)
+        node = end and end.node
+        state, error = cause_of_end(recorded, end, job["log"])
     if state in FAILURES and error is None:
-        error = last_line(log)
-    overrides = tuple(map(printable, job["overrides"]))
-    return JobState(job["number"], overrides, state, error, log, folder, sweep, job_id)
+        error = last_line(job["log"])
+    words = job["overrides"]
+    if not words and is_run_folder(job["folder"]):  # a job that has drawn its own settings
+        with suppress(RunFileError):
+            words = Run(job["folder"]).overrides
+    overrides = tuple(map(printable, words))
+    return JobState(
+        *(job["number"], overrides, state, error, job["log"], job["folder"], sweep, job_id),
+        waits_for=waits_for,
+        node=node and printable(node),
+    )
 
 
 def _local_state(state: str | None, job_id: str | None) -> str:
@@ -79,11 +156,12 @@ def _local_state(state: str | None, job_id: str | None) -> str:
         # A local job's id is the id of its controller process, which may start the run again.
         if job_id and job_id.isdecimal() and process_mark(int(job_id)):
             return "queued"
-        return state if state == "preempted" else "lost"
+        return state or ("lost" if job_id else "missing")
     return state
 
 
-def _read_sweep(sweep: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_sweep(sweep: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the content of `sweep.json`, and its jobs with checked values."""
     path = sweep / "sweep.json"
     submitted = read_json(path)
     jobs = submitted.get("jobs")
@@ -109,6 +187,7 @@ def _read_job(path: Path, place: int, job: Any) -> dict[str, Any]:
         "job_id": None if job_id is None else str(job_id),
         "folder": _inside(path.parent, job.get("folder"), f"{where}.folder"),
         "log": _inside(path.parent, job["log"], f"{where}.log") if job.get("log") else None,
+        "submitted": job.get("submitted"),
     }
 
 
@@ -122,13 +201,3 @@ def _inside(sweep: Path, name: Any, where: str) -> Path:
         if path.resolve().is_relative_to(sweep.resolve()):
             return path
     raise RunFileError(f"{where}={name!r}: expected a path inside {sweep}")
-
-
-def last_line(log: Path | None, size: int = 1 << 16) -> str | None:
-    """Return the last line that is not blank, from the last `size` bytes of a log."""
-    try:
-        text = b"" if log is None else read_end(log, size)
-    except RunFileError:
-        return None
-    lines: Sequence[str] = text.decode(errors="replace").splitlines()
-    return next((one_line(line) for line in reversed(lines) if line.strip()), None)

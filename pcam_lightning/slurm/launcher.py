@@ -8,9 +8,8 @@ submitit#1641).
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,22 @@ from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
+from pcam_lightning.config import schema
 from pcam_lightning.config.compose import Config
 from pcam_lightning.errors import InputError
+from pcam_lightning.slurm.earlier_start import EarlierStart
 from pcam_lightning.slurm.hydra_private import SweepLoader
-from pcam_lightning.slurm.job_config import JOB_VARIABLES, compose, restore
+from pcam_lightning.slurm.job_config import JOB_VARIABLES, JobConfig, compose, restore
 from pcam_lightning.slurm.local import parallelism, waiting_setup
+from pcam_lightning.slurm.submission import PlannedJob, Submission
 
+OWN_PARAMETERS = {"detach", "retry", "snapshot"}
+"""The launcher's parameters that submitit does not know."""
+FAILING_SETUP = (
+    """trap 'code=$?; echo "error: hydra.launcher.setup: $BASH_COMMAND: exit status $code" >&2; """
+    """exit $code' ERR"""
+)
+"""A shell line after which a failing line ends the job. A condition or `|| true` may fail."""
 SHARED_PARAMETERS = {field.name for field in dataclasses.fields(BaseQueueConf)}
 """The launcher's parameters that submitit takes without the prefix `slurm_` or `local_`."""
 
@@ -55,49 +64,82 @@ class CheckingLauncher(BaseSubmititLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Check all jobs, submit them as one array, report their folders, and wait for them.
+        """Check all jobs, submit those that an earlier start has not finished, and wait for them.
 
         Returns one JobReturn per job; that of a failed job raises SystemExit on `return_value`.
 
         Raises:
             PreflightError: a check failed; nothing has been submitted.
+            InputError: a parameter is wrong, or Slurm rejects the jobs.
         """
-        from pcam_lightning.slurm.preflight import check, settle_data
-        from pcam_lightning.slurm.wait import wait
-
         assert self.config is not None and self.hydra_context is not None
-        sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         loader = SweepLoader(self.hydra_context.config_loader, self.config)
         configs = [
             compose(loader, overrides, number)
             for overrides, number in zip(job_overrides, numbers, strict=True)
         ]
-        executor = _executor(self)
+        state = Singleton.get_state()
+        words = [list(filter_overrides(overrides)) for overrides in job_overrides]
+
+        def plan(configs: Sequence[JobConfig]) -> list[PlannedJob]:
+            return [
+                PlannedJob(number, each, config.folder_of, (config.given, state))
+                for number, each, config in zip(numbers, words, configs, strict=True)
+            ]
+
+        return self.start(configs, plan, self)
+
+    def start(
+        self,
+        configs: Sequence[JobConfig],
+        plan: Callable[[Sequence[JobConfig]], Sequence[PlannedJob]],
+        function: Callable[..., JobReturn],
+    ) -> Sequence[JobReturn]:
+        """Check configs, and submit the jobs that `plan` makes of the checked configs.
+
+        Args:
+            configs: the configs to check.
+            plan: returns the jobs for the configs, in which the data's folder is settled.
+            function: the function that each job calls.
+        """
+        from pcam_lightning.slurm.preflight import check, settle_data
+        from pcam_lightning.slurm.wait import leave, wait
+
+        assert self.config is not None
+        sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
+        parameters = schema.read_launcher(dict(self.params))
+        earlier = EarlierStart.of(sweep)
         if configs[0].checked.get("preflight", True):
             with _outside_of_jobs():
-                check([config.checked for config in configs], self.params, executor, sweep)
+                folders = earlier.taken_folders(parameters.get("retry"))
+                if checked := [each.checked for each in configs if each.folder not in folders]:
+                    check(checked, parameters, _executor(self.cluster, parameters))
             configs = settle_data(configs)
+        jobs = plan(configs)
+        earlier.check_same(jobs)
+        chosen = [job for job in jobs if earlier.leaves_to_run(job.number, parameters.get("retry"))]
+        kept = [job.number for job in jobs if job not in chosen]
+        if kept:
+            print(f"continued: {earlier.describe(kept)}", flush=True)
+        if parameters.get("snapshot") and chosen:
+            pass
+        submission = Submission(
+            sweep,
+            str(self.config.hydra.job.name),
+            _executor(self.cluster, parameters),
+            self.cluster,
+            parameters,
+            function,
+            chosen,
+        )
         sweep.mkdir(parents=True, exist_ok=True)
-        state = Singleton.get_state()
         with _outside_of_jobs():
-            jobs = executor.map_array(
-                self, [config.given for config in configs], [state] * len(configs)
-            )
-        records = [
-            {
-                "number": number,
-                "overrides": list(filter_overrides(overrides)),
-                "folder": os.path.relpath(config.folder_of(job.job_id), sweep),
-                "job_id": job.job_id,
-                "log": os.path.relpath(job.paths.stderr, sweep),
-            }
-            for number, overrides, config, job in zip(
-                numbers, job_overrides, configs, jobs, strict=True
-            )
-        ]
-        write_sweep(sweep, str(self.config.hydra.job.name), self.cluster, records)
-        return wait(sweep, records, jobs)
+            if parameters.get("detach"):
+                submission.check_at_once()
+                submission.submit_all()
+                return leave(sweep, jobs, submission)
+            return wait(sweep, jobs, submission)
 
 
 class LocalLauncher(CheckingLauncher):
@@ -112,30 +154,11 @@ class SlurmLauncher(CheckingLauncher):
     cluster = "slurm"
 
 
-def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, Any]]) -> None:
-    """Add jobs to `sweep.json`, from which `job_states` finds the jobs of a sweep."""
-    from pcam_lightning.files import write_json
-    from pcam_lightning.runs.status import read_json
-
-    path = folder / "sweep.json"
-    earlier = read_json(path)["jobs"] if path.is_file() else []
-    again = {job["number"] for job in jobs}
-    write_json(
-        path,
-        {
-            "command": command,
-            "submitted": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "executor": executor,
-            "jobs": [job for job in earlier if job["number"] not in again] + jobs,
-        },
-    )
-
-
-def _executor(launcher: CheckingLauncher) -> Any:
-    """Return submitit's executor with the launcher's parameters."""
+def _executor(cluster: str, given: Mapping[str, Any]) -> Any:
+    """Return submitit's executor with a launcher's parameters."""
     import submitit
 
-    cluster, parameters = launcher.cluster, dict(launcher.params)
+    parameters = {key: value for key, value in given.items() if key not in OWN_PARAMETERS}
     if cluster == "slurm" and not shutil.which("sbatch"):
         raise InputError(
             "hydra/launcher: this machine has no sbatch; expected a login node of a Slurm cluster, "
@@ -146,17 +169,20 @@ def _executor(launcher: CheckingLauncher) -> Any:
         setup = waiting_setup(inits["folder"], parallelism(parameters))
         parameters["setup"] = [*(parameters.get("setup") or []), setup]
         parameters.pop("array_parallelism", None)
-    if "max_num_timeout" in parameters:
-        inits[f"{cluster}_max_num_timeout"] = parameters.pop("max_num_timeout")
+    for name in ("max_num_timeout", "python"):
+        if (value := parameters.pop(name, None)) is not None:
+            inits[f"{cluster}_{name}"] = value
     executor = submitit.AutoExecutor(cluster=cluster, **inits)
     if cluster == "slurm":
         # If one rank fails, the others would wait for it.
         parameters.setdefault("srun_args", ["--kill-on-bad-exit=1"])
         parameters["setup"] = [
-            *parameters["setup"],
             "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # srun ignores it since Slurm 22.05
             # If the user's SBATCH_EXPORT is set, srun would hide submitit's own variables too.
             "export SLURM_EXPORT_ENV=ALL",
+            FAILING_SETUP,
+            *(parameters.get("setup") or []),
+            "trap - ERR",
         ]
     executor.update_parameters(
         **{

@@ -1,6 +1,5 @@
 """Preflight checks: find what would make a sweep's jobs fail before any is submitted."""
 
-import re
 import subprocess
 import tempfile
 from collections import Counter
@@ -15,21 +14,18 @@ from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.resume import finished_summary
 from pcam_lightning.runs.status import check_free
 from pcam_lightning.slurm.job_config import JobConfig
-from pcam_lightning.slurm.queue import ask
+from pcam_lightning.slurm.partitions import read_partitions
 from pcam_lightning.slurm.ranks import ranks_per_node
 from pcam_lightning.slurm.submitit_private import submission_script
 
 
-def check(
-    configs: Sequence[Config], resources: Mapping[str, Any], executor: Any, sweep: Path
-) -> None:
+def check(configs: Sequence[Config], resources: Mapping[str, Any], executor: Any) -> None:
     """Check the config of every job, and that Slurm accepts the request.
 
     Args:
         configs: the resolved config of each job, including `hydra`.
         resources: the launcher's parameters.
         executor: submitit's executor with these parameters.
-        sweep: folder of the sweep.
 
     Raises:
         PreflightError: holds one line per problem; a problem that several jobs share appears once.
@@ -42,9 +38,9 @@ def check(
         except InputError as error:
             problems.append(str(error))
     problems += _resource_problems(plain, resources)
-    problems += _double_problems(configs, sweep)
+    problems += _double_problems(configs)
     if "partition" in resources:
-        problems += _slurm_problems(resources, executor, len(configs))
+        problems += _slurm_problems(resources, executor)
     if problems:
         raise PreflightError(list(dict.fromkeys(problems)))
 
@@ -119,7 +115,7 @@ def _resource_problems(
     configs: Sequence[dict[str, Any]], resources: Mapping[str, Any]
 ) -> Iterator[str]:
     """Yield a line for each resource that differs between the trainer and the job."""
-    tasks, gpus = resources["tasks_per_node"], resources["gpus_per_node"] or 0
+    tasks, gpus = resources["tasks_per_node"], resources.get("gpus_per_node") or 0
     for trainer in (config["trainer"] for config in configs if "trainer" in config):
         ranks = ranks_per_node(trainer["devices"])
         if ranks != tasks:
@@ -153,61 +149,35 @@ def _resource_problems(
         )
 
 
-def _double_problems(configs: Sequence[Config], sweep: Path) -> Iterator[str]:
-    """Yield a line if two jobs, or a job of an earlier start, would write to the same run."""
-    from pcam_lightning.slurm.jobs import job_states
-
+def _double_problems(configs: Sequence[Config]) -> Iterator[str]:
+    """Yield a line if two jobs would write to the same run."""
     folders = Counter(run_folder(config) for config in configs)
     if (most := folders.most_common(1)[0])[1] > 1:
         yield (
             f"hydra.sweep.subdir: {most[1]} jobs would write to {most[0]}; expected a folder for "
             "each, such as ${hydra.job.num}"
         )
-    if not (sweep / "sweep.json").is_file():
-        return
-    active = [job for job in job_states(sweep) if job.folder in folders and not job.has_ended]
-    if active:
-        yield (
-            f"hydra.sweep.dir={sweep}: {len(active)} jobs of an earlier start have not ended, the "
-            f"first is {active[0].job_id} ({active[0].state}); wait for them, cancel them, or "
-            "choose another folder"
-        )
 
 
-def _slurm_problems(resources: Mapping[str, Any], executor: Any, jobs: int) -> Iterator[str]:
+def _slurm_problems(resources: Mapping[str, Any], executor: Any) -> Iterator[str]:
     """Yield a line for each objection of Slurm to the request; nothing is queued."""
-    listed = ask("sinfo", "--noheader", "--format=%R")
-    if listed is None:
+    partitions = read_partitions()
+    if partitions is None:
         yield "sinfo gives no answer: expected a machine that can submit to Slurm"
         return
-    partitions = sorted(set(listed.split()))
-    partition = resources["partition"]
-    wanted = partition.split(",") if partition else []
+    wanted = (resources.get("partition") or "").split(",") if resources.get("partition") else []
     if unknown := [name for name in wanted if name not in partitions]:
-        yield f"hydra.launcher.partition={unknown[0]}: expected one of {', '.join(partitions)}"
+        choices = ", ".join(sorted(partitions))
+        yield f"hydra.launcher.partition={unknown[0]}: expected one of {choices}"
         return
-    shown = (ask("scontrol", "--oneliner", "show", "partition") or "").splitlines()
-    for facts in (_facts(line) for line in shown if line.startswith("PartitionName=")):
-        name, limit = facts["PartitionName"], _minutes(facts["MaxTime"])
-        if name not in wanted and (wanted or facts["Default"] != "YES"):
-            continue
-        if limit is not None and resources["timeout_min"] > limit:
-            yield (
-                f"hydra.launcher.timeout_min={resources['timeout_min']}: partition {name} allows "
-                f"{limit} minutes at most"
-            )
-        if facts["State"] != "UP":
-            yield f"hydra.launcher.partition={name}: it is {facts['State']} now"
-    yield from array_problems(jobs)
-    yield from _sbatch_problems(executor)
-
-
-def array_problems(jobs: int) -> list[str]:
-    """Return one line if Slurm accepts no array of this many jobs (largest index: one less)."""
-    largest = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
-    if largest is None or jobs <= int(largest[1]):
-        return []
-    return [f"{jobs} jobs: Slurm accepts at most {largest[1]} in one array; split the sweep"]
+    found = False
+    for name, partition in partitions.items():
+        if name in wanted or (not wanted and partition.is_default):
+            for problem in partition.problems(resources):
+                found = True
+                yield problem
+    if not found:
+        yield from _sbatch_problems(executor)
 
 
 def _sbatch_problems(executor: Any) -> Iterator[str]:
@@ -222,17 +192,3 @@ def _sbatch_problems(executor: Any) -> Iterator[str]:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reasons = [line.split("error: ")[-1].removeprefix("allocation failure: ") for line in lines]
         yield f"Slurm rejects the request: {'; '.join(dict.fromkeys(reasons))}"
-
-
-def _facts(line: str) -> dict[str, str]:
-    """Return the text `Key=value Key=value` as a dict."""
-    return dict(word.split("=", 1) for word in line.split() if "=" in word)
-
-
-def _minutes(limit: str) -> int | None:
-    """Return the minutes in Slurm's `days-hours:minutes:seconds`; None for no limit."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
-    if found is None:
-        return None
-    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
-    return 60 * (24 * days + hours) + minutes

@@ -1,15 +1,50 @@
-"""States of Slurm jobs, from squeue."""
+"""Jobs in Slurm's queue, from squeue."""
 
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 SECONDS = 30
 """Time limit of a Slurm command."""
-MOST_SECONDS_BETWEEN_LOOKS = 30.0
-"""Upper limit of the pause between two queries, which doubles from 1 s: all users of a cluster
-share one Slurm controller."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 30.0, 120.0
+"""Seconds between two queries: all users of a cluster share one Slurm controller."""
 NO_ANSWER = "Slurm does not answer"
+PENDING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+RUNNING = frozenset(
+    {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+)
+# A job in any other state of Slurm has left the queue.
+FORMAT = "%i|%T|%r|%S|%N"
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job in Slurm's queue.
+
+    Attributes:
+        state: Slurm's word, such as PENDING.
+        reason: Slurm's word for why a job waits, such as Priority; None for a running job.
+        start: time at which the job started, or is expected to; None if unknown.
+        node: nodes of a running job; None for a waiting job.
+    """
+
+    state: str
+    reason: str | None = None
+    start: str | None = None
+    node: str | None = None
+
+    @property
+    def waits_for(self) -> str | None:
+        """A text such as `Priority, starts about 2026-11-29T12:00:00`; None for a running job."""
+        if self.state not in PENDING:
+            return None
+        texts = (self.reason, self.start and f"starts about {self.start}")
+        return ", ".join(filter(None, texts)) or None
+
+
+Queue = dict[str, QueuedJob]
+"""Jobs in the queue by submitit's id: "13", or "12_0" in an array."""
 
 
 def ask(*command: str) -> str | None:
@@ -21,53 +56,64 @@ def ask(*command: str) -> str | None:
     return None if done.returncode else done.stdout
 
 
-def states(job_ids: Sequence[str]) -> dict[str, str] | None:
-    """Return the state, such as PENDING, of each of these jobs that is still in Slurm's queue.
+def queued_jobs(job_ids: Sequence[str]) -> Queue | None:
+    """Return these of the jobs that are in Slurm's queue; None if Slurm does not answer."""
+    return _of(job_ids, own_jobs()) if job_ids else {}
 
-    `job_ids` are submitit's: "13", or "12_0" in an array. Returns None if Slurm does not answer.
-    """
-    return _of(job_ids, _listed()) if job_ids else {}
+
+def own_jobs() -> Queue | None:
+    """Return all of this user's jobs in the queue; None if Slurm does not answer."""
+    # All jobs, since squeue fails if it is asked for a job that has left the queue.
+    listed = ask("squeue", "--noheader", "--array", "--me", f"--format={FORMAT}")
+    if listed is None:
+        return None
+    rows = (line.strip().split("|") for line in listed.splitlines())
+    return {row[0]: _job(*row[1:]) for row in rows if len(row) == len(FORMAT.split("|"))}
 
 
 class Watch:
-    """A cached view of the queue for a waiting command, which asks Slurm less and less often.
+    """A cached view of the queue for a waiting command.
+
+    It asks Slurm at most every 30 s, and every 2 minutes if nothing changes.
 
     Args:
         report: called with one line when Slurm stops answering, and when it answers again.
 
     Attributes:
-        answered: time of Slurm's last answer, by `time.monotonic`.
+        answers: number of answers that Slurm has given.
+        count: number of this user's jobs in the queue, at the last answer.
     """
 
     def __init__(self, report: Callable[[str], object] = lambda text: None) -> None:
-        self.answered = 0.0
+        self.answers, self.count = 0, 0
         self._report = report
-        self._known: dict[str, str] | None = {}
-        self._next, self._pause = 0.0, 1.0
+        self._known: Queue | None = {}
+        self._next, self._pause = 0.0, SHORTEST_PAUSE
 
-    def states(self, job_ids: Sequence[str]) -> dict[str, str] | None:
-        """Return `states(job_ids)` as of the last query."""
+    def queued_jobs(self, job_ids: Sequence[str]) -> Queue | None:
+        """Return `queued_jobs(job_ids)` as of the last query."""
         if time.monotonic() >= self._next:
-            known = _listed()
+            known = own_jobs()
             if (known is None) != (self._known is None):
                 self._report(f"{NO_ANSWER}; waiting" if known is None else "Slurm answers again")
+            unchanged = known is None or known == self._known
+            self._pause = min(2 * self._pause, LONGEST_PAUSE) if unchanged else SHORTEST_PAUSE
             self._known = known
-            now = time.monotonic()
-            self.answered = self.answered if known is None else now
-            self._next = now + self._pause
-            self._pause = min(2 * self._pause, MOST_SECONDS_BETWEEN_LOOKS)
+            if known is not None:
+                self.answers, self.count = self.answers + 1, len(known)
+            self._next = time.monotonic() + self._pause
         return _of(job_ids, self._known)
 
 
-def _listed() -> dict[str, str] | None:
-    """Return the state of each of this user's jobs; None if Slurm does not answer."""
-    # All jobs, since squeue fails if it is asked for a job that has left the queue.
-    listed = ask("squeue", "--noheader", "--array", "--me", "--format=%i %T")
-    if listed is None:
-        return None
-    lines = (line.split() for line in listed.splitlines())
-    return {words[0]: words[1] for words in lines if len(words) == 2}
+def _job(state: str, reason: str, start: str, node: str) -> QueuedJob:
+    waits = state in PENDING
+    return QueuedJob(
+        state,
+        reason if waits and reason not in ("", "None") else None,
+        start if start not in ("", "N/A") else None,
+        node or None,
+    )
 
 
-def _of(job_ids: Sequence[str], listed: dict[str, str] | None) -> dict[str, str] | None:
-    return listed and {job: listed[job] for job in job_ids if job in listed}
+def _of(job_ids: Sequence[str], queue: Queue | None) -> Queue | None:
+    return queue and {job: queue[job] for job in job_ids if job in queue}

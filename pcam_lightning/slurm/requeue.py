@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 
@@ -18,7 +19,7 @@ def requeue(number: int) -> None:
     try:
         signal.raise_signal(number)  # its handler requeues the job, on the first rank
     except UncompletedJobError as error:
-        print(f"error: {error}", flush=True)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return
     # If this rank ended before the first rank has requeued the job, Slurm would end the job.
     time.sleep(60)

@@ -1,154 +1,175 @@
 """Wait for the jobs of a sweep, however they end."""
 
+from __future__ import annotations
+
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from pcam_lightning.runs import Run
-from pcam_lightning.runs.status import RunFileError
-from pcam_lightning.slurm.jobs import last_line
+from pcam_lightning.config.override_text import override
+from pcam_lightning.runs.process import process_mark
+from pcam_lightning.slurm.jobs import job_states, read_sweep
 from pcam_lightning.slurm.queue import Watch
+from pcam_lightning.slurm.submission import PlannedJob, Submission
+from pcam_lightning.sweeps.jobs import FAILURES, JobState, titles
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """Pause between two looks at the jobs' files; Slurm is asked less often (see `queue.Watch`)."""
-SECONDS_GONE = 10.0
-"""A job has ended without a result if it is missing in two answers of Slurm this far apart."""
+WITHOUT_A_TRACE = ("lost", "cancelled")
+"""States of jobs that one answer of Slurm may lack for a moment, such as a requeued job's."""
 
 
-def wait(sweep: Path, records: Sequence[dict[str, Any]], jobs: Sequence[Any]) -> list[JobReturn]:
-    """Print each change of a job's state until all jobs have ended.
+def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> list[JobReturn]:
+    """Submit jobs as Slurm accepts them, and print each change of a job's state until all ended.
 
-    A job that has left the queue without a result has failed. While Slurm does not answer, no job
-    counts as having left it. Ctrl-C leaves the jobs running.
+    Jobs of an earlier start that have not ended are waited for, too. While Slurm does not answer,
+    no job counts as having left the queue. Ctrl-C leaves the jobs running.
 
     Args:
         sweep: folder of the sweep.
-        records: each job as `sweep.json` lists it.
-        jobs: submitit's object for each job.
+        jobs: all jobs of this start.
+        submission: those of them that are to be submitted.
 
     Returns:
         One JobReturn per job; that of a failed job raises SystemExit on `return_value`.
     """
-    count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
-    _print(f"submitted {count}; logs and sweep.json are in {sweep}")
-    _print(f"look again: python -m pcam_lightning.collect runs={sweep} watch=true")
-    titles = _titles(records)
-    printed: dict[int, str] = {}
-    gone_since: dict[int, float] = {}
-    returns: dict[int, JobReturn] = {}
     watch = Watch(_print)
+    waiting = {job.number for job in submission.left}
+    if waiting:
+        if submission.cost:
+            _print(f"asks for {submission.cost}")
+        submission.submit_next(active=0, queued=0)
+        count = "1 job" if submission.submitted == 1 else f"{submission.submitted} jobs"
+        rest = f", {len(submission.left)} more as Slurm accepts them" if submission.left else ""
+        _print(f"submitted {count}{rest}; logs and sweep.json are in {sweep}")
+        _print(f"look again: {collect_command(sweep)} watch=true")
+    ended = _Ended(sweep, watch, submission.cluster == "local")
+    printed: dict[int, str] = {}
+    waiting |= {job.number for job in ended.look([j.number for j in jobs]) if not job.has_ended}
     try:
-        while len(returns) < len(jobs):
-            waiting = [i for i in range(len(jobs)) if i not in returns]
-            queue = _queue([jobs[i] for i in waiting], watch)
-            for i in waiting:
-                state, ended = _state(jobs[i], queue)
-                if not ended and state == "gone":
-                    since = gone_since.setdefault(i, watch.answered)
-                    ended = watch.answered - since > SECONDS_GONE
-                elif state not in ("gone", "unknown"):
-                    gone_since.pop(i, None)
-                if ended:
-                    returns[i], state = _outcome(sweep, records[i], jobs[i])
-                if state not in ("gone", "unknown", printed.get(i)):
-                    printed[i] = state
-                    _print(f"{titles[i]}: {state}")
-            if len(returns) < len(jobs):
+        while waiting:
+            states = ended.look(sorted(waiting))
+            for job in states:
+                if (text := _describe(job)) != printed.get(job.number):
+                    printed[job.number] = text
+                    _print(f"{ended.titles[job.number]}: {text}")
+            waiting -= {job.number for job in states if job.has_ended}
+            if submission.left:
+                active = len(waiting) - len(submission.left)
+                submission.submit_next(active, watch.count)
+            if waiting:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     except KeyboardInterrupt:
-        _print(f"stopped waiting; the jobs continue. To stop them: {_stop_command(jobs)}")
+        left = f"; {len(submission.left)} jobs are not submitted" if submission.left else ""
+        _print(f"stopped waiting; the jobs continue{left}. To stop them: {stop_command(sweep)}")
         sys.exit(130)
-    return [returns[i] for i in range(len(jobs))]
+    final = {job.number: job for job in job_states(sweep, watch.queued_jobs)}
+    return [_returned(job, ended.states.get(job.number) or final.get(job.number)) for job in jobs]
 
 
-def _titles(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the number of each job and its overrides that not all jobs have."""
-    common = set.intersection(*(set(record["overrides"]) for record in records))
-    return [
-        " ".join([f"#{record['number']}", *(o for o in record["overrides"] if o not in common)])
-        for record in records
-    ]
+def leave(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> list[JobReturn]:
+    """Print the ids of submitted jobs and the commands that look at them; wait for nothing."""
+    numbers = {job.number for job in jobs}
+    if submission.cost:
+        _print(f"asked for {submission.cost}")
+    ids = [job["job_id"] for job in read_sweep(sweep)[1] if job["number"] in numbers]
+    arrays = list(dict.fromkeys(str(job_id).partition("_")[0] for job_id in ids if job_id))
+    _print(f"submitted: {len(jobs)} jobs, ids {', '.join(arrays)}; nothing waits for them")
+    _print(f"collect: {collect_command(sweep)}")
+    _print(f"stop: {stop_command(sweep)}")
+    return [_returned(job, None, detached=True) for job in jobs]
 
 
-def _queue(jobs: Sequence[Any], watch: Watch) -> dict[str, str] | None:
-    """Return the state of each job that has not ended; None if Slurm does not answer."""
-    if _is_local(jobs[0]):
-        return {
-            job.job_id: "RUNNING" if _tasks(job)[0].paths.stdout.exists() else "PENDING"
+def collect_command(sweep: Path) -> str:
+    """Return the command that collects a sweep, for pasting into a shell."""
+    return f"python -m pcam_lightning.collect {override('runs', str(sweep))}"
+
+
+def stop_command(sweep: Path) -> str:
+    """Return the command that ends the jobs of a sweep, for pasting into a shell."""
+    return f"{collect_command(sweep)} cancel=true"
+
+
+class _Ended:
+    """States of a sweep's jobs, of which those that have ended are kept."""
+
+    def __init__(self, sweep: Path, watch: Watch, is_local: bool) -> None:
+        self.states: dict[int, JobState] = {}
+        self.titles: dict[int, str] = {}
+        self._sweep, self._watch, self._is_local = sweep, watch, is_local
+        self._suspected: dict[int, int] = {}
+
+    def look(self, numbers: Sequence[int]) -> list[JobState]:
+        """Return the current states of jobs, as far as they are certain."""
+        if not (self._sweep / "sweep.json").is_file():
+            return []
+        jobs = job_states(self._sweep, self._watch.queued_jobs, numbers=set(numbers))
+        jobs = [
+            # An app of another project writes no run folder.
+            replace(job, state="finished")
+            if job.state == "lost" and job.run is None and result_path(job).exists()
+            else job
             for job in jobs
-            if not job.done()
-        }
-    return watch.states([job.job_id for job in jobs])
+        ]
+        if not self.titles:
+            texts = zip(jobs, titles(jobs), strict=True)
+            self.titles = {job.number: f"#{job.number} {text}".strip() for job, text in texts}
+        certain = [job for job in jobs if not job.has_ended or self._is_certain(job)]
+        self.states |= {job.number: job for job in certain if job.has_ended}
+        return certain
+
+    def _is_certain(self, job: JobState) -> bool:
+        """Return whether a job has surely ended."""
+        if job.state == "finished":
+            # The command may still fail a check after its run has finished.
+            return result_path(job).exists() or self._is_gone(job)
+        return job.state not in WITHOUT_A_TRACE or self._is_gone(job)
+
+    def _is_gone(self, job: JobState) -> bool:
+        """Return whether two answers of Slurm lack a job."""
+        if job.job_id is None:
+            return True
+        if self._is_local:
+            return not process_mark(int(job.job_id))
+        queued = self._watch.queued_jobs([job.job_id])
+        if queued is None or job.job_id in queued:
+            self._suspected.pop(job.number, None)
+            return False
+        since = self._suspected.setdefault(job.number, self._watch.answers)
+        return self._watch.answers > since
 
 
-def _state(job: Any, queue: dict[str, str] | None) -> tuple[str, bool]:
-    """Return a job's state as printed, and whether the job has certainly ended."""
-    if all(task.paths.result_pickle.exists() for task in _tasks(job)):
-        return "ended", True
-    if queue is None:
-        return "unknown", False
-    state = queue.get(job.job_id)
-    if state is None:
-        return "gone", _is_local(job)
-    return f"{'queued' if state == 'PENDING' else state.lower()}, job {job.job_id}", False
+def result_path(job: JobState) -> Path:
+    """Return the file that submitit writes when the first rank of a job has succeeded."""
+    return job.sweep / ".submitit" / f"{job.job_id}" / f"{job.job_id}_0_result.pkl"
 
 
-def _outcome(sweep: Path, record: dict[str, Any], job: Any) -> tuple[JobReturn, str]:
-    returned = JobReturn(overrides=record["overrides"], working_dir=str(sweep / record["folder"]))
-    if all(_succeeded(task) for task in _tasks(job)) or _is_finished(sweep, record):
+def _describe(job: JobState) -> str:
+    if job.state == "queued" and job.job_id:
+        waits = f" ({job.waits_for})" if job.waits_for else ""
+        return f"queued, job {job.job_id}{waits}"
+    if job.state == "running" and job.job_id:
+        return f"running, job {job.job_id}" + (f" on {job.node}" if job.node else "")
+    if job.state in FAILURES:
+        log = f"; log: {shlex.quote(str(job.log))}" if job.log and job.log.is_file() else ""
+        return f"{job.state}: {job.error or 'no error message'}{log}"
+    return job.state
+
+
+def _returned(job: PlannedJob, state: JobState | None, detached: bool = False) -> JobReturn:
+    returned: Any = JobReturn(overrides=job.overrides)
+    returned.working_dir = str(state.folder) if state else None
+    if detached or (state and state.state == "finished"):
         returned.status = JobStatus.COMPLETED
-        return returned, "finished"
-    returned.status, returned.return_value = JobStatus.FAILED, SystemExit(1)
-    return returned, f"failed: {_error(sweep, record)}; log: {sweep / record['log']}"
-
-
-def _tasks(job: Any) -> Sequence[Any]:
-    """Return submitit's object for each rank of a job."""
-    return [job.task(number) for number in range(job.num_tasks)]
-
-
-def _is_local(job: Any) -> bool:
-    """Return whether a job is a process of this machine."""
-    from submitit import LocalJob
-
-    return isinstance(job, LocalJob)
-
-
-def _succeeded(task: Any) -> bool:
-    return task.paths.result_pickle.exists() and task.exception() is None
-
-
-def _is_finished(sweep: Path, record: dict[str, Any]) -> bool:
-    """Return whether the run is complete, though a signal may have ended its job afterwards."""
-    try:
-        state = Run(sweep / record["folder"]).state
-    except (RunFileError, OSError):
-        return False
-    log = sweep / record["log"]
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    # The command prints this line if a check failed, although the run itself is complete.
-    return state == "finished" and not any(line.startswith("failed: ") for line in lines)
-
-
-def _error(sweep: Path, record: dict[str, Any]) -> str:
-    """Return the error of a failed job: from its status, else the last line of its log."""
-    try:
-        status = Run(sweep / record["folder"]).status
-        if status.get("error"):
-            return str(status["error"]["text"])
-    except (RunFileError, OSError):
-        pass
-    return last_line(sweep / record["log"]) or "no error message"
-
-
-def _stop_command(jobs: Sequence[Any]) -> str:
-    if _is_local(jobs[0]):
-        return f"kill {' '.join(str(job.job_id) for job in jobs)}"
-    return f"scancel {jobs[0].job_id.partition('_')[0]}"
+    else:
+        returned.status, returned.return_value = JobStatus.FAILED, SystemExit(1)
+    return returned
 
 
 def _print(text: str) -> None:

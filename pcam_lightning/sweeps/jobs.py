@@ -12,8 +12,11 @@ from pcam_lightning.runs import Run
 from pcam_lightning.runs.files import MissingRunFileError, RunFileError
 from pcam_lightning.runs.run import is_run_folder
 
-FAILURES = ("failed", "lost", "damaged")
-STATES = ("finished", *FAILURES, "running", "queued", "preempted", "killed", "unknown")
+DEATHS = ("out_of_memory", "time_limit", "cancelled", "node_failure", "preempted", "killed", "lost")
+"""Ends that the run did not cause itself; started again, it continues."""
+FAILURES = ("failed", *DEATHS, "damaged", "missing")
+"""Ends without a result."""
+STATES = ("finished", *FAILURES, "running", "queued", "unknown")
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,19 @@ class JobState:
     Attributes:
         number: number in its sweep, from 0.
         overrides: the job's overrides, such as `seed=1`.
-        state: `finished`; `failed`; `lost`: the job left the queue, or its process is gone, without
-            a recorded end; `damaged`: a file of its folder cannot be read; `running`; `queued`;
-            without a queue, `preempted` or `killed`; `unknown`: Slurm does not answer, or the run
-            has no status.
-        error: last line of the job's error; None if it has none.
+        state: `finished`; `failed`: the run or its setup reported an error; `out_of_memory`;
+            `time_limit`: without another requeue; `cancelled`; `node_failure`; `preempted`: stopped
+            and not queued again; `killed`: its process is gone without a recorded end; `lost`: it
+            left the queue without a trace; `damaged`: a file of its folder cannot be read;
+            `missing`: never submitted; `running`; `queued`; `unknown`: Slurm does not answer, or
+            the run has no status.
+        error: the cause in one line, with the override that would help; None if it has none.
         log: log file of the job's process; None if the job has no log of its own.
         folder: run folder, which may not exist yet.
         sweep: folder of the sweep.
         job_id: Slurm's job id, or the process id of a local job.
+        waits_for: why a queued job waits, and when it is expected to start; None if unknown.
+        node: node of a Slurm job that has started; None if unknown.
     """
 
     number: int
@@ -42,6 +49,8 @@ class JobState:
     folder: Path
     sweep: Path
     job_id: str | None = None
+    waits_for: str | None = None
+    node: str | None = None
 
     @property
     def run(self) -> Run | None:
@@ -73,13 +82,11 @@ def job_of_run(sweep: Path, number: int, run: Run) -> JobState:
         overrides = tuple(map(printable, run.overrides))
     except RunFileError:
         overrides = ()
-    # No launcher will start it again.
-    state = "lost" if state == "killed" else state
     return JobState(number, overrides, state, error, None, run.path, sweep)
 
 
 def recorded_state(run: Run) -> tuple[str, str | None]:
-    """Return a run's own state and error; `damaged` if one of its files cannot be read."""
+    """Return the state and error that a run recorded; `damaged` if a file cannot be read."""
     try:
         state = run.state
         for name in ("manifest", "summary", "overrides"):

@@ -222,6 +222,7 @@ def runs_table(found: Sequence[Configuration]) -> pd.DataFrame:
                 "state": result.job.state,
                 "dataset": result.dataset,
                 **run_location(result),
+                "waits_for": result.job.waits_for,
                 **{f"{split}/{name}": result.score(split, name) for split, name in SCORES},
                 **dict(zip(SPEEDS, _speeds(result), strict=True)),
                 "weights_digest": text(at(result.summary, "weights_digest")),
@@ -251,9 +252,10 @@ def run_location(result: Result) -> dict[str, str | None]:
     array, task = at(slurm, "array_job_id"), at(slurm, "array_task_id")
     job_id = at(slurm, "job_id") if array is None or task is None else f"{array}_{task}"
     host = at(result.manifest, "hardware", "host")
+    job_id = job_id or result.job.job_id
     return {
         "partition": text(at(slurm, "partition")),
-        "node": text(at(slurm, "node") or host),
+        "node": text(at(slurm, "node") or result.job.node or host),
         "job_id": result.job.job_id or text(job_id),
     }
 

@@ -20,5 +20,6 @@ class Collect(StrictModel):
     metric: Annotated[str, AfterValidator(_is_metric)]
     watch: bool
     every_seconds: PositiveFloat
+    cancel: bool
     experiment_name: Name
     run_dir: str

@@ -14,6 +14,7 @@ from pcam_lightning.config.schema.evaluate import Evaluate
 from pcam_lightning.config.schema.export import Bundle, Export
 from pcam_lightning.config.schema.fields import StrictModel
 from pcam_lightning.config.schema.groups import Model
+from pcam_lightning.config.schema.launcher import Launcher
 from pcam_lightning.config.schema.predict import Predict
 from pcam_lightning.config.schema.report import Report
 from pcam_lightning.config.schema.search import Search
@@ -57,6 +58,16 @@ def check_model(config: dict[str, Any]) -> None:
 def check_search(config: dict[str, Any]) -> None:
     """Raise `InputError` for the first value of `hydra.sweeper` that its schema rejects."""
     _check(Search, config, "hydra.sweeper.")
+
+
+def read_launcher(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of `hydra.launcher` with Slurm's spellings as numbers.
+
+    Parameters that the config lacks stay absent. Raises `InputError` for the first value that its
+    schema rejects.
+    """
+    _check(Launcher, config, "hydra.launcher.")
+    return config | Launcher.model_validate(config).model_dump(exclude_unset=True)
 
 
 def _check(section: type[BaseModel], config: dict[str, Any], prefix: str) -> None:

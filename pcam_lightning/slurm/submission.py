@@ -1,0 +1,198 @@
+"""Submission of a sweep's jobs to submitit, in as many arrays as Slurm's limits demand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.runs.process import process_mark
+from pcam_lightning.slurm import limits
+from pcam_lightning.slurm.usage import describe_request
+
+MOST_LOCAL_JOBS = 1_000_000
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a sweep before its submission.
+
+    Attributes:
+        number: number in the sweep.
+        overrides: overrides of this job, for `sweep.json`.
+        folder_of: returns the run folder for the job's id.
+        arguments: arguments of the function that the job calls.
+    """
+
+    number: int
+    overrides: Sequence[str]
+    folder_of: Callable[[str], Path]
+    arguments: tuple[Any, ...]
+
+
+class Submission:
+    """Jobs of a sweep that are submitted now, or as soon as Slurm accepts more.
+
+    All of them are listed in `sweep.json` from the first submission on.
+
+    Args:
+        sweep: folder of the sweep.
+        command: name of the command that the jobs run.
+        executor: submitit's executor.
+        cluster: `slurm` or `local`.
+        parameters: the launcher's parameters.
+        function: the function that each job calls.
+        jobs: the jobs to submit.
+    """
+
+    def __init__(
+        self,
+        sweep: Path,
+        command: str,
+        executor: Any,
+        cluster: str,
+        parameters: dict[str, Any],
+        function: Callable[..., Any],
+        jobs: Sequence[PlannedJob],
+    ) -> None:
+        self.sweep, self.command, self.executor, self.cluster = sweep, command, executor, cluster
+        self.function, self.left = function, list(jobs)
+        self.parallel = parameters.get("array_parallelism") or MOST_LOCAL_JOBS
+        self.submitted = 0
+        self.cost = describe_request(parameters, len(jobs)) if cluster == "slurm" else None
+        self._chunk = self._limit = MOST_LOCAL_JOBS
+        if cluster == "slurm":
+            self._chunk = limits.largest_array() or MOST_LOCAL_JOBS
+            self._limit = limits.most_queued(parameters.get("account")) or MOST_LOCAL_JOBS
+
+    def check_at_once(self) -> None:
+        """Raise `InputError` if the jobs cannot all be in the queue at the same time."""
+        if len(self.left) > self._limit:
+            raise InputError(
+                f"hydra.launcher.detach=true: {len(self.left)} jobs, and Slurm accepts "
+                f"{self._limit} of a user at a time; expected a command that stays to submit the "
+                "rest (detach=false), or fewer jobs"
+            )
+
+    def submit_next(self, active: int, queued: int) -> None:
+        """Submit as many jobs as there is room for.
+
+        Args:
+            active: number of this sweep's jobs that have not ended.
+            queued: number of all jobs of this user in the queue, at the last look.
+
+        Raises:
+            InputError: Slurm accepts no job though none of this sweep is in the queue.
+        """
+        if self.submitted and active > min(self._limit, self.parallel) / 2:
+            return
+        room = min(self._limit - max(active, queued), self._chunk, len(self.left))
+        while room > 0:
+            try:
+                return self._submit(self.left[:room], max(1, self.parallel - active))
+            except _RejectedError as error:
+                if room == 1 or not limits.SUBMIT_LIMIT.search(str(error)):
+                    if active and limits.SUBMIT_LIMIT.search(str(error)):
+                        return  # until jobs end
+                    raise self._rejected(str(error)) from None
+                room = self._chunk = room // 2
+        if not active and not self.submitted:
+            raise self._rejected(f"{queued} jobs of yours are queued, the limit is {self._limit}")
+
+    def submit_all(self) -> None:
+        """Submit all jobs, in several arrays if one cannot hold them."""
+        arrays = -(-len(self.left) // self._chunk)
+        while self.left:
+            try:
+                self._submit(self.left[: self._chunk], max(1, self.parallel // arrays))
+            except _RejectedError as error:
+                raise self._rejected(str(error)) from None
+
+    def _submit(self, jobs: Sequence[PlannedJob], parallel: int) -> None:
+        if self.cluster == "slurm":
+            self.executor.update_parameters(slurm_array_parallelism=parallel)
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        folders = _listed(self.sweep / ".submitit")
+        try:
+            submitted = self.executor.map_array(
+                self.function, *zip(*(job.arguments for job in jobs), strict=True)
+            )
+        except Exception as error:
+            for path in _listed(self.sweep / ".submitit") - folders:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            raise _RejectedError(_message(error)) from None
+        self.submitted += len(jobs)
+        self.left = self.left[len(jobs) :]
+        records = [
+            self._record(now, job, made.job_id, os.path.relpath(made.paths.stderr, self.sweep))
+            for job, made in zip(jobs, submitted, strict=True)
+        ]
+        records += [self._record(None, job, None, None) for job in self.left]
+        write_sweep(self.sweep, self.command, self.cluster, records)
+
+    def _record(
+        self, now: str | None, job: PlannedJob, job_id: str | None, log: str | None
+    ) -> dict[str, Any]:
+        return {
+            "number": job.number,
+            "overrides": list(job.overrides),
+            "folder": os.path.relpath(job.folder_of(job_id or "unknown"), self.sweep),
+            "job_id": job_id,
+            "log": log,
+            "submitted": now,
+        }
+
+    def _rejected(self, message: str) -> InputError:
+        text = f"Slurm rejects the jobs: {message}"
+        if self.submitted:
+            text += (
+                f"; {self.submitted} jobs are submitted, {len(self.left)} are not: repeat the "
+                "command with the same hydra.sweep.dir to continue"
+            )
+        return InputError(text)
+
+
+class _RejectedError(Exception):
+    """A submission that Slurm rejected; nothing of it is queued."""
+
+
+def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, Any]]) -> None:
+    """Add jobs to `sweep.json`, from which `job_states` finds the jobs of a sweep."""
+    from pcam_lightning.files import write_json
+    from pcam_lightning.runs.status import read_json
+
+    path = folder / "sweep.json"
+    earlier = read_json(path)["jobs"] if path.is_file() else []
+    again = {job["number"] for job in jobs}
+    kept = [job for job in earlier if job["number"] not in again]
+    write_json(
+        path,
+        {
+            "command": command,
+            "submitted": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "executor": executor,
+            "submitter": {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "process": process_mark(os.getpid()),
+            },
+            "jobs": sorted(kept + jobs, key=lambda job: job["number"]),
+        },
+    )
+
+
+def _listed(folder: Path) -> set[Path]:
+    return set(folder.iterdir()) if folder.is_dir() else set()
+
+
+def _message(error: Exception) -> str:
+    """Return sbatch's own words from submitit's exception."""
+    lines = [line for line in str(error).splitlines() if "error: " in line]
+    words = [line.split("error: ")[-1].strip() for line in lines]
+    return one_line("; ".join(dict.fromkeys(words)) or error)
