@@ -11,11 +11,12 @@ from pcam_lightning.data.files import SplitFiles, split_files
 from pcam_lightning.errors import InputError
 from pcam_lightning.provenance.data import changed_rows
 from pcam_lightning.runs import Run
-from pcam_lightning.runs.checkout import changed_lines, read_checkout
+from pcam_lightning.runs.checkout import changed_lines
 from pcam_lightning.runs.files import MissingRunFileError
 from pcam_lightning.runs.folder import move_folder
 from pcam_lightning.runs.manifest import environment_text
 from pcam_lightning.runs.resume import flatten, weight_settings
+from pcam_lightning.runs.snapshot import code_state
 
 SHOWN_LINES = 10
 H5_FILES = {
@@ -54,7 +55,7 @@ class Provenance:
     @classmethod
     def now(cls, manifest: Mapping[str, Any]) -> Provenance:
         """Return the provenance of a run that would start now with this manifest."""
-        return cls(manifest, packages_of(environment_text()), read_checkout().patch)
+        return cls(manifest, packages_of(environment_text()), code_state().patch)
 
     def facts(self) -> dict[tuple[str, str], Any]:
         """Return all facts to compare, by kind and name."""
@@ -65,6 +66,7 @@ class Provenance:
         facts = {("config", key): value for key, value in flatten(config)}
         facts |= {("code", name): digest for name, digest in _section(manifest, "sources")}
         facts["code", "commit"] = manifest.get("git", {}).get("commit")
+        facts["code", "snapshot"] = (manifest.get("snapshot") or {}).get("digest")
         facts |= {("package", name): version for name, version in self.packages.items()}
         facts |= {("data", name): digest for name, digest in _files(manifest)}
         for kind in ("determinism", *MATTERS):
@@ -102,7 +104,8 @@ def differences(provenances: Sequence[Provenance]) -> list[Difference]:
         if all(value == values[0] for value in values):
             continue
         if kind == "code":
-            matters = name != "commit" or not sources_known
+            # The snapshot's digest covers conf/, which is compared as config.
+            matters = name != "snapshot" and (name != "commit" or not sources_known)
         elif kind == "config":
             matters = name in settings
         else:

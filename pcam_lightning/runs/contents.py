@@ -63,6 +63,7 @@ class Manifest(Content):
     git: Git = Git()
     config: Config = Config()
     sources: dict[str, str] | None = None
+    snapshot: dict[str, Any] | None = None
     python: dict[str, Any] | None = None
     packages: dict[str, Any] | None = None
     hardware: dict[str, Any] | None = None

@@ -11,8 +11,9 @@ from importlib import metadata
 from typing import Any
 
 from pcam_lightning import __version__
-from pcam_lightning.runs.checkout import read_checkout, source_digests
+from pcam_lightning.runs.checkout import source_digests
 from pcam_lightning.runs.hardware import read_hardware
+from pcam_lightning.runs.snapshot import code_state, read_snapshot
 
 MAIN_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "h5py", "numpy")
 # Only these are recorded, because an environment may hold passwords.
@@ -51,7 +52,7 @@ def collect_manifest(
         dataset: `name`, with `root` and `fingerprint` if there are files.
         config: config that a later start in the same folder is compared with.
     """
-    code = read_checkout()
+    code, snapshot = code_state(), read_snapshot()
     git = {"commit": code.commit, "branch": code.branch, "dirty": code.dirty, "note": code.note}
     manifest: dict[str, Any] = {
         "command": [SECRET.sub(r"\1***", word) for word in command],
@@ -59,6 +60,7 @@ def collect_manifest(
         "seed": seed,
         "dataset": dict(dataset),
         "git": git | {"patch_left_out": list(code.left_out)},
+        "snapshot": snapshot and {key: snapshot.get(key) for key in ("digest", "folder", "taken")},
         "sources": source_digests(),
         "python": {"version": sys.version.split()[0], "executable": sys.executable},
         "packages": {

@@ -246,12 +246,12 @@ def _keep_attempt(folder: Path, status: Mapping[str, Any]) -> int:
 
 def _write_origin(folder: Path, manifest: Mapping[str, Any]) -> None:
     # Imported here, because readers of run folders need neither.
-    from pcam_lightning.runs.checkout import read_checkout
     from pcam_lightning.runs.manifest import environment_text
+    from pcam_lightning.runs.snapshot import code_state
 
     write_json(folder / "manifest.json", manifest)
     atomic_write(folder / "environment.txt", environment_text().encode("utf-8"))
-    patch = read_checkout().patch
+    patch = code_state().patch
     if patch is None:
         (folder / "code.patch").unlink(missing_ok=True)
     else:

@@ -8,6 +8,7 @@ submitit#1641).
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from pcam_lightning.config import schema
-from pcam_lightning.config.compose import Config
+from pcam_lightning.config.compose import CONF, Config
 from pcam_lightning.errors import InputError
+from pcam_lightning.runs.snapshot import take_snapshot
 from pcam_lightning.slurm.earlier_start import EarlierStart
 from pcam_lightning.slurm.hydra_private import SweepLoader
 from pcam_lightning.slurm.job_config import JOB_VARIABLES, JobConfig, compose, restore
@@ -123,7 +125,10 @@ class CheckingLauncher(BaseSubmititLauncher):
         if kept:
             print(f"continued: {earlier.describe(kept)}", flush=True)
         if parameters.get("snapshot") and chosen:
-            pass
+            snapshot = take_snapshot(sweep, CONF, set(_targets([each.checked for each in configs])))
+            for note in snapshot.notes:
+                print(f"warning: {note}", file=sys.stderr, flush=True)
+            parameters["setup"] = [*snapshot.exports(), *(parameters.get("setup") or [])]
         submission = Submission(
             sweep,
             str(self.config.hydra.job.name),
@@ -140,6 +145,16 @@ class CheckingLauncher(BaseSubmititLauncher):
                 submission.submit_all()
                 return leave(sweep, jobs, submission)
             return wait(sweep, jobs, submission)
+
+
+def _targets(value: Any) -> Iterator[str]:
+    """Yield every `_target_` in plain containers."""
+    if isinstance(value, dict):
+        if isinstance(target := value.get("_target_"), str):
+            yield target
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _targets(item)
 
 
 class LocalLauncher(CheckingLauncher):
