@@ -8,7 +8,7 @@ from pcam_lightning.cli.printing import keep_printing
 TASKS = {
     "Start": ("tour",),
     "Get data": ("download", "audit"),
-    "Train and tune": ("train", "collect"),
+    "Train and tune": ("train", "sweep", "collect"),
     "Look at runs": ("evaluate", "compare"),
     "Use a model": ("predict", "export", "bundle"),
     "Check": ("check", "report", "reproduce", "benchmark"),

@@ -39,6 +39,7 @@ MANDATORY = {
     "compare": ["runs=[a,b]"],
     "reproduce": ["run=a"],
     "collect": ["runs=a"],
+    "sweep": ["continue=a"],
     "evaluate": ["run=a"],
     "predict": ["run=a", "input=b"],
     "export": ["run=a"],

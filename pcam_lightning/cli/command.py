@@ -117,6 +117,7 @@ class ConfigCheck(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.run.dir).absolute()
         try:
+            _check_launcher(config)
             plain = validated_in(folder, config)
             if summary := finished_summary(plain, folder):
                 if is_first_rank():
@@ -128,6 +129,16 @@ class ConfigCheck(Callback):
             sys.exit(report(error))
         except OSError as error:
             sys.exit(report_environment(error))
+
+
+def _check_launcher(config: DictConfig) -> None:
+    """Raise `InputError` if a launcher is chosen for a command that runs here, without it."""
+    launcher = config.hydra.runtime.choices.get("hydra/launcher", "basic")
+    if launcher != "basic" and config.hydra.job.name != "sweep":
+        raise InputError(
+            f"hydra/launcher={launcher}: without --multirun the command would run here, on this "
+            "machine, and not as a job; expected --multirun, or no launcher"
+        )
 
 
 def _finished_before(config: Config) -> Path | None:

@@ -15,6 +15,7 @@ from pcam_lightning.config import build, schema
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 GROUPS += ("cluster",)
 MANDATORY = {
+    "sweep": ["continue=a"],
     "predict": ["run=a", "input=b"],
     "check": ["inputs=[a]"],
     "report": ["inputs=[a]"],

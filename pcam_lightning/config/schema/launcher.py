@@ -59,7 +59,8 @@ def _lines(value: Any) -> Any:
     return value.splitlines() if isinstance(value, str) else value
 
 
-def _states(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """Return a single word as a list."""
     return [value] if isinstance(value, str) else value
 
 
@@ -83,4 +84,4 @@ class Launcher(BaseModel):
     python: str | None = None
     detach: bool = False
     snapshot: bool = True
-    retry: Annotated[list[RetryState], BeforeValidator(_states)] | None = None
+    retry: Annotated[list[RetryState], BeforeValidator(as_list)] | None = None

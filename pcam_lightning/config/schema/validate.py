@@ -18,6 +18,7 @@ from pcam_lightning.config.schema.launcher import Launcher
 from pcam_lightning.config.schema.predict import Predict
 from pcam_lightning.config.schema.report import Report
 from pcam_lightning.config.schema.search import Search
+from pcam_lightning.config.schema.sweep import Sweep
 from pcam_lightning.config.schema.tour import Tour
 from pcam_lightning.config.schema.train import Train
 from pcam_lightning.errors import InputError
@@ -30,6 +31,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "check": Check,
     "report": Report,
     "tour": Tour,
+    "sweep": Sweep,
     "compare": Compare,
     "reproduce": Reproduce,
     "collect": Collect,

@@ -1,0 +1,1 @@
+"""Continuation of a sweep: its command, read from the folder and given again."""
