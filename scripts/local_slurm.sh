@@ -6,7 +6,7 @@
 #   scripts/local_slurm.sh stop [DIR]
 #
 # It has two partitions, named as on Snellius: gpu_course (two nodes, one pretended GPU each) and
-# thin_course (two nodes, the default). CPUs and memory are not enforced. The script needs root,
+# thin_course (two nodes, the default). CPUs are not enforced. The script needs root,
 # installs Debian packages if needed, listens on loopback only, on five TCP ports from
 # PCAM_SLURM_PORT (17817), and writes marked lines into /etc/hosts, which `stop` removes. Exit code
 # 77: this machine cannot run Slurm.
@@ -102,6 +102,10 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000,bf_interval=5,
 # Without accounting, scontrol reports a job for an hour after its end
 MinJobAge=3600
 KillWait=5
+# Without cgroups: jobs that use more memory than they asked for are found every 2 s, and killed
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=2
+JobAcctGatherParams=OverMemoryKill
 GresTypes=gpu
 NodeName=gpu[1-2] Port=$((port + 1))-$((port + 2)) CPUs=18 RealMemory=32000 Gres=gpu:1
 NodeName=thin[1-2] Port=$((port + 3))-$((port + 4)) CPUs=16 RealMemory=32000

@@ -36,6 +36,34 @@ class Failing(Callback):
         raise RuntimeError("planted")
 
 
+class DieUntil(Callback):
+    """Callback that ends its job in some way at the first batch, until a file exists.
+
+    Args:
+        how: `kill`, `memory`, `bug`, `hang...`, or anything else for a job that finishes.
+        until: path of the file.
+    """
+
+    def __init__(self, how: str, until: str) -> None:
+        self.how, self.until = how, Path(until)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.until.exists():
+            return
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "memory":
+            block = bytearray(2_500_000_000)
+            time.sleep(60)
+            del block
+        if self.how == "bug":
+            raise RuntimeError("planted")
+        if self.how.startswith("hang"):  # deaf to Slurm's signal to save
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            while not self.until.exists():
+                time.sleep(0.2)
+
+
 class Validating(Callback):
     """Callback that keeps a file while the run validates."""
 
