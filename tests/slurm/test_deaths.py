@@ -56,7 +56,7 @@ def test_each_death_has_its_name_and_only_the_dead_run_again(
         line = next(
             each for each in reversed(out.splitlines()) if each.startswith(f"#{job.number} ")
         )
-        assert f": {job.state}: {job.error}" in line
+        assert f": {job.state}: {job.error}" in lines[-1]
     assert "hydra.launcher.mem_gb=" in str(states[2].error)
     assert "hydra.launcher.timeout_min=2" in str(states[4].error)
     began = {n: Run(folder / str(n)).manifest["started"] for n in (0,)}
