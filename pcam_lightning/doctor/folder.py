@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, read_write
 
 from pcam_lightning.cli.command import ConfigCheck
 from pcam_lightning.doctor.disk import write_file
@@ -29,7 +29,7 @@ class FolderIfWritable(ConfigCheck):
         except OSError as error:
             fault = f"{error.filename or folder}: {error.strerror}"
             print(printable(f"warning: {fault}; no summary is written"), file=sys.stderr)
-            with read_write(config), open_dict(config):
+            with read_write(config), read_write(config.hydra):
                 config.run_dir = None
                 config.hydra.run.dir = "."  # exists
                 config.hydra.output_subdir = None
