@@ -112,7 +112,8 @@ def _examine_choice(
 ) -> Finding:
     """Return a finding about the partition of `hydra/launcher=slurm_gpu` or `slurm_cpu`."""
     key = f"cluster.{kind}.partition"
-    name, value = f"slurm_{kind}", f"cluster={cluster['name']}: {key}={cluster[kind]['partition']}"
+    name = f"slurm_{kind}"
+    value = f"cluster={cluster['name']}: {key}={cluster[kind]['partition'] or 'null'}"
     names = chosen(kind, cluster, partitions)
     mend = f"{key}=NAME   # one of {', '.join(partitions)}; or a file conf/cluster/NAME.yaml"
     if not names:

@@ -104,8 +104,12 @@ def main() -> None:
         warnings.simplefilter("always")
         try:
             _report(gpus=_gpus(), gpu_warning=" ".join(one_line(w.message) for w in caught))
-        except Exception as error:  # such as a GPU for which this torch has no kernels
-            _report(gpu_error=one_line(error))
+            torch.cuda.init()  # raises an error with the reason if there is no GPU
+        except RuntimeError as error:
+            known = torch.cuda.is_available()  # a GPU for which this torch has no kernels
+            _report(**{"gpu_error" if known else "gpu_warning": one_line(error)})
+        except AssertionError:  # a torch for CPUs only has no init
+            pass
     from pcam_lightning.config.precision import choose_precision
 
     _report(precision=choose_precision({"precision": "auto", "accelerator": "auto"}), stage="end")
@@ -117,7 +121,8 @@ def _gpus() -> list[str]:
 
     names = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        assert torch.ones(8, device=f"cuda:{number}").sum().item() == 8
+        if (total := torch.ones(8, device=f"cuda:{number}").sum().item()) != 8:
+            raise RuntimeError(f"GPU {number} adds eight ones to {total}")
         names.append(torch.cuda.get_device_name(number))
     return names
 
