@@ -10,6 +10,8 @@ from pcam_lightning.doctor.probe import TorchFacts
 from pcam_lightning.errors import one_line
 
 SECONDS = 30
+HIDE_ALL = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES without a GPU; the last one is Slurm's."""
 CPU_ONLY = "python -m pcam_lightning.train hydra/launcher=slurm_gpu --multirun   # on a cluster"
 
 
@@ -63,14 +65,14 @@ def _compare(driver: Driver, torch: TorchFacts) -> Finding:
         return green("GPU", f"{_names(names)}; torch for CUDA {build}{version}")
     if not driver.gpus:
         return yellow("GPU", "none: training uses the CPU", CPU_ONLY)
+    reason = torch.get("gpu_warning") or "no reason given"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
+    if visible in HIDE_ALL or (visible is not None and "No CUDA GPUs" in reason):
         fact = f"CUDA_VISIBLE_DEVICES='{visible}' hides all: {listed}"
         return red("GPU", fact, "unset CUDA_VISIBLE_DEVICES")
     if build is None:
         mend = "pip install --force-reinstall torch torchvision"
         return red("GPU", f"this torch is built for CPUs only, but {listed}", mend)
-    reason = torch.get("gpu_warning") or "no reason given"
     fact = f"torch for CUDA {build} sees none, but {listed}: {reason}"
     mend = "nvidia-smi   # shows the newest CUDA of the driver; install a torch built for it"
     return red("GPU", fact, mend)

@@ -1,5 +1,6 @@
 """Python and the packages: installed versions against the requirements of this package."""
 
+import os
 import platform
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -11,6 +12,8 @@ from pcam_lightning.doctor.finding import Finding, green, red, yellow
 from pcam_lightning.doctor.probe import TorchFacts
 
 PACKAGE = "pcam-lightning"
+FOREIGN_LIBRARIES = ("LD_PRELOAD", "LD_LIBRARY_PATH")
+"""Variables that replace a process's libraries, such as that of the GPU driver."""
 
 
 def examine(torch: TorchFacts) -> Iterator[Finding]:
@@ -57,6 +60,8 @@ def _examine_torch(torch: TorchFacts) -> Iterator[Finding]:
     pair = f"pip install --force-reinstall torch=={str(version).partition('+')[0]} torchvision"
     if version is None:
         mend = "pip install --force-reinstall torch torchvision"
+        if "killed" in str(torch.fault) and any(map(os.environ.get, FOREIGN_LIBRARIES)):
+            mend = f"unset {' '.join(FOREIGN_LIBRARIES)}   # a library there crashes"
         yield red("torch", f"cannot be imported: {torch.fault}", mend)
     elif error := torch.get("torchvision_error"):
         yield red("torchvision", f"cannot be imported beside torch {version}: {error}", pair)

@@ -75,6 +75,13 @@ def test_a_broken_library_is_red_and_named(
     assert first.name == red and words in first.fact and first.mend
 
 
+def test_a_crash_with_foreign_libraries_names_their_variables(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    stand_in(tmp_path, monkeypatch, torch=CRASH)
+    *_, finding = packages.examine(probe_torch())
+    assert finding.level == "red" and "LD_LIBRARY_PATH" in str(finding.mend)
+
+
 def test_a_library_that_hangs_is_red(tmp_path: Path, monkeypatch) -> None:
     stand_in(tmp_path, monkeypatch, torch="import time; time.sleep(60)")
     found = probe_torch(seconds=2)
@@ -101,6 +108,24 @@ def test_driver_and_torch_are_compared(
         script(tmp_path, monkeypatch, "nvidia-smi", driver)
     first = next(gpu.examine(torch))
     assert first.level == level and words in first.fact
+
+
+@pytest.mark.parametrize(
+    ("visible", "reason", "is_hidden"),
+    [
+        ("-1", "No CUDA GPUs are available", True),
+        ("9", "No CUDA GPUs are available", True),
+        ("0", "Found no NVIDIA driver on your system", False),  # as in a job of Slurm
+    ],
+)
+def test_a_hidden_gpu_is_told_from_a_broken_driver(
+    visible: str, reason: str, is_hidden: bool, tmp_path: Path, monkeypatch
+) -> None:
+    script(tmp_path, monkeypatch, "nvidia-smi", "echo 'A100, 560'")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    first = next(gpu.examine(facts(gpu_warning=reason)))
+    assert first.level == "red"
+    assert (first.mend == "unset CUDA_VISIBLE_DEVICES") == is_hidden
 
 
 def test_requirements_out_of_range_and_missing_ones_are_red() -> None:
