@@ -6,7 +6,7 @@ from pathlib import Path
 from pcam_lightning.cli.printing import keep_printing
 
 TASKS = {
-    "Start": ("tour",),
+    "Start": ("tour", "doctor"),
     "Get data": ("download", "audit"),
     "Train and tune": ("train", "sweep", "collect"),
     "Look at runs": ("evaluate", "compare"),

@@ -10,10 +10,10 @@ class CheckFailed(Exception):
 
     Args:
         message: one line that names the failed check.
-        summary: path of the command's complete `summary.json`.
+        summary: path of the command's complete `summary.json`; None if it cannot be written.
     """
 
-    def __init__(self, message: str, summary: Path) -> None:
+    def __init__(self, message: str, summary: Path | None) -> None:
         super().__init__(message)
         self.summary = summary
 

@@ -17,7 +17,8 @@ from pcam_lightning.data.demo.generate import DemoOptions, ensure_demo
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = [
-    *(path for path in sorted((REPOSITORY / "scripts").iterdir()) if path.suffix != ".py"),
+    *sorted((REPOSITORY / "scripts").glob("*.sh")),
+    *sorted((REPOSITORY / "scripts").glob("*.sbatch")),
     REPOSITORY / ".ci" / "run",
 ]
 JOBS = {

@@ -33,17 +33,18 @@ from pcam_lightning.runs.status import check_free
 from pcam_lightning.slurm.requeue import requeue
 
 
-def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None]]:
+def command(name: str) -> Callable[[Callable[[Config], Path | None]], Callable[[], None]]:
     """Turn a function of a plain config dict into the command `python -m pcam_lightning.<name>`.
 
     The root config is `conf/<name>.yaml`, its schema `schema.ROOTS[name]`. The function returns
-    the path of its summary, which is printed last. Invalid input is reported in one line on stderr
-    with exit code 2; a failed check or diverged training in one line with exit code 1; a bug with
-    its traceback and exit code 1. Output that cannot be written does not fail a run (see
-    `printing`). A finished run is not repeated: the command prints its summary and exits with 0.
+    the path of its summary, which is printed last; None if there is none. Invalid input is
+    reported in one line on stderr with exit code 2; a failed check or diverged training in one line
+    with exit code 1; a bug with its traceback and exit code 1. Output that cannot be written does
+    not fail a run (see `printing`). A finished run is not repeated: the command prints its summary
+    and exits with 0.
     """
 
-    def decorate(function: Callable[[Config], Path]) -> Callable[[], None]:
+    def decorate(function: Callable[[Config], Path | None]) -> Callable[[], None]:
         @functools.wraps(function)
         def task(cfg: DictConfig) -> None:
             # sys.exit, since Hydra would add lines to an ordinary exception, and Slurm would count
@@ -76,7 +77,7 @@ def command(name: str) -> Callable[[Callable[[Config], Path]], Callable[[], None
                     raise
                 traceback.print_exc()
                 sys.exit(1)
-            if is_first_rank():
+            if is_first_rank() and summary is not None:
                 print(f"summary: {summary}", flush=True)
             if code:
                 sys.exit(code)
@@ -143,6 +144,8 @@ def _check_launcher(config: DictConfig) -> None:
 
 def _finished_before(config: Config) -> Path | None:
     """Return the summary of a job's run if the run has finished: Slurm may requeue an ended job."""
+    if config["run_dir"] is None:  # the doctor on a full disk
+        return None
     folder = Path(config["run_dir"])
     summary = finished_summary(config, folder)
     if summary is not None and is_first_rank():

@@ -9,6 +9,7 @@ from pcam_lightning.config.schema.benchmark import Benchmark
 from pcam_lightning.config.schema.check import Check
 from pcam_lightning.config.schema.collect import Collect
 from pcam_lightning.config.schema.compare import Compare, Reproduce
+from pcam_lightning.config.schema.doctor import Doctor
 from pcam_lightning.config.schema.download import Download
 from pcam_lightning.config.schema.evaluate import Evaluate
 from pcam_lightning.config.schema.export import Bundle, Export
@@ -27,6 +28,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "train": Train,
     "benchmark": Benchmark,
     "audit": Audit,
+    "doctor": Doctor,
     "download": Download,
     "check": Check,
     "report": Report,

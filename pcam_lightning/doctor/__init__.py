@@ -1,0 +1,1 @@
+"""Doctor: is this machine, and its cluster, ready to train."""
