@@ -14,7 +14,7 @@ from pcam_lightning.doctor.cluster import Partition, chosen
 from pcam_lightning.doctor.finding import Finding, green, red, yellow
 from pcam_lightning.doctor.probe import read_facts
 from pcam_lightning.errors import one_line
-from pcam_lightning.slurm.queue import SECONDS, ask, states
+from pcam_lightning.slurm.queue import SECONDS, ask, queued_jobs
 
 MINUTES = 5
 """Time limit of a job; the first import of torch on a node may take a minute."""
@@ -61,7 +61,7 @@ def examine(
     waiting = {job.id for job in jobs}
     while waiting and time.monotonic() < deadline:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        listed = states(sorted(waiting))
+        listed = queued_jobs(sorted(waiting))
         if listed is not None:
             waiting &= listed.keys()
     for job in jobs:

@@ -53,9 +53,7 @@ def test_each_death_has_its_name_and_only_the_dead_run_again(
     assert [job.state for job in states] == expected, out
     for job in states[1:]:
         assert job.error
-        line = next(
-            each for each in reversed(out.splitlines()) if each.startswith(f"#{job.number} ")
-        )
+        lines = [each for each in out.splitlines() if each.startswith(f"#{job.number} ")]
         assert f": {job.state}: {job.error}" in lines[-1]
     assert "hydra.launcher.mem_gb=" in str(states[2].error)
     assert "hydra.launcher.timeout_min=2" in str(states[4].error)
