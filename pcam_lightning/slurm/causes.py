@@ -72,7 +72,7 @@ def cause_of_end(
         return "failed", own_line(text) or f"exit status {end.exit_code if end else 'unknown'}"
     if state == "killed":
         return "killed", own_line(text)
-    if not text and (log is None or not log.is_file()):
+    if state is None and not text and (log is None or not log.is_file()):
         return "cancelled", "it left the queue before it began"
     return "lost", own_line(text)
 

@@ -121,9 +121,12 @@ def _state(
         state = _local_state(state, job_id)
     elif executor != "slurm":
         state = state or "unknown"
+    elif (
+        job_id is None and submits
+    ):  # it waits for the launcher, whatever an earlier start recorded
+        state, error = "queued", None
     elif job_id is None:
-        state = state or ("queued" if submits else "missing")
-        error = error or (None if submits else "it was never submitted")
+        state, error = (state, error) if state else ("missing", "it was never submitted")
     elif waiting is not None:
         if waiting.state in queue.PENDING:
             state, error = "queued", None
