@@ -75,8 +75,13 @@ def write_run(
     return folder
 
 
-def write_sweep(folder: Path, jobs: Sequence[dict[str, Any]], executor: str = "slurm") -> Path:
-    """Write the launcher's sweep.json; each job gets defaults for the keys it lacks."""
+def write_sweep(
+    folder: Path, jobs: Sequence[dict[str, Any]], executor: str = "slurm", **more: Any
+) -> Path:
+    """Write the launcher's sweep.json; each job gets defaults for the keys it lacks.
+
+    `more` are other entries, such as `submitter`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     filled = [
         {"number": i, "overrides": [f"seed={i}"], "folder": str(i), "job_id": f"12_{i}"}
@@ -85,5 +90,5 @@ def write_sweep(folder: Path, jobs: Sequence[dict[str, Any]], executor: str = "s
         for i, job in enumerate(jobs)
     ]
     sweep = {"command": "train", "submitted": "2026-01-01T00:00:00+00:00", "executor": executor}
-    (folder / "sweep.json").write_text(json.dumps(sweep | {"jobs": filled}))
+    (folder / "sweep.json").write_text(json.dumps(sweep | more | {"jobs": filled}))
     return folder

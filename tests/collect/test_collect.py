@@ -17,7 +17,9 @@ from sweep_files import scores, write_run, write_sweep
 
 from pcam_lightning.collect import watch as watching
 from pcam_lightning.runs import Run
-from pcam_lightning.slurm import queue
+from pcam_lightning.slurm import jobs, queue
+from pcam_lightning.slurm.ends import JobEnd
+from pcam_lightning.slurm.queue import QueuedJob
 
 
 @pytest.fixture
@@ -70,26 +72,32 @@ def set_auroc(summary: dict[str, Any], value: float) -> dict[str, Any]:
 
 
 def test_failures_are_named_and_exit_with_1(collect, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(queue, "states", lambda ids: {"12_3": "PENDING"})
+    waiting = {"12_3": QueuedJob("PENDING", "Priority", "2026-11-29T12:00:00")}
+    monkeypatch.setattr(queue, "queued_jobs", lambda ids: waiting)
+    monkeypatch.setattr(jobs, "job_ends", lambda ids: {"12_2": JobEnd("NODE_FAIL", node="thin1")})
     sweep = write_sweep(tmp_path / "sweep", [{}, {}, {}, {}])
     write_run(sweep / "0", ["seed=0"])
     write_run(sweep / "1", ["seed=1"], state="failed", error="CUDA [bold]out of | memory")
     log = sweep / ".submitit" / "12_2" / "12_2_0_log.err"
     log.parent.mkdir(parents=True)
-    log.write_text("slurmstepd: <b>oom</b>\n\n")
+    log.write_text("<b>epoch 1</b>\n\n")
     summary, out, err = collect(sweep, code=1)
-    assert err == "failed: 2 of 4 jobs failed or were lost\n"
+    assert err.startswith("failed: 2 of 4 jobs") and err.count("\n") == 1
     assert f"failed: {sweep / '1'} (seed=1): CUDA [bold]out of | memory" in out
-    assert f"lost: {sweep / '2'} (seed=2): slurmstepd: <b>oom</b>; log: {log}" in out
-    assert "jobs: 1 finished, 1 failed, 1 lost, 1 queued" in out
-    assert [failure["state"] for failure in summary["failures"]] == ["failed", "lost"]
+    (line,) = (each for each in out.splitlines() if each.startswith("node_failure: "))
+    assert all(text in line for text in (str(sweep / "2"), "seed=2", "thin1", str(log)))
+    (line,) = (each for each in out.splitlines() if each.startswith("queued: "))
+    assert all(text in line for text in ("12_3", "Priority", "2026-11-29T12:00:00", "seed=3"))
+    assert "jobs: 1 finished, 1 failed, 1 node_failure, 1 queued" in out
+    assert [failure["state"] for failure in summary["failures"]] == ["failed", "node_failure"]
     assert summary["champion"] is None
     text = (tmp_path / "collected" / "table.md").read_text()
-    assert "\\[bold\\]out of \\| memory" in text and "\\<b\\>oom" in text
+    assert "\\[bold\\]out of \\| memory" in text
 
 
 def test_queued_jobs_are_no_failure(collect, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(queue, "states", lambda ids: {"12_0": "RUNNING", "12_1": "PENDING"})
+    queued = {"12_0": QueuedJob("RUNNING", node="thin1"), "12_1": QueuedJob("PENDING")}
+    monkeypatch.setattr(queue, "queued_jobs", lambda ids: queued)
     summary, out, _ = collect(write_sweep(tmp_path / "sweep", [{}, {}]))
     assert "jobs: 1 running, 1 queued" in out
     assert summary["champion"] is None and "auroc" in summary["reason"]

@@ -9,8 +9,10 @@ from sweep_files import write_run, write_sweep
 
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.status import RunFileError
-from pcam_lightning.slurm import queue
+from pcam_lightning.slurm import jobs, queue
+from pcam_lightning.slurm.ends import JobEnd
 from pcam_lightning.slurm.jobs import job_states
+from pcam_lightning.slurm.queue import QueuedJob
 from pcam_lightning.sweeps.jobs import titles
 
 GONE = str(2**22 + 1)  # no process has an id above the kernel's limit
@@ -18,10 +20,13 @@ GONE = str(2**22 + 1)  # no process has an id above the kernel's limit
 
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that sets the states in Slurm's queue."""
+    """Return a function that sets the jobs in Slurm's queue, and those that have left it."""
 
-    def set_states(queued: dict[str, str] | None) -> None:
-        monkeypatch.setattr(queue, "states", lambda ids: queued)
+    def set_states(queued: dict[str, str] | None, ended: dict[str, str] | None = None) -> None:
+        known = queued and {job: QueuedJob(state) for job, state in queued.items()}
+        gone = {job: JobEnd(state) for job, state in (ended or {}).items()}
+        monkeypatch.setattr(queue, "queued_jobs", lambda ids: known)
+        monkeypatch.setattr(jobs, "job_ends", lambda ids: {i: gone[i] for i in ids if i in gone})
 
     return set_states
 
@@ -35,8 +40,8 @@ def test_without_sweep_json_every_run_folder_is_a_job(tmp_path: Path) -> None:
         tmp_path / "1", ["seed=2"], state="failed", error="out of memory", started="2026-01-02"
     )
     write_run(tmp_path / "0", ["seed=1"], started="2026-01-01")
-    jobs = job_states(tmp_path)
-    assert [(job.number, job.overrides, job.state, job.error) for job in jobs] == [
+    found = job_states(tmp_path)
+    assert [(job.number, job.overrides, job.state, job.error) for job in found] == [
         (0, ("seed=1",), "finished", None),
         (1, ("seed=2",), "failed", "out of memory"),
     ]
@@ -49,18 +54,81 @@ def test_without_sweep_json_every_run_folder_is_a_job(tmp_path: Path) -> None:
         ("REQUEUED", "queued"),
         ("RUNNING", "running"),
         ("COMPLETING", "running"),
-        ("CANCELLED", "lost"),
-        (None, "lost"),
     ],
 )
 def test_slurm_knows_the_state_of_jobs_that_have_not_ended(
-    tmp_path: Path, slurm, queued: str | None, state: str
+    tmp_path: Path, slurm, queued: str, state: str
 ) -> None:
     write_sweep(tmp_path, [{}, {}, {}, {}, {}])
     for number, known in enumerate(("preempted", "running", "finished", "failed")):
         write_run(tmp_path / str(number), [f"seed={number}"], state=known, error="e")
-    slurm({f"12_{number}": queued for number in (0, 1, 2, 4) if queued})
+    slurm({f"12_{number}": queued for number in (0, 1, 2, 4)})
     assert states(tmp_path) == [state, state, "finished", "failed", state]
+
+
+def test_slurm_knows_the_state_of_jobs_that_have_left_the_queue(tmp_path: Path, slurm) -> None:
+    """A run that has recorded its end is believed; a requeued job may be in no queue for a moment.
+
+    Job 4 is one that nobody remembers.
+    """
+    write_sweep(tmp_path, [{}] * 6)
+    for number, known in enumerate(("preempted", "running", "finished", "failed", "running")):
+        write_run(tmp_path / str(number), [f"seed={number}"], state=known, error="e")
+    ended = ("TIMEOUT", "CANCELLED", "NODE_FAIL", "CANCELLED", None, "PENDING")
+    slurm({}, {f"12_{number}": state for number, state in enumerate(ended) if state})
+    assert states(tmp_path) == ["time_limit", "cancelled", "finished", "failed", "lost", "queued"]
+
+
+# The last submission of each job is of 09:00.
+@pytest.mark.parametrize(
+    ("executor", "job", "started", "is_believed"),
+    [
+        ("slurm", "12_0", "2026-01-01T08:00:00+00:00", True),  # requeued
+        ("slurm", "11_0", "2026-01-01T09:00:01+00:00", False),
+        ("slurm", None, "2026-01-01T08:59:59.999+00:00", False),
+        ("slurm", None, "2026-01-01T10:00:01+01:00", True),
+        ("local", None, "2026-01-01T08:59:59.999+00:00", False),
+        ("local", "9_0", "2026-01-01T09:00:01+00:00", True),  # a local sweep inside of a job
+        ("local", None, "no date", True),
+    ],
+)
+def test_the_status_of_an_earlier_submission_is_not_believed(
+    tmp_path: Path, slurm, executor: str, job: str | None, started: str, is_believed: bool
+) -> None:
+    slurm({})
+    job_id = "12_0" if executor == "slurm" else GONE
+    submitted = "2026-01-01T09:00:00.000+00:00"
+    write_sweep(tmp_path, [{"job_id": job_id, "submitted": submitted}], executor=executor)
+    run = write_run(tmp_path / "0", [], state="failed", error="of the run", started=started)
+    if job:
+        array, _, task = job.partition("_")
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["slurm"] = {"job_id": 70, "array_job_id": int(array), "array_task_id": int(task)}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+    (found,) = job_states(tmp_path)
+    assert (found.state == "failed") is (found.error == "of the run") is is_believed
+
+
+def test_a_finished_run_is_believed_whoever_started_it(tmp_path: Path, slurm) -> None:
+    slurm({"12_0": "PENDING"})
+    write_sweep(tmp_path, [{"submitted": "2026-01-01T09:00:00.000+00:00"}])
+    write_run(tmp_path / "0", [], started="2025-01-01T00:00:00+00:00")
+    assert states(tmp_path) == ["finished"]
+
+
+def test_jobs_that_are_not_submitted_wait_for_the_launcher(tmp_path: Path, slurm) -> None:
+    """Without a living launcher nobody will submit them; an earlier start's end says why not."""
+    slurm({})
+    own = {"host": os.uname().nodename, "process": process_mark(os.getpid())}
+    write_run(tmp_path / "0", ["seed=0"], state="failed", error="e")
+    write_run(tmp_path / "1", ["seed=1"])
+    for pid, expected in (
+        (os.getpid(), ["queued", "finished", "queued"]),
+        (int(GONE), ["failed", "finished", "missing"]),
+    ):
+        unsubmitted = [{"job_id": None, "log": None}] * 3
+        write_sweep(tmp_path, unsubmitted, submitter=own | {"pid": pid})
+        assert states(tmp_path) == expected
 
 
 def test_a_requeued_failed_job_is_queued(tmp_path: Path, slurm) -> None:
@@ -76,24 +144,24 @@ def test_no_job_is_lost_while_slurm_does_not_answer(tmp_path: Path, slurm) -> No
     write_run(tmp_path / "3", ["seed=3"])
     slurm(None)
     assert states(tmp_path) == ["unknown", "unknown", "unknown", "finished"]
-    jobs = job_states(tmp_path)
-    assert [job.error for job in jobs] == [queue.NO_ANSWER] * 3 + [None]
-    assert not any(job.has_ended for job in jobs[:3])
+    found = job_states(tmp_path)
+    assert [job.error for job in found] == [queue.NO_ANSWER] * 3 + [None]
+    assert not any(job.has_ended for job in found[:3])
 
 
 def test_local_jobs_are_processes(tmp_path: Path, slurm) -> None:
     slurm({})
-    jobs = [{"job_id": str(os.getpid())}, {"job_id": GONE}, {"job_id": GONE}]
-    write_sweep(tmp_path, jobs, executor="local")
+    ids = [{"job_id": str(os.getpid())}, {"job_id": GONE}, {"job_id": GONE}]
+    write_sweep(tmp_path, ids, executor="local")
     write_run(tmp_path / "2", ["seed=2"], state="preempted")
     assert states(tmp_path) == ["queued", "lost", "preempted"]
 
 
-def test_a_killed_run_of_the_basic_launcher_is_lost(tmp_path: Path) -> None:
+def test_a_run_of_the_basic_launcher_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
     own = {"host": os.uname().nodename, "process": process_mark(os.getpid())}
     write_run(tmp_path / "0", ["seed=0"], state="running", pid=os.getpid(), **own)
     write_run(tmp_path / "1", ["seed=1"], state="running", pid=int(GONE), **own)
-    assert states(tmp_path) == ["running", "lost"]
+    assert states(tmp_path) == ["running", "killed"]
 
 
 def test_the_error_of_a_job_without_a_run_is_in_its_log(tmp_path: Path, slurm) -> None:
@@ -103,8 +171,9 @@ def test_the_error_of_a_job_without_a_run_is_in_its_log(tmp_path: Path, slurm) -
     log.write_bytes(b"x\n" * 100_000 + b"error: data.root=\xff: no files\n \n\n")
     slurm({})
     first, second = job_states(tmp_path)
-    assert (first.error, first.log) == ("error: data.root=\ufffd: no files", log)
-    assert second.error is None
+    assert (first.state, first.log) == ("lost", log)
+    assert first.error == "error: data.root=\ufffd: no files"
+    assert second.state == "cancelled"  # it has no log, so that it never began
 
 
 @pytest.mark.parametrize("name", ["summary.json", "status.json"])
@@ -155,7 +224,7 @@ def test_logs_and_job_ids_are_optional(tmp_path: Path, slurm) -> None:
     job = {"number": 4, "overrides": [], "folder": "x"}
     (tmp_path / "sweep.json").write_text(json.dumps({"executor": "slurm", "jobs": [job]}))
     (found,) = job_states(tmp_path)
-    assert (found.number, found.state, found.log, found.job_id) == (4, "lost", None, None)
+    assert (found.number, found.state, found.log, found.job_id) == (4, "missing", None, None)
 
 
 def test_titles_are_the_overrides_that_differ(tmp_path: Path) -> None:

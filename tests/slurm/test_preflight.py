@@ -10,12 +10,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from slurm_sweeps import SMALL
-from sweep_files import write_sweep
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.config.compose import CONF
 from pcam_lightning.errors import PreflightError
-from pcam_lightning.slurm import preflight, queue
+from pcam_lightning.slurm import preflight
 from pcam_lightning.slurm.hydra_private import SweepLoader
 from pcam_lightning.slurm.job_config import compose
 
@@ -40,7 +39,7 @@ def problems(pcam_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         configs = [compose(jobs, [*given, f"seed={n}"], n).checked for n in range(2)]
         resources: Any = OmegaConf.to_container(master.hydra.launcher, resolve=True)
         try:
-            preflight.check(configs, resources, None, sweep)
+            preflight.check(configs, resources, None)
         except PreflightError as error:
             return error.problems
         return []
@@ -78,15 +77,3 @@ def test_a_fault_of_all_jobs_is_reported_once(
 ) -> None:
     (message,) = problems(*overrides)
     assert message.startswith(start) and "\n" not in message
-
-
-def test_jobs_of_an_earlier_start_may_still_be_queued(
-    problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_sweep(tmp_path / "sweep", [{}, {}])
-    monkeypatch.setattr(queue, "states", lambda ids: dict.fromkeys(ids, "PENDING"))
-    (message,) = problems()
-    assert message.startswith(f"hydra.sweep.dir={tmp_path / 'sweep'}: 2 jobs of an earlier start")
-    assert "12_0 (queued)" in message
-    monkeypatch.setattr(queue, "states", lambda ids: {})
-    assert problems() == []
