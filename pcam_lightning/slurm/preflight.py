@@ -139,6 +139,11 @@ def _resource_problems(
                 f"hydra.launcher.gpus_per_node={gpus}: expected {ranks}, one for each of "
                 f"trainer.devices={trainer['devices']}"
             )
+    if resources.get("runs_per_job", 1) > 1 and tasks > 1:
+        yield (
+            f"hydra.launcher.runs_per_job={resources['runs_per_job']}: expected "
+            f"hydra.launcher.tasks_per_node=1, not {tasks}"
+        )
     delay = resources.get("signal_delay_s")
     # Slurm checks time limits twice a minute and may send the signal up to 30 s early.
     if delay is not None and 60 * resources["timeout_min"] <= delay + 30:
