@@ -13,6 +13,7 @@ from pcam_lightning.config.compose import Config, of_command, run_folder
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.resume import finished_summary
 from pcam_lightning.runs.status import check_free
+from pcam_lightning.slurm.disk import disk_problems
 from pcam_lightning.slurm.job_config import JobConfig
 from pcam_lightning.slurm.partitions import read_partitions
 from pcam_lightning.slurm.ranks import ranks_per_node
@@ -39,6 +40,7 @@ def check(configs: Sequence[Config], resources: Mapping[str, Any], executor: Any
             problems.append(str(error))
     problems += _resource_problems(plain, resources)
     problems += _double_problems(configs)
+    problems += disk_problems(plain, Path(configs[0]["hydra"]["sweep"]["dir"]))
     if "partition" in resources:
         problems += _slurm_problems(resources, executor)
     if problems:
