@@ -29,7 +29,7 @@ from pcam_lightning.slurm.job_config import JOB_VARIABLES, JobConfig, compose, r
 from pcam_lightning.slurm.local import parallelism, waiting_setup
 from pcam_lightning.slurm.submission import PlannedJob, Submission
 
-OWN_PARAMETERS = {"detach", "retry", "snapshot"}
+OWN_PARAMETERS = {"detach", "retry", "snapshot", "runs_per_job"}
 """The launcher's parameters that submitit does not know."""
 FAILING_SETUP = (
     """trap 'code=$?; echo "error: hydra.launcher.setup: $BASH_COMMAND: exit status $code" >&2; """

@@ -13,6 +13,7 @@ from pcam_lightning.config.compose import Config, of_command, run_folder
 from pcam_lightning.errors import InputError, PreflightError
 from pcam_lightning.runs.resume import finished_summary
 from pcam_lightning.runs.status import check_free
+from pcam_lightning.slurm.disk import disk_problems
 from pcam_lightning.slurm.job_config import JobConfig
 from pcam_lightning.slurm.partitions import read_partitions
 from pcam_lightning.slurm.ranks import ranks_per_node
@@ -39,6 +40,7 @@ def check(configs: Sequence[Config], resources: Mapping[str, Any], executor: Any
             problems.append(str(error))
     problems += _resource_problems(plain, resources)
     problems += _double_problems(configs)
+    problems += disk_problems(plain, Path(configs[0]["hydra"]["sweep"]["dir"]))
     if "partition" in resources:
         problems += _slurm_problems(resources, executor)
     if problems:
@@ -139,6 +141,11 @@ def _resource_problems(
                 f"hydra.launcher.gpus_per_node={gpus}: expected {ranks}, one for each of "
                 f"trainer.devices={trainer['devices']}"
             )
+    if resources.get("runs_per_job", 1) > 1 and tasks > 1:
+        yield (
+            f"hydra.launcher.runs_per_job={resources['runs_per_job']}: expected "
+            f"hydra.launcher.tasks_per_node=1, not {tasks}"
+        )
     delay = resources.get("signal_delay_s")
     # Slurm checks time limits twice a minute and may send the signal up to 30 s early.
     if delay is not None and 60 * resources["timeout_min"] <= delay + 30:

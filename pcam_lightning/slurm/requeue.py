@@ -5,6 +5,9 @@ import signal
 import sys
 import time
 
+PACKED = "PCAM_PACKED_RUN"
+"""Variable in the environment of one of several runs in a job, which all of them requeue once."""
+
 
 def requeue(number: int) -> None:
     """Requeue this job if signal `number` is submitit's signal to stop; else return.
@@ -12,7 +15,7 @@ def requeue(number: int) -> None:
     The caller has saved everything. Does not return if the job is requeued, since Slurm then ends
     all of its processes.
     """
-    if "SUBMITIT_EXECUTOR" not in os.environ or number != signal.SIGUSR2:
+    if "SUBMITIT_EXECUTOR" not in os.environ or number != signal.SIGUSR2 or PACKED in os.environ:
         return
     from submitit.core.utils import UncompletedJobError
 

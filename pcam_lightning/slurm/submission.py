@@ -14,6 +14,7 @@ from typing import Any
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.slurm import limits
+from pcam_lightning.slurm.packed import PackedRuns
 from pcam_lightning.slurm.usage import describe_request
 
 MOST_LOCAL_JOBS = 1_000_000
@@ -65,7 +66,9 @@ class Submission:
         self.function, self.left = function, list(jobs)
         self.parallel = parameters.get("array_parallelism") or MOST_LOCAL_JOBS
         self.submitted = 0
-        self.cost = describe_request(parameters, len(jobs)) if cluster == "slurm" else None
+        self.runs_per_job = parameters.get("runs_per_job") or 1
+        count = -(-len(jobs) // self.runs_per_job)
+        self.cost = describe_request(parameters, count) if cluster == "slurm" else None
         self._chunk = self._limit = MOST_LOCAL_JOBS
         if cluster == "slurm":
             self._chunk = limits.largest_array() or MOST_LOCAL_JOBS
@@ -73,7 +76,7 @@ class Submission:
 
     def check_at_once(self) -> None:
         """Raise `InputError` if the jobs cannot all be in the queue at the same time."""
-        if len(self.left) > self._limit:
+        if len(self.left) > self._limit * self.runs_per_job:
             raise InputError(
                 f"hydra.launcher.detach=true: {len(self.left)} jobs, and Slurm accepts "
                 f"{self._limit} of a user at a time; expected a command that stays to submit the "
@@ -84,18 +87,20 @@ class Submission:
         """Submit as many jobs as there is room for.
 
         Args:
-            active: number of this sweep's jobs that have not ended.
+            active: number of this sweep's runs that have not ended.
             queued: number of all jobs of this user in the queue, at the last look.
 
         Raises:
             InputError: Slurm accepts no job though none of this sweep is in the queue.
         """
+        active = -(-active // self.runs_per_job)
         if self.submitted and active > min(self._limit, self.parallel) / 2:
             return
-        room = min(self._limit - max(active, queued), self._chunk, len(self.left))
+        left = -(-len(self.left) // self.runs_per_job)
+        room = min(self._limit - max(active, queued), self._chunk, left)
         while room > 0:
             try:
-                return self._submit(self.left[:room], max(1, self.parallel - active))
+                return self._submit(room, max(1, self.parallel - active))
             except _RejectedError as error:
                 if room == 1 or not limits.SUBMIT_LIMIT.search(str(error)):
                     if active and limits.SUBMIT_LIMIT.search(str(error)):
@@ -107,22 +112,24 @@ class Submission:
 
     def submit_all(self) -> None:
         """Submit all jobs, in several arrays if one cannot hold them."""
-        arrays = -(-len(self.left) // self._chunk)
+        arrays = -(-len(self.left) // (self._chunk * self.runs_per_job))
         while self.left:
             try:
-                self._submit(self.left[: self._chunk], max(1, self.parallel // arrays))
+                self._submit(self._chunk, max(1, self.parallel // arrays))
             except _RejectedError as error:
                 raise self._rejected(str(error)) from None
 
-    def _submit(self, jobs: Sequence[PlannedJob], parallel: int) -> None:
+    def _submit(self, count: int, parallel: int) -> None:
+        """Submit at most `count` jobs as one array, of which `parallel` may run at a time."""
+        size = self.runs_per_job
+        jobs = self.left[: count * size]
+        packs = [jobs[start : start + size] for start in range(0, len(jobs), size)]
         if self.cluster == "slurm":
             self.executor.update_parameters(slurm_array_parallelism=parallel)
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         folders = _listed(self.sweep / ".submitit")
         try:
-            submitted = self.executor.map_array(
-                self.function, *zip(*(job.arguments for job in jobs), strict=True)
-            )
+            submitted = self._map(packs)
         except Exception as error:
             for path in _listed(self.sweep / ".submitit") - folders:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
@@ -130,11 +137,32 @@ class Submission:
         self.submitted += len(jobs)
         self.left = self.left[len(jobs) :]
         records = [
-            self._record(now, job, made.job_id, os.path.relpath(made.paths.stderr, self.sweep))
-            for job, made in zip(jobs, submitted, strict=True)
+            self._record(now, job, made.job_id, self._log(made, job))
+            for pack, made in zip(packs, submitted, strict=True)
+            for job in pack
         ]
         records += [self._record(None, job, None, None) for job in self.left]
         write_sweep(self.sweep, self.command, self.cluster, records)
+
+    def _map(self, packs: Sequence[Sequence[PlannedJob]]) -> Sequence[Any]:
+        if self.runs_per_job == 1:
+            arguments = [pack[0].arguments for pack in packs]
+            return self.executor.map_array(self.function, *zip(*arguments, strict=True))
+        # A batch is one array.
+        with self.executor.batch():
+            return [
+                self.executor.submit(
+                    PackedRuns(self.function, tuple(f"run_{job.number}" for job in pack)),
+                    [job.arguments for job in pack],
+                )
+                for pack in packs
+            ]
+
+    def _log(self, made: Any, job: PlannedJob) -> str:
+        path = made.paths.stderr
+        if self.runs_per_job > 1:
+            path = path.with_name(f"{made.job_id}_run_{job.number}_log.err")
+        return os.path.relpath(path, self.sweep)
 
     def _record(
         self, now: str | None, job: PlannedJob, job_id: str | None, log: str | None

@@ -26,7 +26,7 @@ SAFE_KEYS = re.compile(
     r"|hydra\.sweeper\.(?:trials|parallel|metric|startup_trials|pruner|warmup_epochs|seed|study)"
     r"|hydra\.launcher\.(?:partition|account|nodes|tasks_per_node|cpus_per_task|gpus_per_node"
     r"|mem_gb|mem_per_cpu|timeout_min|signal_delay_s|max_num_timeout|array_parallelism|qos"
-    r"|constraint|exclude|gres|detach|snapshot))"
+    r"|constraint|exclude|gres|detach|snapshot|runs_per_job))"
 )
 """Keys whose values are names, numbers and places to read from."""
 DANGEROUS = re.compile(r"_target_|_partial_|_args_|\$\{")

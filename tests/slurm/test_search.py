@@ -1,7 +1,11 @@
 """A search whose runs are jobs of a real Slurm."""
 
 import json
+import os
+import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +13,12 @@ import pytest
 from slurm_sweeps import LIMIT, SMALL, jobs_of, start, wait_for
 
 from pcam_lightning.runs import Run
+from pcam_lightning.slurm.jobs import job_states
 
 pytest.importorskip("optuna")
 pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
 TRIALS = 5
 
 
@@ -55,3 +61,41 @@ def test_a_killed_search_loses_and_repeats_no_trial(pcam_root: Path, tmp_path: P
     listed = ["squeue", "--noheader", "--format=%i"]
     left = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
     assert not {job_id.partition("_")[0] for job_id in jobs.values()} & set(left)
+
+
+def test_a_search_left_alone_runs_the_submitted_code_and_equals_an_attended_one(
+    command, pcam_root: Path, tmp_path: Path
+) -> None:
+    """The clone is edited after the submission, and no process waits for the jobs."""
+    clone, folder = tmp_path / "clone", tmp_path / "search"
+    for name in ("pcam_lightning", "conf"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    words = [*SMALL, "sweep=optuna", f"data.root={pcam_root}", "trainer.max_epochs=1"]
+    words += ["hydra.sweeper.trials=4", "hydra.sweeper.startup_trials=2"]
+    words += ["data.batch_size=choice(8,16)"]
+    launcher = [
+        f"hydra.sweep.dir={folder}",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.detach=true",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pcam_lightning.train", *words, *launcher],
+        cwd=clone, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(clone), "SBATCH_EXPORT": "NONE"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (clone / "pcam_lightning" / "engine" / "module.py").open("a") as module:
+        module.write("raise SystemExit('edited')\n")
+    assert "collect: python -m pcam_lightning.collect" in done.stdout
+    code, out, err = command(*words, f"hydra.sweep.dir={tmp_path / 'attended'}")  # meanwhile
+    assert code == 0, out + err
+    deadline = time.monotonic() + LIMIT
+    while any(not job.has_ended for job in job_states(folder)):
+        assert time.monotonic() < deadline
+        time.sleep(5)
+    assert [job.state for job in job_states(folder)] == ["finished"] * 4
+    left, attended = (pd.read_csv(each / "study.csv") for each in (folder, tmp_path / "attended"))
+    assert left.equals(attended) and set(left["state"]) == {"complete"}
+    snapshots = [Run(folder / str(trial)).manifest["snapshot"] for trial in range(4)]
+    assert len({each["digest"] for each in snapshots}) == 1
+    assert all(str(folder) in each["folder"] for each in snapshots)

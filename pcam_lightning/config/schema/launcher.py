@@ -84,4 +84,5 @@ class Launcher(BaseModel):
     python: str | None = None
     detach: bool = False
     snapshot: bool = True
+    runs_per_job: PositiveInt = 1
     retry: Annotated[list[RetryState], BeforeValidator(as_list)] | None = None
