@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pcam_lightning.config.override_text import hydra_text
 from pcam_lightning.config.schema import ROOTS
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.files import read_yaml
@@ -20,7 +21,7 @@ SAFE_KEYS = re.compile(
     r"(?:seed|compile|preflight|resume|experiment_name|experiment|sweep|debug|cluster|mode"
     r"|(?:model|optimizer|scheduler|augment)(?:\.[\w.]+)?"
     r"|trainer(?:\.(?!default_root_dir|plugins|logger|callbacks|profiler)[\w.]+)?"
-    r"|data(?:\.(?!cache_dir|demo\.parent)[\w.]+)?"
+    r"|data(?:\.(?!cache_dir|demo\.parent|on_missing)[\w.]+)?"
     r"|callbacks|logger"
     r"|hydra\.mode|hydra/sweeper"
     r"|hydra\.sweeper\.(?:trials|parallel|metric|startup_trials|pruner|warmup_epochs|seed|study)"
@@ -29,7 +30,12 @@ SAFE_KEYS = re.compile(
     r"|constraint|exclude|gres|detach|snapshot|runs_per_job))"
 )
 """Keys whose values are names, numbers and places to read from."""
-DANGEROUS = re.compile(r"_target_|_partial_|_args_|\$\{")
+DANGEROUS = re.compile(r"_target_|_partial_|_args_|\$\\*\{|[\x00-\x1f\x7f]")
+"""Text of code, of an interpolation, and of a further line in a job's script."""
+GROUP = re.compile(r"[a-z]+(?:/[a-z]+)?")
+"""A key that can name a config group."""
+NAMES = re.compile(r"[\w ,()'\"-]*")
+"""Names in a config group; a path would choose a file of the stranger."""
 REPLACED = ("hydra.sweep.dir", "hydra.launcher.retry")
 """Keys that each start sets anew."""
 
@@ -56,7 +62,7 @@ def continuation(folder: Path, typed: Sequence[str], *, trusted: bool = False) -
         _section(hydra, "job").get("name"),
         _section(hydra, "job").get("config_name"),
     )
-    if name not in ROOTS or name == "sweep":
+    if not isinstance(name, str) or name not in ROOTS or name == "sweep":
         raise InputError(f"{path}: hydra.job.name={name!r}, expected a command such as train")
     overrides = _section(hydra, "overrides")
     given = [*_words(overrides.get("task")), *_words(overrides.get("hydra"))]
@@ -73,7 +79,7 @@ def continuation(folder: Path, typed: Sequence[str], *, trusted: bool = False) -
                     "wrote the sweep yourself"
                 )
     words = ["-m", f"pcam_lightning.{name}", *options, "--multirun", *kept, *typed]
-    return [*words, f"hydra.sweep.dir={_quoted(str(folder))}"]
+    return [*words, f"hydra.sweep.dir={hydra_text(str(folder))}"]
 
 
 def _options(hydra: dict[str, Any], config_name: Any, name: str) -> list[str]:
@@ -91,9 +97,11 @@ def _options(hydra: dict[str, Any], config_name: Any, name: str) -> list[str]:
 def _is_safe(word: str) -> bool:
     if DANGEROUS.search(word):
         return False
-    key = _key(word)
+    key, value = _key(word), word.partition("=")[2]
     if key == "hydra/launcher":
-        return word.partition("=")[2] in LAUNCHERS
+        return value in LAUNCHERS
+    if GROUP.fullmatch(key) and not NAMES.fullmatch(value):
+        return False
     return SAFE_KEYS.fullmatch(key) is not None
 
 
@@ -105,11 +113,6 @@ def _words(value: Any) -> list[str]:
     return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
-def _section(value: dict[str, Any], key: str) -> dict[str, Any]:
-    part = value.get(key)
+def _section(value: Any, key: str) -> dict[str, Any]:
+    part = value.get(key) if isinstance(value, dict) else None
     return part if isinstance(part, dict) else {}
-
-
-def _quoted(text: str) -> str:
-    """Return a text as a quoted value of Hydra's grammar."""
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
