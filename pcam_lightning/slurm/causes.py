@@ -19,6 +19,8 @@ SLURMS_LINE = re.compile(r"(slurmstepd|srun|sbatch)[\w.-]*: ")
 MEMORY_LINE = re.compile(
     r"exceeded memory limit \((\d+) > (\d+)\)|oom[-_]kill|Exceeded job memory limit|Out Of Memory"
 )
+END_LINE = re.compile(r"\bCANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
+"""Slurm's line about the end of a job, in the job's log, with its reason."""
 OUT_OF_REQUEUES = "timed-out too many times"
 """submitit's reason for not requeuing a job, in the job's log."""
 NODE_STATES = ("NODE_FAIL", "BOOT_FAIL", "DEADLINE")
@@ -48,20 +50,20 @@ def cause_of_end(
     text = _tail(log)
     # A requeued job appends to its log, so that older lines tell of earlier starts.
     memory = MEMORY_LINE.search("\n".join(text.splitlines()[-LAST_LINES:]))
-    evidence = "" if end else text
+    reason = None if end else _logged_reason(text)
     if slurm == "OUT_OF_MEMORY" or memory:
         return "out_of_memory", _memory(end, memory)
     if state == "failed":
         return "failed", error
-    if slurm == "TIMEOUT" or "DUE TO TIME LIMIT" in evidence:
+    if slurm == "TIMEOUT" or reason == "TIME LIMIT":
         return "time_limit", _time(end)
     if OUT_OF_REQUEUES in text:
         return "time_limit", "requeued as often as allowed; raise hydra.launcher.max_num_timeout"
-    if slurm == "CANCELLED" or re.search(r"\bCANCELLED AT\b", evidence):
+    if slurm == "CANCELLED" or reason == "":
         return "cancelled", _cancelled(end, text)
-    if slurm in NODE_STATES or "DUE TO NODE FAILURE" in evidence:
+    if slurm in NODE_STATES or reason == "NODE FAILURE":
         return "node_failure", f"node {end.node} failed" if end and end.node else "a node failed"
-    if slurm == "PREEMPTED" or state == "preempted":
+    if slurm == "PREEMPTED" or reason == "PREEMPTION" or state == "preempted":
         return "preempted", "stopped for another job, and not queued again"
     if slurm == "COMPLETED" and state is None:
         return "finished", None
@@ -94,6 +96,12 @@ def _tail(log: Path | None) -> str:
         return "" if log is None else read_end(log, LOG_BYTES).decode(errors="replace")
     except RunFileError:
         return ""
+
+
+def _logged_reason(text: str) -> str | None:
+    """Return the reason in Slurm's last line about an end, empty if it gives none."""
+    reasons = END_LINE.findall(text)
+    return reasons[-1].strip() if reasons else None
 
 
 def _memory(end: JobEnd | None, line: re.Match[str] | None) -> str:

@@ -97,7 +97,8 @@ def _ids(facts: Mapping[str, str]) -> Iterable[str]:
 def _shown(facts: Mapping[str, str]) -> JobEnd:
     code, signal = _exit_code(facts.get("ExitCode"))
     asked = _megabytes(facts.get("MinMemoryNode"))
-    tres = facts.get("TRES", "")
+    # Slurm 23.02 has replaced TRES by ReqTRES and AllocTRES.
+    tres = ",".join(facts.get(key, "") for key in ("ReqTRES", "AllocTRES", "TRES"))
     return JobEnd(
         state=facts["JobState"],
         exit_code=code,
