@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pcam_lightning.slurm.ends import JobEnd, job_ends
+from pcam_lightning.slurm.jobs import read_sweep
 from pcam_lightning.sweeps.jobs import JobState
 
 COLUMNS = ("cpus", "gpus", "minutes", "limit_minutes", "asked_mb", "used_mb")
@@ -31,7 +32,10 @@ def describe_request(parameters: Mapping[str, Any], jobs: int) -> str:
 
 def job_usage(jobs: Sequence[JobState]) -> dict[str, dict[str, float | None]]:
     """Return the resources of Slurm jobs by their ids, with the keys `COLUMNS`."""
-    ends = job_ends([job.job_id for job in jobs if job.job_id and "_local" not in job.job_id])
+    sweeps = {job.sweep for job in jobs if job.job_id}
+    # The id of a local job is a process's, which may be the number of another job in Slurm.
+    own = {each for each in sweeps if read_sweep(each)[0].get("executor") == "slurm"}
+    ends = job_ends([job.job_id for job in jobs if job.job_id and job.sweep in own])
     return {job_id: _row(end) for job_id, end in ends.items()}
 
 
