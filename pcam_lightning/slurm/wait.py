@@ -16,7 +16,7 @@ from pcam_lightning.config.override_text import override
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.slurm.jobs import job_states, read_sweep
 from pcam_lightning.slurm.queue import Watch
-from pcam_lightning.slurm.submission import PlannedJob, Submission
+from pcam_lightning.slurm.submission import PlannedJob, Submission, record_ends
 from pcam_lightning.sweeps.jobs import FAILURES, JobState, titles
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -69,6 +69,8 @@ def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> lis
         left = f"; {len(submission.left)} jobs are not submitted" if submission.left else ""
         _print(f"stopped waiting; the jobs continue{left}. To stop them: {stop_command(sweep)}")
         sys.exit(130)
+    if submission.cluster == "slurm":
+        record_ends(sweep, list(ended.states.values()))
     final = {job.number: job for job in job_states(sweep, watch.queued_jobs)}
     return [_returned(job, ended.states.get(job.number) or final.get(job.number)) for job in jobs]
 
