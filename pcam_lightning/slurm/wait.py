@@ -82,7 +82,8 @@ def leave(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> li
         _print(f"asked for {submission.cost}")
     ids = [job["job_id"] for job in read_sweep(sweep)[1] if job["number"] in numbers]
     arrays = list(dict.fromkeys(str(job_id).partition("_")[0] for job_id in ids if job_id))
-    _print(f"submitted: {len(jobs)} jobs, ids {', '.join(arrays)}; nothing waits for them")
+    count, listed = submission.submitted, ", ".join(arrays)
+    _print(f"submitted: {count} jobs, ids {listed}; nothing waits for them")
     _print(f"collect: {collect_command(sweep)}")
     _print(f"stop: {stop_command(sweep)}")
     return [_returned(job, None, detached=True) for job in jobs]
