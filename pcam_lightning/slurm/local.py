@@ -61,9 +61,18 @@ def _lock(slots: IO[bytes], slot: int) -> bool:
     return True
 
 
+def _leave_terminal(log: Path) -> None:
+    """Write this process's own output to a file; a pipe of the launcher could not end before it."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for number, target in ((0, null), (1, file), (2, file)):
+        os.dup2(target, number)
+
+
 def main() -> None:
     path, count, folder = sys.argv[1:]
     os.setsid()  # Ctrl-C in the terminal must not end the jobs
+    _leave_terminal(Path(path).with_name("controllers.log"))
     with open(path, "ab") as slots:
         try:
             take_slot(slots, int(count))

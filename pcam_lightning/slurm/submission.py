@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -131,7 +133,8 @@ class Submission:
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         folders = _listed(self.sweep / ".submitit")
         try:
-            submitted = self._map(packs)
+            with redirect_stderr(io.StringIO()):  # submitit repeats sbatch's message there
+                submitted = self._map(packs)
         except Exception as error:
             for path in _listed(self.sweep / ".submitit") - folders:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
