@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pcam_lightning.errors import InputError
 from pcam_lightning.files import atomic_write, write_json
 from pcam_lightning.runs.checkout import PACKAGE, Checkout, read_checkout
 from pcam_lightning.runs.files import RunFileError, read_json
@@ -67,7 +68,15 @@ def take_snapshot(sweep: Path, conf: Path, targets: Iterable[str] = ()) -> Snaps
         conf: folder of the config tree.
         targets: the `_target_` names of the jobs' configs. Modules of installed packages are not
             copied.
+
+    Raises:
+        InputError: PYTHONPATH cannot name the folder.
     """
+    if os.pathsep in str(sweep.absolute()):
+        raise InputError(
+            f"{sweep}: Python cannot import from a folder with {os.pathsep!r} in its name; "
+            "expected another hydra.sweep.dir, or hydra.launcher.snapshot=false"
+        )
     files = {f"{PACKAGE.name}/{name}": path for name, path in _files(PACKAGE)}
     if not conf.is_relative_to(PACKAGE):
         files |= {f"{conf.name}/{name}": path for name, path in _files(conf)}

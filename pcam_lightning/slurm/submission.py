@@ -74,7 +74,7 @@ class Submission:
         self.runs_per_job = parameters.get("runs_per_job") or 1
         count = -(-len(jobs) // self.runs_per_job)
         self.cost = describe_request(parameters, count) if cluster == "slurm" else None
-        self._chunk = self._limit = MOST_LOCAL_JOBS
+        self._chunk = self._limit = self._accepted = MOST_LOCAL_JOBS
         if cluster == "slurm":
             self._chunk = limits.largest_array() or MOST_LOCAL_JOBS
             self._limit = limits.most_queued(parameters.get("account")) or MOST_LOCAL_JOBS
@@ -99,7 +99,7 @@ class Submission:
             InputError: Slurm accepts no job though none of this sweep is in the queue.
         """
         active = -(-active // self.runs_per_job)
-        if self.submitted and active > min(self._limit, self.parallel) / 2:
+        if self.submitted and active > min(self._limit, self._accepted, self.parallel) / 2:
             return
         left = -(-len(self.left) // self.runs_per_job)
         room = min(self._limit - max(active, queued), self._chunk, left)
@@ -109,7 +109,9 @@ class Submission:
             except _RejectedError as error:
                 if room == 1 or not limits.SUBMIT_LIMIT.search(str(error)):
                     if active and limits.SUBMIT_LIMIT.search(str(error)):
-                        return  # until jobs end
+                        # Until half of them have ended; sbatch is not tried at each look.
+                        self._accepted, self._chunk = active, max(1, active // 2)
+                        return
                     raise self._rejected(str(error)) from None
                 room = self._chunk = room // 2
         if not active and not self.submitted:

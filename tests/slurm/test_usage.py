@@ -73,7 +73,7 @@ def test_usage_of_slurm_jobs(slurm: Command, tmp_path: Path) -> None:
     slurm("scontrol", printing(shown("COMPLETED", "JobId=9 ArrayJobId=12 ArrayTaskId=0")))
     write_sweep(tmp_path / "sweep", [{}, {}])
     assert job_usage(job_states(tmp_path / "sweep")) == {
-        "12_0": row(cpus=4, gpus=0, minutes=pytest.approx(65 / 60), limit_minutes=30, asked_mb=4096)
+        "12_0": row(cpus=4, gpus=0, minutes=65 / 60, limit_minutes=30, asked_mb=4096)
     }
 
 
