@@ -240,7 +240,7 @@ class OptunaSweeper(Sweeper):
             if outcome is None and (signalled or state == "preempted"):
                 stopped.append(trial.number)
                 continue
-            outcome = outcome or Outcome(reason="killed" if state else "never started")
+            outcome = outcome or Outcome(reason=self._cause(trial.number, state))
             tell(self.study, trial, outcome)
             if outcome.reason:
                 print(f"trial {trial.number}: failed: {outcome.reason}", file=sys.stderr)
@@ -251,6 +251,17 @@ class OptunaSweeper(Sweeper):
                 file=sys.stderr,
             )
             sys.exit(signalled or 1)
+
+    def _cause(self, number: int, state: str | None) -> str:
+        """Return why a trial has no outcome, in the words of `collect`."""
+        from pcam_lightning.slurm.jobs import job_states
+        from pcam_lightning.sweeps.jobs import FAILURES
+
+        if (self.folder / "sweep.json").is_file():
+            for job in job_states(self.folder, numbers={number}):
+                if job.state in FAILURES:
+                    return f"{job.state}: {job.error}" if job.error else job.state
+        return "killed" if state else "never started"
 
     def _run_folder(self, trial: FrozenTrial) -> Path:
         return self.folder / str(trial.number)
