@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -39,8 +38,10 @@ def count_states(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {state: states.count(state) for state in get_args(State)}
 
 
-def issues_of_run(folder: Path) -> list[str]:
+def issues_of_run(folder: Path, command: str) -> list[str]:
     """Return the issues of one finished run, in at most `LINES` lines.
+
+    The last line names `command`, which lists all.
 
     Checks that compare it with other folders do not apply.
     """
@@ -51,5 +52,5 @@ def issues_of_run(folder: Path) -> list[str]:
         return []
     shown = lines if len(lines) < LINES else lines[: LINES - 2]
     more = len(lines) - len(shown)
-    hint = f"python -m pcam_lightning.check inputs=[{os.path.relpath(folder)}] lists"
-    return [*shown, f"{hint} {f'{more} more issues and ' * (more > 0)}tips; see docs/checks.md"]
+    rest = f"{more} more issues and tips" if more else "tips"
+    return [*shown, f"{command} lists {rest}; see docs/checks.md"]

@@ -1,9 +1,7 @@
 """Report of a fault in one line: invalid input, and errors that the machine causes."""
 
 import errno
-import json
 import os
-import shlex
 import sys
 import traceback
 from typing import Any
@@ -12,6 +10,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pcam_lightning.config.override_text import override
 from pcam_lightning.errors import InputError, PreflightError, printable
 
 ENVIRONMENT_ERRORS = frozenset(
@@ -59,10 +58,9 @@ def _describe(error: BaseException) -> str:
         key, equals, value = error.override.partition("=")
         if not equals:
             return f"{error.override}: expected KEY=VALUE"
-        quoted = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
         return (
             f"{error.override}: Hydra cannot read this value; quote it for Hydra and for the shell "
-            f"if it is meant as text: {quoted}"
+            f"if it is meant as text: {override(key, value)}"
         )
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:

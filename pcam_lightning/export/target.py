@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pcam_lightning.config.compose import Config
+from pcam_lightning.config.override_text import override
 from pcam_lightning.config.trained import load_trained
 from pcam_lightning.data.patch_features import Patches
 from pcam_lightning.errors import InputError
@@ -86,7 +87,7 @@ def resolve_target(config: Config) -> ExportTarget:
         raise InputError(
             f"{run.path}/threshold.json: chosen with tta={run.threshold.tta}, which is not "
             "exported; expected a threshold from python -m pcam_lightning.evaluate "
-            f"run={config['run']} evaluate.tta=none"
+            f"{override('run', config['run'])} evaluate.tta=none"
         )
     if trained.threshold is None:
         log.warning(
@@ -121,5 +122,5 @@ def _check_weights(run: Run, threshold: Threshold | None, summary: Mapping[str, 
     if threshold is not None and threshold.weights_digest not in (None, known):
         raise InputError(
             f"{run.path}/threshold.json: chosen for other weights than best.ckpt; expected one "
-            f"from python -m pcam_lightning.evaluate run={run.path}"
+            f"from python -m pcam_lightning.evaluate {override('run', str(run.path))}"
         )

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import of_command
+from pcam_lightning.config.override_text import override
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.resume import weight_settings
 from pcam_lightning.runs.run import Run, is_run_folder
@@ -247,7 +248,7 @@ class OptunaSweeper(Sweeper):
         if stopped:
             print(
                 f"stopped in trial {', '.join(map(str, stopped))}: repeat the command with "
-                f"hydra.sweep.dir={self.folder} to continue",
+                f"{override('hydra.sweep.dir', str(self.folder))} to continue",
                 file=sys.stderr,
             )
             sys.exit(signalled or 1)

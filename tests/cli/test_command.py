@@ -37,6 +37,7 @@ def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
         ("--model=mlp", ["--model=mlp", "expected model=mlp"]),
         ("--no-such-option", ["--no-such-option", "expected one of --help"]),
         ("-x", ["-x: no such option"]),
+        ("hydra/launcher=submitit_slurm", ["hydra/launcher=submitit_slurm: ", "--multirun"]),
         ("hydra.run.dir=" + 300 * "x", [300 * "x", "File name too long"]),
         ("hydra.run.dir=/dev/null/run", ["/dev/null/run", "Not a directory"]),
         ("hydra.run.dir=/proc/run", ["/proc/run", "No such file or directory"]),

@@ -1,6 +1,7 @@
 """Issues that `train` prints about its own run."""
 
 import logging
+import shlex
 from pathlib import Path
 
 import check_folders as made
@@ -34,6 +35,17 @@ def test_many_issues_are_five_lines(folder: Path, capsys) -> None:
     assert "PC101" in lines[0] and "2 more" in lines[-1]
 
 
+def test_the_command_that_lists_all_can_be_pasted(folder: Path, capfd, command) -> None:
+    folder = folder.rename(folder.with_name("a run, 100%"))
+    made.edit(folder / "summary.json", {"test/beaten_by_constant": ["f2"]})
+    print_issues(folder)
+    line = capfd.readouterr().out.splitlines()[-1]
+    words = shlex.split(line.partition(" lists ")[0])
+    assert words[:3] == ["python", "-m", "pcam_lightning.check"]
+    code, out, err = command(*words[3:], name="check")
+    assert code == 0 and "PC101" in out, err
+
+
 def test_a_bug_in_a_check_does_not_fail_a_run(command, pcam_root: Path, monkeypatch) -> None:
     def broken(folder, inputs):
         raise ZeroDivisionError("a bug")
@@ -51,7 +63,7 @@ def test_a_bug_in_a_check_does_not_fail_a_run(command, pcam_root: Path, monkeypa
 
 
 def test_a_fault_is_logged_in_one_line(folder: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr("pcam_lightning.checks.report.issues_of_run", lambda _: 1 / 0)
+    monkeypatch.setattr("pcam_lightning.checks.report.issues_of_run", lambda *_: 1 / 0)
     with caplog.at_level(logging.WARNING):
         print_issues(folder)
     (record,) = caplog.records
