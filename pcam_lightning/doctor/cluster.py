@@ -131,7 +131,7 @@ def _examine_limits() -> Iterator[Finding]:
     size = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
     storage = re.search(r"AccountingStorageType\s*=\s*(\S+)", config)
     if size:
-        yield green("MaxArraySize", f"a sweep may have {size[1]} jobs")
+        yield green("MaxArraySize", f"{size[1]} jobs in one array; larger sweeps have several")
     if storage is None or storage[1] in ("(null)", "accounting_storage/none"):
         yield green("accounting", "none; the states of ended jobs come from their run folders")
         return

@@ -233,10 +233,10 @@ def read_records(inputs: Inputs) -> Records:
 
 
 def _jobs(sweep: Folder) -> list[JobState]:
-    """Return the jobs of a sweep, without a question to Slurm."""
+    """Return the jobs of a sweep; Slurm tells the causes of ends that no run recorded."""
     if (sweep.path / "sweep.json").is_file():
         try:
-            jobs = job_states(sweep.path, lambda _: None)
+            jobs = job_states(sweep.path)
         except RunFileError:  # the check of states reports a damaged sweep.json
             jobs = []
         if jobs:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pcam_lightning.errors import printable
+from pcam_lightning.errors import one_line, printable
 from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import RunFileError, read_json
 from pcam_lightning.runs.process import process_mark
@@ -121,9 +121,7 @@ def _state(
         state = _local_state(state, job_id)
     elif executor != "slurm":
         state = state or "unknown"
-    elif (
-        job_id is None and submits
-    ):  # it waits for the launcher, whatever an earlier start recorded
+    elif job_id is None and submits:  # it waits for the launcher, whatever an earlier start was
         state, error = "queued", None
     elif job_id is None:
         state, error = (state, error) if state else ("missing", "it was never submitted")
@@ -132,6 +130,8 @@ def _state(
             state, error = "queued", None
         elif state != "failed":  # a failed job may still be completing
             state = "running"
+    elif job["end"] is not None and job_id not in ended:
+        state, error = job["end"]
     elif queued is None:
         # The status may be outdated: the job may be queued again, or gone.
         if state != "failed":
@@ -191,7 +191,16 @@ def _read_job(path: Path, place: int, job: Any) -> dict[str, Any]:
         "folder": _inside(path.parent, job.get("folder"), f"{where}.folder"),
         "log": _inside(path.parent, job["log"], f"{where}.log") if job.get("log") else None,
         "submitted": job.get("submitted"),
+        "end": _read_end(job.get("end")),
     }
+
+
+def _read_end(end: Any) -> tuple[str, str | None] | None:
+    """Return the state and error that a launcher recorded of a job whose run recorded none."""
+    if not isinstance(end, dict) or end.get("state") not in FAILURES:
+        return None
+    error = end.get("error")
+    return end["state"], one_line(error) if isinstance(error, str) else None
 
 
 def _are_words(value: Any) -> bool:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.files import write_json
+from pcam_lightning.runs.files import read_json
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.slurm import limits
 from pcam_lightning.slurm.packed import PackedRuns
 from pcam_lightning.slurm.usage import describe_request
+from pcam_lightning.sweeps.jobs import DEATHS, JobState
 
 MOST_LOCAL_JOBS = 1_000_000
 
@@ -197,9 +200,6 @@ class _RejectedError(Exception):
 
 def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, Any]]) -> None:
     """Add jobs to `sweep.json`, from which `job_states` finds the jobs of a sweep."""
-    from pcam_lightning.files import write_json
-    from pcam_lightning.runs.status import read_json
-
     path = folder / "sweep.json"
     earlier = read_json(path)["jobs"] if path.is_file() else []
     again = {job["number"] for job in jobs}
@@ -218,6 +218,20 @@ def write_sweep(folder: Path, command: str, executor: str, jobs: list[dict[str, 
             "jobs": sorted(kept + jobs, key=lambda job: job["number"]),
         },
     )
+
+
+def record_ends(folder: Path, jobs: Sequence[JobState]) -> None:
+    """Add the causes of ends to `sweep.json`, because Slurm forgets them."""
+    ends = {
+        job.number: {"state": job.state, "error": job.error} for job in jobs if job.state in DEATHS
+    }
+    if ends:
+        path = folder / "sweep.json"
+        content = read_json(path)
+        for job in content["jobs"]:
+            if job["number"] in ends:
+                job["end"] = ends[job["number"]]
+        write_json(path, content)
 
 
 def _listed(folder: Path) -> set[Path]:

@@ -16,7 +16,7 @@ from pcam_lightning.config.override_text import override
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.slurm.jobs import job_states, read_sweep
 from pcam_lightning.slurm.queue import Watch
-from pcam_lightning.slurm.submission import PlannedJob, Submission
+from pcam_lightning.slurm.submission import PlannedJob, Submission, record_ends
 from pcam_lightning.sweeps.jobs import FAILURES, JobState, titles
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -69,6 +69,8 @@ def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> lis
         left = f"; {len(submission.left)} jobs are not submitted" if submission.left else ""
         _print(f"stopped waiting; the jobs continue{left}. To stop them: {stop_command(sweep)}")
         sys.exit(130)
+    if submission.cluster == "slurm":
+        record_ends(sweep, list(ended.states.values()))
     final = {job.number: job for job in job_states(sweep, watch.queued_jobs)}
     return [_returned(job, ended.states.get(job.number) or final.get(job.number)) for job in jobs]
 
@@ -80,7 +82,8 @@ def leave(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> li
         _print(f"asked for {submission.cost}")
     ids = [job["job_id"] for job in read_sweep(sweep)[1] if job["number"] in numbers]
     arrays = list(dict.fromkeys(str(job_id).partition("_")[0] for job_id in ids if job_id))
-    _print(f"submitted: {len(jobs)} jobs, ids {', '.join(arrays)}; nothing waits for them")
+    count, listed = submission.submitted, ", ".join(arrays)
+    _print(f"submitted: {count} jobs, ids {listed}; nothing waits for them")
     _print(f"collect: {collect_command(sweep)}")
     _print(f"stop: {stop_command(sweep)}")
     return [_returned(job, None, detached=True) for job in jobs]

@@ -57,14 +57,16 @@ def test_each_death_has_its_name_and_only_the_dead_run_again(
         assert f": {job.state}: {job.error}" in lines[-1]
     assert "hydra.launcher.mem_gb=" in str(states[2].error)
     assert "hydra.launcher.timeout_min=2" in str(states[4].error)
-    began = {n: Run(folder / str(n)).manifest["started"] for n in (0,)}
+    forgotten = job_states(folder, lambda _: {}, lambda _: {})  # by Slurm
+    assert [(job.state, job.error) for job in forgotten] == [(j.state, j.error) for j in states]
+    began = Run(folder / "0").manifest["started"]
 
     well.touch()
     second = start(*words, "hydra.launcher.timeout_min=10")
     out, err = second.communicate(timeout=LIMIT)
     assert second.returncode == 0, out + err
     assert "submitted 6 jobs" in out
-    assert Run(folder / "0").manifest["started"] == began[0]
+    assert Run(folder / "0").manifest["started"] == began
     assert jobs_of(folder)[0] == jobs[0]
     runs = [Run(folder / str(number)) for number in range(len(ENDS))]
     assert {run.summary["weights_digest"] for run in runs} == {runs[0].summary["weights_digest"]}
