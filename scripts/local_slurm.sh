@@ -97,7 +97,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
-DefMemPerCPU=1000
+DefMemPerCPU=1700
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000,bf_interval=5,sched_interval=5
 # Without accounting, scontrol reports a job for an hour after its end
 MinJobAge=3600

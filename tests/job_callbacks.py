@@ -47,7 +47,9 @@ class DieUntil(Callback):
     def __init__(self, how: str, until: str) -> None:
         self.how, self.until = how, Path(until)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.until.exists():
             return
         if self.how == "kill":

@@ -109,6 +109,27 @@ def test_the_status_of_an_earlier_submission_is_not_believed(
     assert (found.state == "failed") is (found.error == "of the run") is is_believed
 
 
+# The end that the launcher recorded, Slurm's own record, and the state.
+@pytest.mark.parametrize(
+    ("end", "known", "state"),
+    [
+        ({"state": "time_limit", "error": "raise it"}, None, "time_limit"),
+        ({"state": "time_limit", "error": "raise it"}, "NODE_FAIL", "node_failure"),
+        ({"state": "finished", "error": None}, None, "cancelled"),
+        ({"state": "os"}, None, "cancelled"),
+        ("time_limit", None, "cancelled"),
+        (None, None, "cancelled"),
+    ],
+)
+def test_the_launcher_remembers_what_slurm_forgets(
+    tmp_path: Path, slurm, end, known: str | None, state: str
+) -> None:
+    slurm({}, {"12_0": known} if known else {})
+    write_sweep(tmp_path, [{"end": end}])
+    (found,) = job_states(tmp_path)
+    assert found.state == state and (state != "time_limit" or found.error == "raise it")
+
+
 def test_a_finished_run_is_believed_whoever_started_it(tmp_path: Path, slurm) -> None:
     slurm({"12_0": "PENDING"})
     write_sweep(tmp_path, [{"submitted": "2026-01-01T09:00:00.000+00:00"}])
