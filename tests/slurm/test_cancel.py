@@ -16,19 +16,13 @@ QUEUE = "12_0|RUNNING|None|N/A|thin1\n12_1|PENDING|Priority|N/A|\n13_0|PENDING|P
 
 
 @pytest.fixture
-<<<<<<< HEAD
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-=======
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
->>>>>>> tests
     command = stand_in(tmp_path / "bin", monkeypatch)
     command("squeue", printing(QUEUE))
     command("scancel", f"echo $* >> {tmp_path / 'cancelled'}")
     return command
 
 
-<<<<<<< HEAD
-=======
 def test_only_jobs_with_a_log_in_the_sweep_are_cancelled(slurm, tmp_path: Path) -> None:
     """On a real Slurm."""
     folder = tmp_path / "a sweep"
@@ -51,7 +45,6 @@ def test_only_jobs_with_a_log_in_the_sweep_are_cancelled(slurm, tmp_path: Path) 
         subprocess.run(["scancel", *ids], check=True)
 
 
->>>>>>> tests
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """Jobs 12_0 and 12_1, which have not ended, and 12_2, which has finished."""
