@@ -34,7 +34,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 LONGEST = (
-    "test_search", "test_ranks", "test_sweep", "test_sbatch", "test_tour", "test_resume",
+    "test_deaths", "test_search", "test_ranks", "test_sweep", "test_sbatch", "test_tour", "test_resume",
     "test_full_disk", "test_gradient_norm", "test_compare", "test_determinism", "test_benchmark",
 )  # fmt: skip
 """Modules with tests of a minute or more, the longest first."""

@@ -23,7 +23,6 @@ ENDS = {
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 def test_each_death_has_its_name_and_only_the_dead_run_again(
     pcam_root: Path, tmp_path: Path
 ) -> None:
@@ -40,7 +39,7 @@ def test_each_death_has_its_name_and_only_the_dead_run_again(
         f"+callbacks.die.how={hows}", "hydra.launcher.mem_gb=2", "hydra.launcher.max_num_timeout=0",
         "hydra.launcher.array_parallelism=6", "hydra.launcher.signal_delay_s=5",
     ]  # fmt: skip
-    first = start(*words, "hydra.launcher.timeout_min=00:01:00")
+    first = start(*words, "hydra.launcher.timeout_min=00:02:00")
     wait_for((folder / "sweep.json").exists, first)
     jobs = jobs_of(folder)
     subprocess.run(["scancel", jobs[6]["job_id"]], check=True)
@@ -56,7 +55,7 @@ def test_each_death_has_its_name_and_only_the_dead_run_again(
         lines = [each for each in out.splitlines() if each.startswith(f"#{job.number} ")]
         assert f": {job.state}: {job.error}" in lines[-1]
     assert "hydra.launcher.mem_gb=" in str(states[2].error)
-    assert "hydra.launcher.timeout_min=2" in str(states[4].error)
+    assert "hydra.launcher.timeout_min=4" in str(states[4].error)
     forgotten = job_states(folder, lambda _: {}, lambda _: {})  # by Slurm
     assert [(job.state, job.error) for job in forgotten] == [(j.state, j.error) for j in states]
     began = Run(folder / "0").manifest["started"]

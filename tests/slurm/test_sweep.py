@@ -277,9 +277,9 @@ def test_every_problem_has_its_line(command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_jobs_come_back(tmp_path: Path) -> None:
+def test_many_jobs_come_back(tmp_path: Path) -> None:
     app = Path(__file__).with_name("tiny_app.py")
-    words = ["--multirun", "number=range(100)", "hydra/launcher=submitit_slurm"]
+    words = ["--multirun", "number=range(30)", "hydra/launcher=submitit_slurm"]
     words += [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.launcher.cpus_per_task=1"]
     done = subprocess.run(
         [sys.executable, app, *words],
@@ -289,6 +289,6 @@ def test_a_hundred_jobs_come_back(tmp_path: Path) -> None:
         env=os.environ | {"PCAM_CONF": str(CONF)},
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    written = [(tmp_path / "sweep" / str(n) / "number.txt").read_text() for n in range(100)]
-    assert written == [str(n) for n in range(100)]
+    written = [(tmp_path / "sweep" / str(n) / "number.txt").read_text() for n in range(30)]
+    assert written == [str(n) for n in range(30)]
     assert len({job["job_id"].split("_")[0] for job in jobs_of(tmp_path / "sweep")}) == 1
