@@ -34,8 +34,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 LONGEST = (
-    "test_deaths", "test_search", "test_ranks", "test_sweep", "test_sbatch", "test_tour", "test_resume",
-    "test_full_disk", "test_gradient_norm", "test_compare", "test_determinism", "test_benchmark",
+    "test_deaths", "test_search", "test_ranks", "test_sweep", "test_sbatch", "test_tour",
+    "test_resume", "test_full_disk", "test_gradient_norm", "test_compare", "test_determinism",
+    "test_benchmark",
 )  # fmt: skip
 """Modules with tests of a minute or more, the longest first."""
 
