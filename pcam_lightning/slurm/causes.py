@@ -14,6 +14,7 @@ from pcam_lightning.slurm.queue import PENDING, RUNNING
 LOG_BYTES = 1 << 16
 """Number of bytes at the end of a log that are searched."""
 LAST_LINES = 12
+"""Number of lines at the end of a log in which a lack of memory counts."""
 SLURMS_LINE = re.compile(r"(slurmstepd|srun|sbatch)[\w.-]*: ")
 """Beginning of a line that Slurm, not the job, writes into a job's log."""
 MEMORY_LINE = re.compile(
@@ -23,7 +24,7 @@ END_LINE = re.compile(r"\bCANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
 """Slurm's line about the end of a job, in the job's log, with its reason."""
 OUT_OF_REQUEUES = "timed-out too many times"
 """submitit's reason for not requeuing a job, in the job's log."""
-NODE_STATES = ("NODE_FAIL", "BOOT_FAIL", "DEADLINE")
+NODE_STATES = ("NODE_FAIL", "BOOT_FAIL")
 
 Recorded = tuple[str | None, str | None]
 
@@ -55,7 +56,7 @@ def cause_of_end(
         return "out_of_memory", _memory(end, memory)
     if state == "failed":
         return "failed", error
-    if slurm == "TIMEOUT" or reason == "TIME LIMIT":
+    if slurm in ("TIMEOUT", "DEADLINE") or reason == "TIME LIMIT":
         return "time_limit", _time(end)
     if OUT_OF_REQUEUES in text:
         return "time_limit", "requeued as often as allowed; raise hydra.launcher.max_num_timeout"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -14,7 +15,7 @@ from pcam_lightning.runs import Run, find_runs
 from pcam_lightning.runs.files import RunFileError, read_json
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.runs.run import is_run_folder
-from pcam_lightning.runs.status import is_alive
+from pcam_lightning.runs.status import SECONDS_OF_SILENCE, is_alive
 from pcam_lightning.slurm import queue
 from pcam_lightning.slurm.causes import cause_of_end, last_line
 from pcam_lightning.slurm.ends import JobEnd, job_ends
@@ -64,11 +65,21 @@ def job_states(
         if state not in ("finished", "damaged")
     ]
     ended = (look_up or job_ends)(gone) if gone else {}
-    submits = is_alive(submitted.get("submitter") or {})
+    submits = _submits(sweep / "sweep.json", submitted.get("submitter"))
     return [
-        _state(sweep, job, executor, own, queued, ended, bool(submits))
+        _state(sweep, job, executor, own, queued, ended, submits)
         for job, own in zip(jobs, recorded, strict=True)
     ]
+
+
+def _submits(path: Path, submitter: Any) -> bool:
+    """Return whether the launcher that wrote a sweep.json lives, and may submit more jobs."""
+    if not isinstance(submitter, dict):
+        return False
+    alive = is_alive(submitter)
+    if alive is None:  # on another machine; it renews the file's time while jobs are left
+        alive = time.time() - path.stat().st_mtime < SECONDS_OF_SILENCE
+    return alive
 
 
 def _recorded(job: dict[str, Any], executor: str | None) -> tuple[str | None, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -63,6 +64,7 @@ def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> lis
             if submission.left:
                 active = len(waiting) - len(submission.left)
                 submission.submit_next(active, watch.count)
+                os.utime(sweep / "sweep.json")  # a sign of life for other machines
             if waiting:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     except KeyboardInterrupt:

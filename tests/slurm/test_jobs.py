@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,13 @@ def test_titles_are_the_overrides_that_differ(tmp_path: Path) -> None:
     assert titles(job_states(tmp_path)) == ["seed=1", "seed=2"]
     assert titles(job_states(tmp_path / "1")) == ["model=mlp seed=1"]
     assert titles([]) == []
+
+
+@pytest.mark.parametrize(("silent_s", "state"), [(0, "queued"), (1000, "missing")])
+def test_a_launcher_on_another_machine_lives_while_it_renews_the_file(
+    tmp_path: Path, silent_s: float, state: str
+) -> None:
+    write_sweep(tmp_path, [{"job_id": None}], submitter={"host": "elsewhere", "pid": 7})
+    before = time.time() - silent_s
+    os.utime(tmp_path / "sweep.json", (before, before))
+    assert states(tmp_path) == [state]
