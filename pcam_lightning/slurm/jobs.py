@@ -126,7 +126,11 @@ def _state(
     (state, error), job_id = recorded, job["job_id"]
     waiting = (queued or {}).get(job_id)
     waits_for, node = (waiting.waits_for, waiting.node) if waiting else (None, None)
-    if state in ("finished", "damaged"):
+    if state == "damaged" and (waiting is not None or _is_process(executor, job_id)):
+        # The job may be writing the file: Hydra does not write atomically.
+        queues = waiting is not None and waiting.state in queue.PENDING
+        state, error = "queued" if queues else "running", None
+    elif state in ("finished", "damaged"):
         pass
     elif executor == "local":
         state = _local_state(state, job_id)
@@ -167,11 +171,17 @@ def _state(
 
 def _local_state(state: str | None, job_id: str | None) -> str:
     if state in (None, "preempted", "killed"):
-        # A local job's id is the id of its controller process, which may start the run again.
-        if job_id and job_id.isdecimal() and process_mark(int(job_id)):
+        if _is_process("local", job_id):  # its controller may start the run again
             return "queued"
         return state or ("lost" if job_id else "missing")
     return state
+
+
+def _is_process(executor: str | None, job_id: str | None) -> bool:
+    """Return whether a local job lives; its id is the id of its controller process."""
+    if executor != "local" or not job_id or not job_id.isdecimal():
+        return False
+    return process_mark(int(job_id)) is not None
 
 
 def read_sweep(sweep: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -22,8 +22,9 @@ from pcam_lightning.sweeps.jobs import FAILURES, JobState, titles
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """Pause between two looks at the jobs' files; Slurm is asked less often (see `queue.Watch`)."""
-WITHOUT_A_TRACE = ("lost", "cancelled")
-"""States of jobs that one answer of Slurm may lack for a moment, such as a requeued job's."""
+UNCERTAIN = ("lost", "cancelled", "damaged")
+"""States that need a second look: a requeued job may leave the queue for a moment, and a file may be
+half written."""
 
 
 def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> list[JobReturn]:
@@ -134,7 +135,7 @@ class _Ended:
         if job.state == "finished":
             # The command may still fail a check after its run has finished.
             return result_path(job).exists() or self._is_gone(job)
-        return job.state not in WITHOUT_A_TRACE or self._is_gone(job)
+        return job.state not in UNCERTAIN or self._is_gone(job)
 
     def _is_gone(self, job: JobState) -> bool:
         """Return whether two answers of Slurm lack a job."""

@@ -265,3 +265,13 @@ def test_a_launcher_on_another_machine_lives_while_it_renews_the_file(
     before = time.time() - silent_s
     os.utime(tmp_path / "sweep.json", (before, before))
     assert states(tmp_path) == [state]
+
+
+def test_a_file_that_a_living_job_is_writing_is_not_damaged(tmp_path: Path, slurm) -> None:
+    """Hydra does not write `.hydra/overrides.yaml` atomically."""
+    for number in range(2):
+        run = write_run(tmp_path / str(number), [], state="running")
+        (run / ".hydra" / "overrides.yaml").write_text("")
+    write_sweep(tmp_path, [{}, {}])
+    slurm({"12_0": queue.QueuedJob("RUNNING")})
+    assert states(tmp_path) == ["running", "damaged"]
