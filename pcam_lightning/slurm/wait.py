@@ -23,8 +23,8 @@ from pcam_lightning.sweeps.jobs import FAILURES, JobState, titles
 SECONDS_BETWEEN_LOOKS = 1.0
 """Pause between two looks at the jobs' files; Slurm is asked less often (see `queue.Watch`)."""
 UNCERTAIN = ("lost", "cancelled", "damaged")
-"""States that need a second look: a requeued job may leave the queue for a moment, and a file may be
-half written."""
+"""States that need a second look: a requeued job may leave the queue for a moment, and a file may
+be half written."""
 
 
 def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> list[JobReturn]:
