@@ -36,6 +36,12 @@ def draft(target: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         raise
 
 
+def nearest_folder(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if each.is_dir())
+
+
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write a file completely or not at all: neither a reader nor a crash leaves half of it.
 

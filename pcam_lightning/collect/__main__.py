@@ -18,16 +18,17 @@ def main(config: Config) -> Path:
     from pcam_lightning.collect.watch import watch
     from pcam_lightning.slurm.cancel import cancel
     from pcam_lightning.slurm.jobs import job_states
-    from pcam_lightning.slurm.queue import Watch
     from pcam_lightning.slurm.usage import job_usage
+    from pcam_lightning.slurm.watch import Watch
     from pcam_lightning.sweeps.jobs import JobState
 
     folder, sweep = Path(config["run_dir"]), config["runs"]
     paths = [sweep] if isinstance(sweep, str) else sweep
-    ask = Watch().queued_jobs if config["watch"] else None
+    slurm = Watch()
+    ask, look_up = (slurm.queued_jobs, slurm.job_ends) if config["watch"] else (None, None)
 
     def look() -> list[JobState]:
-        return [job for path in paths for job in job_states(path, ask)]
+        return [job for path in paths for job in job_states(path, ask, look_up)]
 
     if not look():
         raise InputError(f"runs={sweep}: no runs found, expected the folder of a sweep")

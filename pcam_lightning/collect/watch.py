@@ -138,17 +138,8 @@ def _line(job: JobState, title: str, run: Progress) -> str:
 def _table(rows: Sequence[Row]) -> Table:
     counts = count_states(job.state for job, _, _ in rows)
     table = Table(box=SIMPLE, title=counts, title_justify="left")
-    for column in (
-        "job",
-        "overrides",
-        "state",
-        "epoch",
-        "val/auroc",
-        "train/loss",
-        "elapsed",
-        "where",
-        "",
-    ):
+    progress = ("epoch", "val/auroc", "train/loss", "elapsed")
+    for column in ("job", "overrides", "state", *progress, "where", ""):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     # A small terminal cuts the table off, so running and failed jobs come first.
     for job, title, run in sorted(rows, key=lambda row: row[0].state in ("finished", "queued")):

@@ -40,19 +40,19 @@ def check_foreign(
         trusted: targets that the user named on the command line, with any arguments.
     """
     for section in sections:
-        for path, part in _parts(config.get(section), section):
+        for path, part in mappings(config.get(section), section):
             _check_part(part, section, f"{where}: config.{path}", folder, trusted)
 
 
-def _parts(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def mappings(value: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every mapping in a config, at any depth, with its path."""
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _parts(item, f"{path}.{index}")
+            yield from mappings(item, f"{path}.{index}")
     elif isinstance(value, Mapping):
         yield path, value
         for key, item in value.items():
-            yield from _parts(item, f"{path}.{key}")
+            yield from mappings(item, f"{path}.{key}")
 
 
 def _check_part(
@@ -120,7 +120,7 @@ def _calls(section: str) -> dict[str, Call]:
             config = config.get(section)
         elif path.parent.name != section:
             continue
-        for _, part in _parts(config, section):
+        for _, part in mappings(config, section):
             if isinstance(target := part.get("_target_"), str):
                 paths = {k for k, v in part.items() if isinstance(v, str) and RUN_DIR in v}
                 known = found.get(target, Call()).paths

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pcam_lightning.doctor.finding import Finding, green, red, yellow
 from pcam_lightning.errors import one_line
+from pcam_lightning.files import nearest_folder
 
 PROBE_BYTES = 16 << 20
 """Size of the file that is written as a test: statvfs knows no quotas."""
@@ -68,12 +69,6 @@ def examine_quota() -> Iterator[Finding]:
             yield yellow("quota", f"{fact}: exceeded", f"quota -s; {OTHER_OUTPUTS}")
         else:
             yield green("quota", fact)
-
-
-def nearest_folder(path: Path) -> Path:
-    """Return a path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(each for each in (path, *path.parents) if each.is_dir())
 
 
 def write_file(folder: Path, size: int = PROBE_BYTES) -> None:

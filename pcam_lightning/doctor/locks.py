@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pcam_lightning.doctor.disk import nearest_folder, new_file
+from pcam_lightning.doctor.disk import new_file
 from pcam_lightning.doctor.finding import Finding, green, yellow
+from pcam_lightning.files import nearest_folder
 
 HELD, SECONDS = 75, 30
 KINDS = {"flock": "flock", "lockf": "fcntl"}

@@ -115,7 +115,7 @@ class OptunaSweeper(Sweeper):
 
     @property
     def _is_left(self) -> bool:
-        """Whether this process ends after submission, and the jobs search by themselves."""
+        """True if this process ends after submission and the jobs search by themselves."""
         return bool(getattr(self._launcher, "params", {}).get("detach"))
 
     def _leave(self) -> None:
@@ -161,14 +161,14 @@ class OptunaSweeper(Sweeper):
         from optuna.trial import TrialState
 
         from pcam_lightning.slurm.jobs import job_states
-        from pcam_lightning.slurm.queue import Watch
+        from pcam_lightning.slurm.watch import Watch
 
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         numbers, printed = {trial.number for trial in running}, None
         watch = Watch(lambda text: print(text, flush=True))
         while active := [
             job.number
-            for job in job_states(self.folder, watch.queued_jobs)
+            for job in job_states(self.folder, watch.queued_jobs, watch.job_ends)
             if job.number in numbers and not job.has_ended
         ]:
             if active != printed:

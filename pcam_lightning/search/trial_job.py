@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn
 from pcam_lightning.slurm.hydra_private import SweepLoader
 from pcam_lightning.slurm.job_config import JobConfig, compose
 from pcam_lightning.slurm.launcher import CheckingLauncher
+from pcam_lightning.slurm.requeue import checkpoint
 
 if TYPE_CHECKING:
     from pcam_lightning.search.space import Space
@@ -89,11 +90,7 @@ class TrialJob:
                 tell(study, trial, outcome)
                 write_report(self.folder, study, self.settings["metric"])
 
-    def checkpoint(self, *arguments: Any) -> Any:
-        """Return the job that submitit starts after a requeue."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, *arguments)
+    checkpoint = checkpoint
 
     def _settled(self, job: JobConfig) -> JobConfig:
         data = job.given.get("data")

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcam_lightning.files import nearest_folder
+
 CHECKPOINTS = 2
 """`best.ckpt` and `last.ckpt`."""
 OTHER_FILES_BYTES = 10_000_000
@@ -23,8 +25,7 @@ def disk_problems(configs: Sequence[Mapping[str, Any]], sweep: Path) -> Iterator
         sweep: folder of the sweep, which may not exist yet.
     """
     needed = space_needed(configs)
-    folder = next(each for each in (sweep, *sweep.parents) if each.is_dir())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest_folder(sweep)).free
     if needed > free:
         yield (
             f"hydra.sweep.dir={sweep}: {len(configs)} runs need about {needed / 1e9:.3g} GB for "

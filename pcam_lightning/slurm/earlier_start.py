@@ -9,6 +9,7 @@ from pathlib import Path
 from pcam_lightning.errors import InputError
 from pcam_lightning.slurm.jobs import job_states
 from pcam_lightning.slurm.submission import PlannedJob
+from pcam_lightning.slurm.watch import Watch
 from pcam_lightning.sweeps.jobs import JobState, count_states
 
 
@@ -25,11 +26,16 @@ class EarlierStart:
     jobs: dict[int, JobState]
 
     @classmethod
-    def of(cls, sweep: Path) -> EarlierStart:
-        """Return the earlier start in a sweep's folder."""
+    def of(cls, sweep: Path, watch: Watch | None = None) -> EarlierStart:
+        """Return the earlier start in a sweep's folder; Slurm is asked now, or by a watch.
+
+        Raises:
+            InputError: Slurm does not answer.
+        """
         if not (sweep / "sweep.json").is_file():
             return cls(sweep, {})
-        states = job_states(sweep)
+        ask, look_up = (watch.queued_jobs, watch.job_ends) if watch else (None, None)
+        states = job_states(sweep, ask, look_up)
         if unknown := [job for job in states if job.state == "unknown"]:
             raise InputError(
                 f"hydra.sweep.dir={sweep}: the state of {len(unknown)} jobs of an earlier start is "

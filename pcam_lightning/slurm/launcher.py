@@ -21,6 +21,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import CONF, Config
+from pcam_lightning.config.targets import mappings
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs.snapshot import take_snapshot
 from pcam_lightning.slurm.earlier_start import EarlierStart
@@ -28,6 +29,7 @@ from pcam_lightning.slurm.hydra_private import SweepLoader
 from pcam_lightning.slurm.job_config import JOB_VARIABLES, JobConfig, compose, restore
 from pcam_lightning.slurm.local import parallelism, waiting_setup
 from pcam_lightning.slurm.submission import PlannedJob, Submission
+from pcam_lightning.slurm.watch import Watch
 
 OWN_PARAMETERS = {"detach", "retry", "snapshot", "runs_per_job"}
 """The launcher's parameters that submitit does not know."""
@@ -111,7 +113,9 @@ class CheckingLauncher(BaseSubmititLauncher):
         assert self.config is not None
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
         parameters = schema.read_launcher(dict(self.params))
-        earlier = EarlierStart.of(sweep)
+        # A search launches several times, and Slurm is not asked again for each of them.
+        self._watch = watch = getattr(self, "_watch", None) or Watch(print)
+        earlier = EarlierStart.of(sweep, watch)
         if configs[0].checked.get("preflight", True):
             with _outside_of_jobs():
                 folders = earlier.taken_folders(parameters.get("retry"))
@@ -125,7 +129,9 @@ class CheckingLauncher(BaseSubmititLauncher):
         if kept:
             print(f"continued: {earlier.describe(kept)}", flush=True)
         if parameters.get("snapshot") and chosen:
-            snapshot = take_snapshot(sweep, CONF, set(_targets([each.checked for each in configs])))
+            parts = mappings([config.checked for config in configs])
+            targets = {part["_target_"] for _, part in parts if part.get("_target_")}
+            snapshot = take_snapshot(sweep, CONF, targets)
             for note in snapshot.notes:
                 print(f"warning: {note}", file=sys.stderr, flush=True)
             parameters["setup"] = [*snapshot.exports(), *(parameters.get("setup") or [])]
@@ -144,17 +150,7 @@ class CheckingLauncher(BaseSubmititLauncher):
                 submission.check_at_once()
                 submission.submit_all()
                 return leave(sweep, jobs, submission)
-            return wait(sweep, jobs, submission)
-
-
-def _targets(value: Any) -> Iterator[str]:
-    """Yield every `_target_` in plain containers."""
-    if isinstance(value, dict):
-        if isinstance(target := value.get("_target_"), str):
-            yield target
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        yield from _targets(item)
+            return wait(sweep, jobs, submission, watch)
 
 
 class LocalLauncher(CheckingLauncher):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pcam_lightning.slurm.requeue import PACKED, requeue
+from pcam_lightning.slurm.requeue import PACKED, checkpoint, requeue
 
 STOPPED = 128 + signal.SIGUSR2
 """Exit status of a run that has saved, and is to be continued."""
@@ -53,11 +53,7 @@ class PackedRuns:
         if worst := max(codes):
             sys.exit(worst)
 
-    def checkpoint(self, *arguments: Any) -> Any:
-        """Return the job that submitit starts after a requeue."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, *arguments)
+    checkpoint = checkpoint
 
 
 def _run(

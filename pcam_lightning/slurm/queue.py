@@ -1,14 +1,11 @@
 """Jobs in Slurm's queue, from squeue."""
 
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SECONDS = 30
 """Time limit of a Slurm command."""
-SHORTEST_PAUSE, LONGEST_PAUSE = 30.0, 120.0
-"""Seconds between two queries: all users of a cluster share one Slurm controller."""
 NO_ANSWER = "Slurm does not answer"
 PENDING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
 RUNNING = frozenset(
@@ -58,7 +55,8 @@ def ask(*command: str) -> str | None:
 
 def queued_jobs(job_ids: Sequence[str]) -> Queue | None:
     """Return these of the jobs that are in Slurm's queue; None if Slurm does not answer."""
-    return _of(job_ids, own_jobs()) if job_ids else {}
+    queue = own_jobs() if job_ids else {}
+    return queue and {job: queue[job] for job in job_ids if job in queue}
 
 
 def own_jobs() -> Queue | None:
@@ -71,40 +69,6 @@ def own_jobs() -> Queue | None:
     return {row[0]: _job(*row[1:]) for row in rows if len(row) == len(FORMAT.split("|"))}
 
 
-class Watch:
-    """A cached view of the queue for a waiting command.
-
-    It asks Slurm at most every 30 s, and every 2 minutes if nothing changes.
-
-    Args:
-        report: called with one line when Slurm stops answering, and when it answers again.
-
-    Attributes:
-        answers: number of answers that Slurm has given.
-        count: number of this user's jobs in the queue, at the last answer.
-    """
-
-    def __init__(self, report: Callable[[str], object] = lambda text: None) -> None:
-        self.answers, self.count = 0, 0
-        self._report = report
-        self._known: Queue | None = {}
-        self._next, self._pause = 0.0, SHORTEST_PAUSE
-
-    def queued_jobs(self, job_ids: Sequence[str]) -> Queue | None:
-        """Return `queued_jobs(job_ids)` as of the last query."""
-        if time.monotonic() >= self._next:
-            known = own_jobs()
-            if (known is None) != (self._known is None):
-                self._report(f"{NO_ANSWER}; waiting" if known is None else "Slurm answers again")
-            unchanged = known is None or known == self._known
-            self._pause = min(2 * self._pause, LONGEST_PAUSE) if unchanged else SHORTEST_PAUSE
-            self._known = known
-            if known is not None:
-                self.answers, self.count = self.answers + 1, len(known)
-            self._next = time.monotonic() + self._pause
-        return _of(job_ids, self._known)
-
-
 def _job(state: str, reason: str, start: str, node: str) -> QueuedJob:
     waits = state in PENDING
     return QueuedJob(
@@ -113,7 +77,3 @@ def _job(state: str, reason: str, start: str, node: str) -> QueuedJob:
         start if start not in ("", "N/A") else None,
         node or None,
     )
-
-
-def _of(job_ids: Sequence[str], queue: Queue | None) -> Queue | None:
-    return queue and {job: queue[job] for job in job_ids if job in queue}

@@ -4,9 +4,21 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 PACKED = "PCAM_PACKED_RUN"
 """Variable in the environment of one of several runs in a job, which all of them requeue once."""
+
+
+def checkpoint(job: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the call that submitit makes when a job starts after a requeue: the same call.
+
+    A class whose instances are jobs names this function as its method `checkpoint`.
+    """
+    from submitit.helpers import DelayedSubmission
+
+    return DelayedSubmission(job, *arguments)
 
 
 def requeue(number: int) -> None:

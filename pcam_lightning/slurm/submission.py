@@ -22,7 +22,7 @@ from pcam_lightning.slurm.packed import PackedRuns
 from pcam_lightning.slurm.usage import describe_request
 from pcam_lightning.sweeps.jobs import DEATHS, JobState
 
-MOST_LOCAL_JOBS = 1_000_000
+NO_LIMIT = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class Submission:
     ) -> None:
         self.sweep, self.command, self.executor, self.cluster = sweep, command, executor, cluster
         self.function, self.left = function, list(jobs)
-        self.parallel = parameters.get("array_parallelism") or MOST_LOCAL_JOBS
+        self.parallel = parameters.get("array_parallelism") or NO_LIMIT
         self.submitted = 0
         self.runs_per_job = parameters.get("runs_per_job") or 1
         count = -(-len(jobs) // self.runs_per_job)
         self.cost = describe_request(parameters, count) if cluster == "slurm" else None
-        self._chunk = self._limit = self._accepted = MOST_LOCAL_JOBS
+        self._chunk = self._limit = self._accepted = NO_LIMIT
         if cluster == "slurm":
-            self._chunk = limits.largest_array() or MOST_LOCAL_JOBS
-            self._limit = limits.most_queued(parameters.get("account")) or MOST_LOCAL_JOBS
+            self._chunk = limits.largest_array() or NO_LIMIT
+            self._limit = limits.most_queued(parameters.get("account")) or NO_LIMIT
 
     def check_at_once(self) -> None:
         """Raise `InputError` if the jobs cannot all be in the queue at the same time."""

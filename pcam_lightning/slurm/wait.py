@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,20 @@ from hydra.core.utils import JobReturn, JobStatus
 from pcam_lightning.config.override_text import override
 from pcam_lightning.runs.process import process_mark
 from pcam_lightning.slurm.jobs import job_states, read_sweep
-from pcam_lightning.slurm.queue import Watch
 from pcam_lightning.slurm.submission import PlannedJob, Submission, record_ends
+from pcam_lightning.slurm.watch import Watch
 from pcam_lightning.sweeps.jobs import FAILURES, JobState, titles
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Pause between two looks at the jobs' files; Slurm is asked less often (see `queue.Watch`)."""
+"""Pause between two looks at the jobs' files; Slurm is asked less often (see `watch.Watch`)."""
 UNCERTAIN = ("lost", "cancelled", "damaged")
 """States that need a second look: a requeued job may leave the queue for a moment, and a file may
 be half written."""
 
 
-def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> list[JobReturn]:
+def wait(
+    sweep: Path, jobs: Sequence[PlannedJob], submission: Submission, watch: Watch | None = None
+) -> list[JobReturn]:
     """Submit jobs as Slurm accepts them, and print each change of a job's state until all ended.
 
     Jobs of an earlier start that have not ended are waited for, too. While Slurm does not answer,
@@ -37,11 +39,12 @@ def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> lis
         sweep: folder of the sweep.
         jobs: all jobs of this start.
         submission: those of them that are to be submitted.
+        watch: view of Slurm; a new one by default.
 
     Returns:
         One JobReturn per job; that of a failed job raises SystemExit on `return_value`.
     """
-    watch = Watch(_print)
+    watch = watch or Watch(_print)
     waiting = {job.number for job in submission.left}
     if waiting:
         if submission.cost:
@@ -74,7 +77,8 @@ def wait(sweep: Path, jobs: Sequence[PlannedJob], submission: Submission) -> lis
         sys.exit(130)
     if submission.cluster == "slurm":
         record_ends(sweep, list(ended.states.values()))
-    final = {job.number: job for job in job_states(sweep, watch.queued_jobs)}
+    rest = {job.number for job in jobs} - ended.states.keys()  # left as an earlier start left them
+    final = {job.number: job for job in _look(sweep, watch, rest)} if rest else {}
     return [_returned(job, ended.states.get(job.number) or final.get(job.number)) for job in jobs]
 
 
@@ -115,7 +119,7 @@ class _Ended:
         """Return the current states of jobs, as far as they are certain."""
         if not (self._sweep / "sweep.json").is_file():
             return []
-        jobs = job_states(self._sweep, self._watch.queued_jobs, numbers=set(numbers))
+        jobs = _look(self._sweep, self._watch, numbers)
         jobs = [
             # An app of another project writes no run folder.
             replace(job, state="finished")
@@ -149,6 +153,10 @@ class _Ended:
             return False
         since = self._suspected.setdefault(job.number, self._watch.answers)
         return self._watch.answers > since
+
+
+def _look(sweep: Path, watch: Watch, numbers: Collection[int]) -> list[JobState]:
+    return job_states(sweep, watch.queued_jobs, watch.job_ends, numbers)
 
 
 def result_path(job: JobState) -> Path:

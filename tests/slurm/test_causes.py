@@ -30,8 +30,8 @@ REQUEUES = "UncompletedJobError: Job not requeued because: timed-out too many ti
 EPOCHS = "epoch 1\nepoch 2\n"
 ERROR = "error: data.root=/x: no files"
 
-# What the run recorded, Slurm's record, the log (None: there is none), the state, and a text of
-# the error.
+# The state that the run recorded, Slurm's record, the log (None: there is none), the state, and a
+# text of the error.
 CASES = {
     # Slurm remembers the job.
     "memory": (KILLED, shown("OUT_OF_MEMORY", MinMemoryNode="2G"), EPOCHS, "out_of_memory",

@@ -13,9 +13,10 @@ from hydra.core.utils import JobStatus
 from sweep_files import write_run, write_sweep
 
 from pcam_lightning.runs.process import process_mark
-from pcam_lightning.slurm import jobs as states
+from pcam_lightning.slurm import ends as slurm_ends
 from pcam_lightning.slurm import queue
 from pcam_lightning.slurm import wait as waiting
+from pcam_lightning.slurm import watch as watching
 from pcam_lightning.slurm.ends import JobEnd
 from pcam_lightning.slurm.submission import PlannedJob
 
@@ -43,7 +44,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (queue, waiting):
+    for module in (watching, waiting):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -67,7 +68,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch, clock: Clock):
             return {job: JobEnd(ends[f"job_{job}"]) for job in ids if f"job_{job}" in ends}
 
         monkeypatch.setattr(queue, "ask", ask)
-        monkeypatch.setattr(states, "job_ends", job_ends)
+        monkeypatch.setattr(slurm_ends, "job_ends", job_ends)
         return asked
 
     return answer
@@ -188,7 +189,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_stop_them(sweep, clock: Clock, c
 
 
 def test_jobs_are_submitted_while_others_run(tmp_path: Path, slurm, clock: Clock) -> None:
-    """Of three jobs Slurm accepts one at a time; job 2 failed in an earlier start."""
+    """Slurm accepts one of three jobs at a time; job 2 failed in an earlier start."""
     done: set[int] = set()
     write_run(tmp_path / "2", ["seed=2"], state="failed", error="e")
 
@@ -231,9 +232,29 @@ def test_one_query_answers_for_all_jobs(clock: Clock, monkeypatch) -> None:
     asked = []
     answer = f"{RUNNING}\n8_0|PENDING|Priority|N/A|"
     monkeypatch.setattr(queue, "ask", lambda *_: asked.append(1) or answer)
-    watch = queue.Watch()
+    watch = watching.Watch()
     found = watch.queued_jobs(["7_1", "7_0"])
     assert found and {job: each.state for job, each in found.items()} == {"7_1": "RUNNING"}
     assert list(watch.queued_jobs(["8_0"]) or ()) == ["8_0"]
     assert watch.queued_jobs([]) == {}
     assert (len(asked), watch.answers, watch.count) == (1, 1, 2)
+
+
+def test_ends_are_asked_for_once_an_answer_and_new_jobs_wait(clock: Clock, monkeypatch) -> None:
+    """A job that is submitted after the last answer is not in it, and has not ended."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(queue, "ask", lambda *_: RUNNING)
+    monkeypatch.setattr(
+        slurm_ends, "job_ends", lambda ids: asked.append([*ids]) or {"7_0": JobEnd("FAILED")}
+    )
+    watch = watching.Watch()
+    for _ in range(29):
+        assert {*(watch.queued_jobs(["7_0", "7_1"]) or {})} == {"7_1"}
+        assert watch.job_ends(["7_0"]) == {"7_0": JobEnd("FAILED")}
+        assert watch.queued_jobs(["8_0"]) == {"8_0": queue.QueuedJob("PENDING")}
+        clock.sleep(1)
+    assert asked == [["7_0"]]
+    clock.sleep(1)
+    assert watch.queued_jobs(["7_0", "8_0"]) == {}
+    watch.job_ends(["7_0", "8_0"])
+    assert asked == [["7_0"], ["7_0", "8_0"]]
