@@ -144,14 +144,11 @@ def load_module(
     except InputError as error:
         raise InputError(f"{where}: config.{error}" if run else str(error)) from None
     build.check_arguments(constructor_arguments(model), "model")
-    if (
-        run is None
-        or is_named("model", overrides)
-        or not (backbone := run.manifest.get("backbone"))
-    ):
+    recorded = None if run is None else run.manifest.get("backbone")
+    if recorded is None or is_named("model", overrides):
         network, backbone = build_network(model, pretrained=model.get("tune", "full") != "full")
     else:
-        network = construct(model, "model")
+        network, backbone = construct(model, "model"), recorded
         if frozen_keys(network):
             load_recorded(network, backbone, where)  # type: ignore[arg-type]
     module = PCamClassifier(network, backbone=backbone)
