@@ -29,6 +29,11 @@ RESERVED = {
 }
 """Arguments of `timm.create_model` that read files or change what a network takes and returns."""
 WORD = re.compile(r"\w*")
+FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""Exceptions by which networks of timm reject their arguments or a size."""
 
 
 class TimmClassifier(nn.Module):
@@ -161,7 +166,8 @@ class TimmClassifier(nn.Module):
         """Return whether a published weight of this name belongs to the removed classifier."""
         names = getattr(self.backbone, "pretrained_cfg", {}).get("classifier") or ()
         names = (names,) if isinstance(names, str) else names
-        return key.startswith(tuple(f"{each}." for each in (*names, "head", "fc", "classifier")))
+        removed = {each.partition(".")[0] for each in names} | {"head", "fc", "classifier"}
+        return key.partition(".")[0] in removed
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Copy pretrained weights, of the names and shapes that timm gives a new network.
@@ -202,7 +208,7 @@ class TimmClassifier(nn.Module):
         for each in sizes:
             try:
                 return each, self._count_features(each)
-            except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            except FAULTS as error:
                 fault = " ".join(str(error).split())
         raise ValueError(
             f"{name} does not work with an input of {sizes[-1]} pixels ({fault}); expected "
@@ -211,9 +217,10 @@ class TimmClassifier(nn.Module):
 
     def _count_features(self, size: int) -> int:
         """Return the number of features, and note which layers are called to compute them."""
-        patch_size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", (1,))
-        if size % patch_size[0]:
-            raise ValueError(f"{size} is no multiple of its patches of {patch_size[0]} pixels")
+        side = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", 1)
+        side = side if isinstance(side, int) else side[0]
+        if size % side:
+            raise ValueError(f"{size} is no multiple of its patches of {side} pixels")
         self._set_size(size)
         self.size = size
         self.backbone.eval()
@@ -258,7 +265,7 @@ def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         given["mlp_layer"] = getattr(timm.layers, layer)
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **given)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except FAULTS as error:
         raise ValueError(f"{name} does not take arguments={dict(arguments)} ({error})") from None
 
 
@@ -288,7 +295,10 @@ def _add_lora(
     if targets is None:
         names = [name for name in names if name in called]
     elif isinstance(targets, str):
-        names = [name for name in names if re.fullmatch(targets, name)]
+        try:
+            names = [name for name in names if re.fullmatch(targets, name)]
+        except re.error as error:
+            raise ValueError(f"lora_targets={targets}: no regular expression ({error})") from None
     else:
         names = [name for name in names if name in targets]
     if not called.issuperset(names) or not names:
@@ -298,7 +308,10 @@ def _add_lora(
             + (f"{fault} is not run as a module" if fault else "matches no linear layer")
             + "; expected a regular expression such as .*proj, or null for all layers"
         )
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), backbone)
+    # A list would also match longer names that end with one of these.
+    pattern = "|".join(map(re.escape, names))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern)
+    inject_adapter_in_model(config, backbone)
     return names
 
 

@@ -172,9 +172,11 @@ def _source(
     known_license: str | None,
 ) -> Source:
     interpolation = stated.interpolation if stated.interpolation == "bilinear" else "bicubic"
+    # Some repositories state num_classes here; the classifier is not used.
+    arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
     network = {
         "name": architecture,
-        "arguments": dict(arguments),
+        "arguments": arguments,
         "native_size": stated.input_size[1],
         "interpolation": interpolation,
     }
