@@ -47,8 +47,12 @@ class Source:
     """Further arguments of the network: `name`, `arguments`, `native_size`, `interpolation`."""
 
 
-Channels = Annotated[tuple[float, float, float], Field(strict=False)]
-Sides = Annotated[tuple[int, int, int], Field(strict=False)]
+Mean = Annotated[float, Field(allow_inf_nan=False)]
+Deviation = Annotated[Mean, Field(gt=0)]
+Side = Annotated[int, Field(ge=1, le=2048)]
+Means = Annotated[tuple[Mean, Mean, Mean], Field(strict=False)]
+Deviations = Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
+Sides = Annotated[tuple[int, Side, Side], Field(strict=False)]
 
 
 class Pretrained(BaseModel):
@@ -56,8 +60,8 @@ class Pretrained(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    mean: Channels = IMAGENET[0]
-    std: Channels = IMAGENET[1]
+    mean: Means = IMAGENET[0]
+    std: Deviations = IMAGENET[1]
     input_size: Sides = (3, 224, 224)
     interpolation: str = "bicubic"
     license: str | None = None
