@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.models.normalize import SHAPE, Normalize
 from pcam_lightning.models.pretrained import copy_state
 
@@ -62,7 +63,7 @@ class TimmClassifier(nn.Module):
         dropout: share of the features dropped while training, in [0, 1).
 
     Raises:
-        ValueError: timm has no such architecture, the arguments do not fit it, it does not work
+        InputError: timm has no such architecture, the arguments do not fit it, it does not work
             with this size, or `lora_targets` matches no layer.
     """
 
@@ -209,8 +210,8 @@ class TimmClassifier(nn.Module):
             try:
                 return each, self._count_features(each)
             except FAULTS as error:
-                fault = " ".join(str(error).split())
-        raise ValueError(
+                fault = one_line(error)
+        raise InputError(
             f"{name} does not work with an input of {sizes[-1]} pixels ({fault}); expected "
             f"size=native, {native}"
         )
@@ -249,24 +250,26 @@ def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     import timm.layers
 
     if not timm.is_model(name):
-        raise ValueError(f"name={name}: timm has no such architecture")
+        raise InputError(f"name={one_line(name, 80)}: timm has no such architecture")
     given = dict(arguments)
     for key, value in given.items():
         values = value if isinstance(value, list | tuple) else [value]
         plain = all(isinstance(each, int | float | None) or _is_word(each) for each in values)
         if key in RESERVED or not plain:
-            raise ValueError(
+            raise InputError(
                 f"arguments.{key}={value!r}: expected an argument of {name}: a number, a word or "
                 f"a list of numbers, not of {', '.join(sorted(RESERVED))}"
             )
     if isinstance(layer := given.get("mlp_layer"), str):
         if layer not in LAYERS:
-            raise ValueError(f"arguments.mlp_layer={layer}: expected one of {', '.join(LAYERS)}")
+            raise InputError(f"arguments.mlp_layer={layer}: expected one of {', '.join(LAYERS)}")
         given["mlp_layer"] = getattr(timm.layers, layer)
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **given)
     except FAULTS as error:
-        raise ValueError(f"{name} does not take arguments={dict(arguments)} ({error})") from None
+        raise InputError(
+            f"{name} does not take arguments={dict(arguments)} ({one_line(error)})"
+        ) from None
 
 
 def _is_word(value: Any) -> bool:
@@ -298,12 +301,12 @@ def _add_lora(
         try:
             names = [name for name in names if re.fullmatch(targets, name)]
         except re.error as error:
-            raise ValueError(f"lora_targets={targets}: no regular expression ({error})") from None
+            raise InputError(f"lora_targets={targets}: no regular expression ({error})") from None
     else:
         names = [name for name in names if name in targets]
     if not called.issuperset(names) or not names:
         fault = next((name for name in names if name not in called), None)
-        raise ValueError(
+        raise InputError(
             f"lora_targets={targets}: "
             + (f"{fault} is not run as a module" if fault else "matches no linear layer")
             + "; expected a regular expression such as .*proj, or null for all layers"

@@ -47,6 +47,10 @@ class Source:
     """Further arguments of the network: `name`, `arguments`, `native_size`, `interpolation`."""
 
 
+Word = Annotated[str, Field(pattern=r"^[\w.-]*$")]
+Argument = Annotated[str, Field(pattern=r"^[a-z]\w*$")]
+"""No key that Hydra would call, such as `_target_`."""
+Number = bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
 Mean = Annotated[float, Field(allow_inf_nan=False)]
 Deviation = Annotated[Mean, Field(gt=0)]
 Side = Annotated[int, Field(ge=1, le=2048)]
@@ -72,8 +76,8 @@ class HubConfig(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    architecture: str
-    model_args: dict[str, Any] = {}
+    architecture: Word
+    model_args: dict[Argument, Number | Word | list[Number | Word]] = {}
     pretrained_cfg: Pretrained = Pretrained()
 
 
