@@ -40,7 +40,7 @@ def build_network(model: Config, pretrained: bool = True) -> Network:
     source = find_source(model)
     if source is None:
         return Network(construct(arguments, "model"), None)
-    arguments |= _stated(arguments, source)
+    arguments = _completed(arguments, source)
     network = construct(arguments, "model")
     network.normalize.set(source.mean, source.std)
     facts: dict[str, Any] = {"name": source.name, "file": None, "digest": None}
@@ -76,12 +76,15 @@ def _load(network: "nn.Module", source: "Source") -> str:
     return weights_digest(state)
 
 
-def _stated(arguments: Config, source: "Source") -> Config:
-    """Return the arguments that a publisher states, with the user's further ones."""
-    stated = dict(source.arguments)
-    if "arguments" in stated:
-        stated["arguments"] = stated["arguments"] | (arguments.get("arguments") or {})
-    return stated
+def _completed(arguments: Config, source: "Source") -> Config:
+    """Return the arguments of a network: those of its publisher, replaced by the given ones."""
+    published = dict(source.arguments)
+    if "name" in published:  # an architecture, in place of a place of weights
+        arguments = arguments | {
+            "name": published["name"],
+            "arguments": published["arguments"] | dict(arguments.get("arguments") or {}),
+        }
+    return published | arguments
 
 
 def _description(network: "nn.Module", arguments: Config) -> Config:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.models.normalize import SHAPE, Normalize
 from pcam_lightning.models.pretrained import copy_state
 
@@ -29,6 +30,11 @@ RESERVED = {
 }
 """Arguments of `timm.create_model` that read files or change what a network takes and returns."""
 WORD = re.compile(r"\w*")
+FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""Exceptions by which networks of timm reject their arguments or a size."""
 
 
 class TimmClassifier(nn.Module):
@@ -57,7 +63,7 @@ class TimmClassifier(nn.Module):
         dropout: share of the features dropped while training, in [0, 1).
 
     Raises:
-        ValueError: timm has no such architecture, the arguments do not fit it, it does not work
+        InputError: timm has no such architecture, the arguments do not fit it, it does not work
             with this size, or `lora_targets` matches no layer.
     """
 
@@ -161,7 +167,8 @@ class TimmClassifier(nn.Module):
         """Return whether a published weight of this name belongs to the removed classifier."""
         names = getattr(self.backbone, "pretrained_cfg", {}).get("classifier") or ()
         names = (names,) if isinstance(names, str) else names
-        return key.startswith(tuple(f"{each}." for each in (*names, "head", "fc", "classifier")))
+        removed = {each.partition(".")[0] for each in names} | {"head", "fc", "classifier"}
+        return key.partition(".")[0] in removed
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Copy pretrained weights, of the names and shapes that timm gives a new network.
@@ -202,18 +209,19 @@ class TimmClassifier(nn.Module):
         for each in sizes:
             try:
                 return each, self._count_features(each)
-            except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-                fault = " ".join(str(error).split())
-        raise ValueError(
+            except FAULTS as error:
+                fault = one_line(error)
+        raise InputError(
             f"{name} does not work with an input of {sizes[-1]} pixels ({fault}); expected "
             f"size=native, {native}"
         )
 
     def _count_features(self, size: int) -> int:
         """Return the number of features, and note which layers are called to compute them."""
-        patch_size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", (1,))
-        if size % patch_size[0]:
-            raise ValueError(f"{size} is no multiple of its patches of {patch_size[0]} pixels")
+        side = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", 1)
+        side = side if isinstance(side, int) else side[0]
+        if size % side:
+            raise ValueError(f"{size} is no multiple of its patches of {side} pixels")
         self._set_size(size)
         self.size = size
         self.backbone.eval()
@@ -242,24 +250,26 @@ def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     import timm.layers
 
     if not timm.is_model(name):
-        raise ValueError(f"name={name}: timm has no such architecture")
+        raise InputError(f"name={one_line(name, 80)}: timm has no such architecture")
     given = dict(arguments)
     for key, value in given.items():
         values = value if isinstance(value, list | tuple) else [value]
         plain = all(isinstance(each, int | float | None) or _is_word(each) for each in values)
         if key in RESERVED or not plain:
-            raise ValueError(
+            raise InputError(
                 f"arguments.{key}={value!r}: expected an argument of {name}: a number, a word or "
                 f"a list of numbers, not of {', '.join(sorted(RESERVED))}"
             )
     if isinstance(layer := given.get("mlp_layer"), str):
         if layer not in LAYERS:
-            raise ValueError(f"arguments.mlp_layer={layer}: expected one of {', '.join(LAYERS)}")
+            raise InputError(f"arguments.mlp_layer={layer}: expected one of {', '.join(LAYERS)}")
         given["mlp_layer"] = getattr(timm.layers, layer)
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **given)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} does not take arguments={dict(arguments)} ({error})") from None
+    except FAULTS as error:
+        raise InputError(
+            f"{name} does not take arguments={dict(arguments)} ({one_line(error)})"
+        ) from None
 
 
 def _is_word(value: Any) -> bool:
@@ -288,17 +298,23 @@ def _add_lora(
     if targets is None:
         names = [name for name in names if name in called]
     elif isinstance(targets, str):
-        names = [name for name in names if re.fullmatch(targets, name)]
+        try:
+            names = [name for name in names if re.fullmatch(targets, name)]
+        except re.error as error:
+            raise InputError(f"lora_targets={targets}: no regular expression ({error})") from None
     else:
         names = [name for name in names if name in targets]
     if not called.issuperset(names) or not names:
         fault = next((name for name in names if name not in called), None)
-        raise ValueError(
+        raise InputError(
             f"lora_targets={targets}: "
             + (f"{fault} is not run as a module" if fault else "matches no linear layer")
             + "; expected a regular expression such as .*proj, or null for all layers"
         )
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), backbone)
+    # A list would also match longer names that end with one of these.
+    pattern = "|".join(map(re.escape, names))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern)
+    inject_adapter_in_model(config, backbone)
     return names
 
 

@@ -47,8 +47,16 @@ class Source:
     """Further arguments of the network: `name`, `arguments`, `native_size`, `interpolation`."""
 
 
-Channels = Annotated[tuple[float, float, float], Field(strict=False)]
-Sides = Annotated[tuple[int, int, int], Field(strict=False)]
+Word = Annotated[str, Field(pattern=r"^[\w.-]*$")]
+Argument = Annotated[str, Field(pattern=r"^[a-z]\w*$")]
+"""No key that Hydra would call, such as `_target_`."""
+Number = bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
+Mean = Annotated[float, Field(allow_inf_nan=False)]
+Deviation = Annotated[Mean, Field(gt=0)]
+Side = Annotated[int, Field(ge=1, le=2048)]
+Means = Annotated[tuple[Mean, Mean, Mean], Field(strict=False)]
+Deviations = Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
+Sides = Annotated[tuple[int, Side, Side], Field(strict=False)]
 
 
 class Pretrained(BaseModel):
@@ -56,8 +64,8 @@ class Pretrained(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    mean: Channels = IMAGENET[0]
-    std: Channels = IMAGENET[1]
+    mean: Means = IMAGENET[0]
+    std: Deviations = IMAGENET[1]
     input_size: Sides = (3, 224, 224)
     interpolation: str = "bicubic"
     license: str | None = None
@@ -68,8 +76,8 @@ class HubConfig(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    architecture: str
-    model_args: dict[str, Any] = {}
+    architecture: Word
+    model_args: dict[Argument, Number | Word | list[Number | Word]] = {}
     pretrained_cfg: Pretrained = Pretrained()
 
 
@@ -172,9 +180,11 @@ def _source(
     known_license: str | None,
 ) -> Source:
     interpolation = stated.interpolation if stated.interpolation == "bilinear" else "bicubic"
+    # Some repositories state num_classes here; the classifier is not used.
+    arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
     network = {
         "name": architecture,
-        "arguments": dict(arguments),
+        "arguments": arguments,
         "native_size": stated.input_size[1],
         "interpolation": interpolation,
     }

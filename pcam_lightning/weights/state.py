@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcam_lightning.errors import InputError, one_line
-from pcam_lightning.weights.structure import read_structure
+from pcam_lightning.weights.structure import read_early_structure, read_structure
 
 WRAPPERS = ("state_dict", "model", "teacher")
 """Keys below which training scripts save a state dict."""
@@ -57,6 +57,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         if zipfile.is_zipfile(path):
             read_structure(path)
+        else:
+            read_early_structure(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise

@@ -64,16 +64,22 @@ def read_structure(path: Path) -> Any:
         if records[f"{prefix}/data.pkl"].file_size > PICKLE_BYTES:
             raise InputError(f"{path}: data.pkl is larger than {PICKLE_BYTES:,} bytes")
         content = archive.read(f"{prefix}/data.pkl")
-    for code, argument, _ in pickletools.genops(content):
-        # Python allocates a memo as large as the index.
-        if code.name.endswith("PUT") and int(argument or 0) > len(content):
-            raise InputError(f"{path}: damaged, an index of {argument} in data.pkl")
     sizes = {name.removeprefix(f"{prefix}/data/"): each.file_size for name, each in records.items()}
-    reader = _Reader(content, path, sizes)
-    structure = reader.load()
-    if reader.bytes > 2 * size:
-        raise InputError(f"{path}: its tensors take {reader.bytes:,} bytes, the file {size:,}")
-    return structure
+    return _Reader(io.BytesIO(content), path, size, sizes).read()
+
+
+def read_early_structure(path: Path) -> Any:
+    """Return the content of a file in torch's format before version 1.6, as `read_structure` does.
+
+    Such a file consists of four pickles (a number, a version, facts of the machine, the content),
+    the names of the records, and the records.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        stream = io.BytesIO(file.read(PICKLE_BYTES))
+    for _ in range(3):
+        _EarlyReader(stream, path, size, {}).read()
+    return _EarlyReader(stream, path, size, {}).read()
 
 
 @dataclass(frozen=True)
@@ -86,21 +92,41 @@ class _Reader(pickle.Unpickler):
     """Unpickler of plain containers and tensors without values.
 
     Args:
-        content: data.pkl.
+        stream: starts with the pickle.
         path: path of the checkpoint, for messages.
+        file_size: its size in bytes.
         sizes: bytes of each record of numbers, by name.
     """
 
-    def __init__(self, content: bytes, path: Path, sizes: dict[str, int]) -> None:
-        super().__init__(io.BytesIO(content))
-        self.path, self.sizes, self.bytes = path, sizes, 0
-        """`bytes` is the total size of all tensors if each has its own memory."""
+    def __init__(
+        self, stream: io.BytesIO, path: Path, file_size: int, sizes: dict[str, int]
+    ) -> None:
+        super().__init__(stream)
+        self.stream, self.path, self.file_size, self.sizes = stream, path, file_size, sizes
+        self.bytes = 0
+        """Total size of all tensors if each has its own memory."""
+
+    def read(self) -> Any:
+        """Return the content of the pickle, which the stream is behind then."""
+        start = self.stream.tell()
+        for code, argument, _ in pickletools.genops(self.stream):
+            # Python allocates a memo as large as the index.
+            if code.name.endswith("PUT") and int(argument or 0) > len(self.stream.getbuffer()):
+                raise InputError(f"{self.path}: damaged, an index of {argument} in its pickle")
+        self.stream.seek(start)
+        structure = self.load()
+        if self.bytes > 2 * self.file_size:
+            raise InputError(
+                f"{self.path}: its tensors take {self.bytes:,} bytes, the file {self.file_size:,}"
+            )
+        return structure
 
     def find_class(self, module: str, name: str, /) -> Any:
         if module == "torch" and name in STORAGES:
             return _Storage(STORAGES[name])
         known: dict[tuple[str, str], Callable] = {
             ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
@@ -137,3 +163,20 @@ class _Reader(pickle.Unpickler):
             )
         self.bytes += numbers * storage.dtype.itemsize
         return torch.empty(size, dtype=storage.dtype, device="meta")
+
+
+class _EarlyReader(_Reader):
+    """The same for the format before torch 1.6, in which only the content states sizes."""
+
+    def persistent_load(self, pid: Any, /) -> _Storage:
+        _, kind, key, _, numbers, view = pid
+        if view is not None:
+            raise InputError(f"{self.path}: a record that is part of another, expected whole ones")
+        self.sizes[key] = numbers * kind.dtype.itemsize
+        claimed = sum(self.sizes.values())
+        if numbers < 0 or claimed > self.file_size:
+            raise InputError(
+                f"{self.path}: cut short or damaged, its records take {claimed:,} bytes, the file "
+                f"{self.file_size:,}"
+            )
+        return _Storage(kind.dtype, numbers)

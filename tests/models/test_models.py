@@ -1,29 +1,32 @@
 import pytest
 import torch
+from model_builders import NETWORKS
 
 from pcam_lightning import models
-
-BUILDERS = {
-    "mlp": models.MLP,
-    "cnn": models.CNN,
-    "resnet18": models.resnet18,
-    "resnet50": models.resnet50,
-    "densenet121": models.densenet121,
-}
+from pcam_lightning.models.pretrained import frozen_keys
+from pcam_lightning.models.tta import D4TTA, orientations
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_a_network_maps_each_patch_to_a_logit_and_trains_every_parameter(name: str) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_maps_each_patch_to_a_logit_and_trains_its_parameters(name: str) -> None:
     torch.manual_seed(0)
-    model = BUILDERS[name]()
+    model = NETWORKS[name]()
     image = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
     logit = model(image)
     assert logit.shape == (2,) and logit.dtype == torch.float32
     logit.sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    frozen = frozen_keys(model)
+    parameters = dict(model.named_parameters())
+    assert frozen <= model.state_dict().keys() and not frozen >= parameters.keys()
+    for key, parameter in parameters.items():
+        assert (parameter.grad is None) == (not parameter.requires_grad) == (key in frozen), key
     model.eval()
     with torch.no_grad():  # in evaluation, the other patches of a batch have no influence
-        torch.testing.assert_close(model(image)[:1], model(image[:1]), rtol=1e-4, atol=1e-4)
+        together = model(image)
+        torch.testing.assert_close(together[:1], model(image[:1]), rtol=1e-4, atol=1e-4)
+        mean = torch.stack([model(view) for view in orientations(image)]).mean(0)
+        torch.testing.assert_close(D4TTA(model)(image), mean, rtol=1e-4, atol=1e-4)
+    assert not any(module.training for module in model.modules())
 
 
 def test_normalization_by_its_formula() -> None:
@@ -36,7 +39,7 @@ def test_normalization_by_its_formula() -> None:
     assert set(normalize.state_dict()) == {"mean", "std"}
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.endswith(("head", "lora"))])
 @pytest.mark.parametrize(
     ("shape", "dtype", "found"),
     [
@@ -51,7 +54,7 @@ def test_a_network_takes_only_bytes_with_channels_last(
     name: str, shape: tuple[int, ...], dtype: torch.dtype, found: str
 ) -> None:
     with torch.device("meta"):
-        model = BUILDERS[name]()
+        model = NETWORKS[name]()
         with pytest.raises(TypeError) as caught:
             model(torch.zeros(shape, dtype=dtype))
     message = str(caught.value)
