@@ -1,0 +1,154 @@
+"""Logistic regression on fixed features, for many penalties or row subsets at once."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+CURVATURE_ROWS = 8
+"""Rows, in multiples of the number of features, from which the curvature is estimated."""
+ITERATIONS = 200
+"""Limit of LBFGS iterations; a fit that reaches it is reported."""
+TOLERANCE = 1e-4
+"""Largest entry of the gradient, in the coordinates of the fit, at which it has converged."""
+
+
+class Standardization(NamedTuple):
+    """Affine map of raw features to features of mean 0 and mean squared norm 1.
+
+    Each feature is divided by its standard deviation times the square root of the number of
+    features F, so that a penalty has the same effect for any F. A constant feature becomes 0.
+    """
+
+    mean: Tensor
+    """float32 [F]."""
+    scale: Tensor
+    """float32 [F]: the factor after the subtraction of the mean."""
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Standardization":
+        """Return the map that standardizes these features, float [N, F]."""
+        std, mean = torch.std_mean(features, dim=0, correction=0)
+        # Rounding leaves a constant feature a deviation of about 1e-7 times its mean.
+        varies = std > 1e-6 * mean.abs()
+        scale = torch.where(varies, 1 / (std * math.sqrt(features.shape[1])), 0)
+        return cls(mean, scale)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return standardized features, float32 [N, F]."""
+        return (features.float() - self.mean).mul_(self.scale)
+
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight [..., F] and bias [...] that give the same logits on raw features."""
+        raw = weight * self.scale
+        return raw, bias - raw @ self.mean
+
+
+class Fit(NamedTuple):
+    """P linear models of standardized features: logits = features @ weight.T + bias."""
+
+    weight: Tensor
+    """float32 [P, F]."""
+    bias: Tensor
+    """float32 [P]."""
+    loss: Tensor
+    """float32 [P]: value of the objective."""
+    converged: bool
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits [N, P] of standardized features [N, F]."""
+        return torch.addmm(self.bias, features, self.weight.T)
+
+
+class Curvature:
+    """Upper bound of the objective's second derivative, which preconditions the fit.
+
+    The second derivative of the log loss is at most C / 4, where C is the second moment of the
+    features (Boehning and Lindsay 1988). In coordinates in which the bound is the identity, LBFGS
+    needs few iterations for any penalty. An inexact C costs iterations and changes no result.
+
+    Args:
+        features: standardized, float32 [N, F].
+        dtype: dtype in which C is computed.
+    """
+
+    def __init__(self, features: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        step = max(1, len(features) // (CURVATURE_ROWS * features.shape[1]))
+        rows = features[::step].to(dtype)
+        self._quarter = (rows.T @ rows).float() / (4 * len(rows))
+
+    def factor(self, penalties: Tensor) -> Tensor:
+        """Return the Cholesky factors L L^T = C / 4 + penalty, float32 [P, F, F]."""
+        return torch.stack([self._factor(float(penalty)) for penalty in penalties])
+
+    def _factor(self, penalty: float) -> Tensor:
+        slack = 1e-3 * float(self._quarter.diagonal().mean())
+        while True:  # rounding in `dtype` may leave negative eigenvalues
+            matrix = self._quarter.clone()
+            matrix.diagonal().add_(penalty + slack)
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            if not failed:
+                return factor
+            slack *= 10
+
+
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    penalties: Tensor,
+    factor: Tensor,
+    counts: Tensor | None = None,
+) -> Fit:
+    """Fit P logistic regressions by LBFGS.
+
+    Model p minimizes the mean log loss of its rows plus penalty_p / 2 * ||weight_p||^2. The bias
+    has no penalty. With scikit-learn's LogisticRegression, C = 1 / (rows * penalty).
+
+    Args:
+        features: standardized, float32 [N, F].
+        labels: 0 or 1, [N].
+        penalties: above 0, float32 [P].
+        factor: as from `Curvature.factor`, [P, F, F], or [1, F, F] for all models.
+        counts: 1 for the rows of each model and 0 for others, [N, P]; None for all rows.
+    """
+    target = labels.to(features)[:, None]
+    share = 1 / len(features) if counts is None else counts / counts.sum(0)
+    models, width = len(penalties), features.shape[1]
+    u = torch.zeros(models, width, device=features.device, requires_grad=True)
+    bias = torch.zeros(models, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [u, bias], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    loss = torch.empty(0)
+
+    @torch.no_grad()
+    def objective() -> Tensor:
+        nonlocal loss
+        weight = _solve(factor, u, transposed=True)
+        logits = torch.addmm(bias, features, weight.T)
+        loss = ((softplus(logits) - target * logits) * share).sum(0)
+        loss += penalties / 2 * weight.square().sum(1)
+        error = (torch.sigmoid(logits) - target) * share
+        u.grad = _solve(factor, error.T @ features + penalties[:, None] * weight)
+        # The second derivative by the bias is at most 1/4.
+        bias.grad = error.sum(0)
+        return loss.sum()
+
+    optimizer.step(objective)
+    objective()
+    assert u.grad is not None and bias.grad is not None
+    steepest = max(float(u.grad.abs().max()), float(bias.grad.abs().max()))
+    weight = _solve(factor, u.detach(), transposed=True)
+    return Fit(weight, bias.detach(), loss, steepest <= 10 * TOLERANCE)
+
+
+def _solve(factor: Tensor, rows: Tensor, transposed: bool = False) -> Tensor:
+    """Return L^-1 x (or L^-T x) for each row x of [P, F]."""
+    matrix = factor.mT if transposed else factor
+    if len(factor) == 1:
+        return torch.linalg.solve_triangular(matrix[0], rows.T, upper=transposed).T.contiguous()
+    columns = torch.linalg.solve_triangular(matrix, rows[:, :, None], upper=transposed)
+    return columns[:, :, 0]
