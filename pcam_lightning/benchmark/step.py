@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from pcam_lightning.data import Batch
 from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.engine.parameter_groups import build_optimizer
 
 
 def resident_batch(batch_size: int, device: torch.device) -> Batch:
@@ -39,8 +40,8 @@ def training(module: PCamClassifier, precision: Any, clip: float | None) -> Call
     """
     module.train()
     assert module.optimizer is not None
-    parameters = list(module.parameters())
-    optimizer = module.optimizer(parameters)
+    optimizer = build_optimizer(module.optimizer, module.model)
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)  # type: ignore[attr-defined]
     generator = torch.Generator(parameters[0].device)
 

@@ -77,7 +77,6 @@ def _golden_files(target: ExportTarget, count: int) -> dict[str, bytes]:
 def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
     run, threshold = target.run, target.threshold
     manifest, summary = run.manifest, run.summary
-    model = manifest["config"]["model"]
     dataset = manifest.get("dataset", {}).get("name", "not stated")
     packages = ("hydra-core", "lightning", "torch", "torchvision")
     return BundleMetadata(
@@ -91,7 +90,7 @@ def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
         optional_packages_version={each: version(each) for each in packages},
         task="Classify H&E patches of lymph nodes: tumour in the center 32 x 32 pixels or not",
         description=f"{target.model_name} trained on {dataset}",
-        model=model,
+        model=dict(target.network),
         tta="none",
         temperature=threshold.temperature if threshold else None,
         prior_offset=target.served.prior_offset,

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pcam_lightning.config.compose import Config
 from pcam_lightning.config.construct import construct
 from pcam_lightning.config.loggers import build_loggers
+from pcam_lightning.config.network import build_network, constructor_arguments
 from pcam_lightning.config.precision import choose_precision
 from pcam_lightning.config.schema.groups import Trainer as TrainerSchema
 from pcam_lightning.data import PCamDataModule
@@ -43,7 +44,8 @@ def check_targets(config: Config) -> None:
 
     The whole config is checked before any object is built.
     """
-    check_arguments(config | {"data": _without_source(config["data"])}, "")
+    model = constructor_arguments(config["model"])
+    check_arguments(config | {"data": _without_source(config["data"]), "model": model}, "")
     _check_trainer_types(config["trainer"])
 
 
@@ -150,12 +152,14 @@ def build_fabric(trainer: Config) -> Fabric:
 def build_module(config: Config) -> PCamClassifier:
     """Return the LightningModule, whose weights are initialized from the run's seed."""
     torch.manual_seed(derive_seed(config["seed"], "initialisation"))
+    network, backbone = build_network(config["model"])
     return PCamClassifier(
-        model=construct(config["model"], "model"),
+        model=network,
         optimizer=construct(config["optimizer"], "optimizer"),
         scheduler=construct(config["scheduler"], "scheduler"),
         augment=construct(config["augment"], "augment"),
         seed=config["seed"],
+        backbone=backbone,
     )
 
 

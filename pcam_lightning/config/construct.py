@@ -14,8 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import pcam_lightning
 from pcam_lightning.errors import InputError, one_line
 
-EXTRAS = ("mlflow", "wandb")
-"""Extras of this package that install the package of the same name."""
+EXTRAS = {"mlflow": "mlflow", "wandb": "wandb", "timm": "timm", "peft": "timm"}
+"""The extra of this package that installs a package."""
 
 
 def construct(part: Any, path: str, **more: Any) -> Any:
@@ -35,12 +35,16 @@ def construct(part: Any, path: str, **more: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, ModuleNotFoundError):
             text = one_line(cause)
-            extra = next((each for each in EXTRAS if each in text), None)
-            cure = f"; pip install 'pcam-lightning[{extra}]'" if extra else ""
-            raise InputError(f"{path}: {text}{cure}") from None
+            raise InputError(f"{path}: {text}{install_hint(text)}") from None
         if _is_ours(cause) and not isinstance(cause, InputError):
             raise
         raise InputError(f"{path}: {one_line(cause)}") from None
+
+
+def install_hint(text: str) -> str:
+    """Return the command that installs the missing package that a text names; "" for others."""
+    extra = next((extra for package, extra in EXTRAS.items() if package in text), None)
+    return f"; pip install 'pcam-lightning[{extra}]'" if extra else ""
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A `_target_` is a name that is imported and called. The user's own config is trusted; a config in a
 run folder may come from a stranger. In the latter, a section may name only the targets that `conf/`
-has in this section, with numbers, words, and paths inside the run's own folder as arguments.
+has in this section, with numbers, words, and paths inside the run's own folder as arguments; a
+place of pretrained weights may be any, since weights are read by checked readers.
 Nothing is imported for this check.
 """
 
@@ -17,6 +18,7 @@ import yaml
 
 from pcam_lightning.config.compose import CONF
 from pcam_lightning.errors import InputError
+from pcam_lightning.weights.source import takes_weights
 
 WORDS = re.compile(r"(\w[\w ,.:+%-]*(/[\w-][\w.-]*)*)?")
 """A text argument that cannot lead out of a folder: `best`, `val/auroc`, `ddp`."""
@@ -80,6 +82,8 @@ def _check_part(
         if key in call.paths:
             if folder is None or not isinstance(value, str) or not _is_inside(value, folder):
                 raise InputError(f"{where}.{key}={value!r}: expected a path inside {folder}")
+        elif section == "model" and key in ("name", "weights") and takes_weights(part):
+            continue  # places of weights, which are read as data
         elif other := next((text for text in _texts(value) if not WORDS.fullmatch(text)), None):
             raise InputError(
                 f"{where}.{key}={other!r}: expected a word, since the file is untrusted"

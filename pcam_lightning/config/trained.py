@@ -17,6 +17,7 @@ from pcam_lightning.runs.threshold import Threshold
 if TYPE_CHECKING:
     from torch import nn
 
+    from pcam_lightning.engine.module import PCamClassifier
     from pcam_lightning.runs.bundle import Bundle
 
 
@@ -68,18 +69,27 @@ def enclosing_run(folder: Path) -> Run | None:
 def model_config(config: Config, run: Run | None, overrides: Iterable[str]) -> Config:
     """Return the section `model` of the command line where it names one, else that of the run.
 
+    For a run with pretrained weights, it is the recorded description of the network, which names
+    no place of weights.
+
     Raises:
         InputError: the run has none, or its model is not of this package.
     """
-    named = any(each.lstrip("+~").startswith(("model=", "model.")) for each in overrides)
-    if run is None or named:
+    if run is None or is_named("model", overrides):
         return config["model"]
-    path = run.path / "manifest.json"
-    recorded = run.manifest.get("config", {})
+    path, manifest = run.path / "manifest.json", run.manifest
+    recorded = manifest.get("config", {})
+    if backbone := manifest.get("backbone"):
+        recorded = {"model": backbone["network"]}
     if "model" not in recorded:
         raise InputError(f"{path}: no config.model, expected a run of train")
     check_foreign(recorded, ["model"], str(path))
     return recorded["model"]
+
+
+def is_named(section: str, overrides: Iterable[str]) -> bool:
+    """Return whether overrides of the command line choose or change a section of the config."""
+    return any(each.lstrip("+~").startswith((f"{section}=", f"{section}.")) for each in overrides)
 
 
 def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none") -> TrainedModel:
@@ -96,41 +106,76 @@ def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none
     """
     if config.get("bundle") is not None:
         return _load_bundle(Path(config["bundle"]), tta)
-    from hydra.utils import instantiate
-
-    from pcam_lightning.config import build
-    from pcam_lightning.engine.checkpoints import load_weights
-    from pcam_lightning.engine.module import PCamClassifier
-
     checkpoint, run = find_checkpoint(config)
-    model = model_config(config, run, overrides)
-    try:
-        schema.check_model(model)
-    except InputError as error:
-        where = f"{run.path}/manifest.json: config." if run else ""
-        raise InputError(f"{where}{error}") from None
-    build.check_arguments(model, "model")
-    module = PCamClassifier(instantiate(model))
-    load_weights(checkpoint, module)
+    module = load_module(config, checkpoint, run, overrides)
     return _trained(module.model, checkpoint, tta, run, run, recorded_prior_offset(run))
 
 
-def _load_bundle(path: Path, tta: str) -> TrainedModel:
-    from hydra.utils import instantiate
+def load_module(
+    config: Config, checkpoint: Path, run: Run | None, overrides: Iterable[str] = ()
+) -> "PCamClassifier":
+    """Return the module of a checkpoint.
 
+    Its backbone, if it was frozen, comes from the weights that the section `model` names on the
+    command line, else from the file that the run records, whose digest must be the same.
+
+    Args:
+        config: with `model` where no run is given.
+        checkpoint: file of the weights.
+        run: run that the checkpoint lies in.
+        overrides: of the command line; a model named there replaces the run's.
+
+    Raises:
+        InputError: the checkpoint is damaged or of another network, its backbone is not there, or
+            the model is not of this package.
+    """
     from pcam_lightning.config import build
+    from pcam_lightning.config.construct import construct
+    from pcam_lightning.config.network import build_network, constructor_arguments
+    from pcam_lightning.engine.checkpoints import load_weights
+    from pcam_lightning.engine.module import PCamClassifier
+    from pcam_lightning.models.pretrained import frozen_keys
+    from pcam_lightning.weights.state import load_recorded
+
+    model = model_config(config, run, overrides)
+    where = f"{run.path}/manifest.json" if run else ""
+    try:
+        schema.check_model(model)
+    except InputError as error:
+        raise InputError(f"{where}: config.{error}" if run else str(error)) from None
+    build.check_arguments(constructor_arguments(model), "model")
+    if (
+        run is None
+        or is_named("model", overrides)
+        or not (backbone := run.manifest.get("backbone"))
+    ):
+        network, backbone = build_network(model, pretrained=model.get("tune", "full") != "full")
+    else:
+        network = construct(model, "model")
+        if frozen_keys(network):
+            load_recorded(network, backbone, where)  # type: ignore[arg-type]
+    module = PCamClassifier(network, backbone=backbone)
+    load_weights(checkpoint, module)
+    return module
+
+
+def _load_bundle(path: Path, tta: str) -> TrainedModel:
+    from pcam_lightning.config import build
+    from pcam_lightning.config.construct import construct
+    from pcam_lightning.config.network import constructor_arguments
     from pcam_lightning.engine.checkpoints import load_safetensors
     from pcam_lightning.runs.bundle import METADATA, Bundle
 
     bundle = Bundle(path)
     model, where = bundle.metadata.model, f"{path}: {METADATA}"
     check_foreign({"model": model}, ["model"], where)
+    model = constructor_arguments(model)
     try:
         schema.check_model(model)
         build.check_arguments(model, "model")
+        network = construct(model, "model")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    network = instantiate(model)
     load_safetensors(bundle.weights(), network, str(path))
     return _trained(network, path, tta, None, bundle, bundle.metadata.prior_offset)
 

@@ -66,7 +66,8 @@ class PCamDataModule(LightningDataModule):
             `exclude_kinds` are left out of training.
         exclude_kinds: some of `pcam_lightning.data.findings.KINDS`.
         normalize: mean and deviation for the network (see `channel_statistics`): "symmetric" maps
-            0..255 to -1..1, "train" uses mean and standard deviation of the training patches.
+            0..255 to -1..1, "train" uses mean and standard deviation of the training patches,
+            "auto" keeps those of the network: of its pretrained weights, else "symmetric".
         scale: scale of the pixel values: "auto" accepts splits that are clearly on 0..255; "0-255",
             "0-1", "-1-1", "0-65535" or a pair (low, high) declares another, mapped to 0..255.
         cache: convert files that cannot be mapped to uint8 copies once; if false, decode them at
@@ -92,7 +93,7 @@ class PCamDataModule(LightningDataModule):
         filter: str = "none",
         exclude: str | Path | None = None,
         exclude_kinds: Sequence[str] = FAULTS,
-        normalize: str = "symmetric",
+        normalize: str = "auto",
         scale: str | Sequence[float] = "auto",
         cache: bool = True,
         cache_dir: str | Path | None = None,
@@ -104,7 +105,7 @@ class PCamDataModule(LightningDataModule):
         choices = {
             "sampler": (sampler, tuple(ORDERS)),
             "filter": (filter, ("none", "blank")),
-            "normalize": (normalize, ("symmetric", "train")),
+            "normalize": (normalize, ("auto", "symmetric", "train")),
             "device_resident": (device_resident, ("auto", True, False)),
         }
         for name, (value, valid) in choices.items():
@@ -206,7 +207,7 @@ class PCamDataModule(LightningDataModule):
     @cached_property
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel for normalization, on the 0..1 scale."""
-        if self.normalize == "symmetric":
+        if self.normalize != "train":
             return [0.5] * 3, [0.5] * 3
         train = self._dataset("train")
         rows = xxhash.xxh3_128_hexdigest(train.rows.data)

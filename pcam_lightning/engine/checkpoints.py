@@ -1,6 +1,5 @@
 """Checkpoint files: atomic writes, and checks before a run continues from one."""
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,19 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
-from pcam_lightning.engine.checkpoint_file import read_structure
+from pcam_lightning.engine.frozen import (
+    PREFIX,
+    add_frozen,
+    check_frozen,
+    lacks_frozen,
+    leave_out_frozen,
+)
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.files import atomic_write
+from pcam_lightning.models.pretrained import frozen_keys
+from pcam_lightning.weights.state import difference
+from pcam_lightning.weights.structure import read_structure
 
 FORMAT_VERSION = 1
 """Version of a checkpoint's content beside Lightning's own; checkpoints of 0.1.0 have none."""
@@ -117,7 +125,21 @@ def load_weights(path: Path, module: PCamClassifier) -> None:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise _damaged(path, error) from None
+    add_frozen(checkpoint, module.model)
     module.load_state_dict(checkpoint["state_dict"])
+
+
+def write_weights(path: Path, module: PCamClassifier) -> None:
+    """Write a module's weights as a checkpoint, which `load_weights` reads.
+
+    Frozen weights are left out, as in the checkpoints of a run.
+
+    Raises:
+        InputError: the disk is full, or the folder read-only.
+    """
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    leave_out_frozen(checkpoint, module.model, None)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def load_safetensors(content: bytes, network: torch.nn.Module, where: str) -> None:
@@ -130,7 +152,7 @@ def load_safetensors(content: bytes, network: torch.nn.Module, where: str) -> No
         state = safetensors.torch.load(content)
     except Exception as error:  # SafetensorError derives from Exception alone
         raise _damaged(where, error) from None
-    if fault := _other_network(state, network.state_dict(), type(network).__name__):
+    if fault := difference(state, network.state_dict(), type(network).__name__):
         raise InputError(f"{where}: of another network: {fault}")
     network.load_state_dict(state)
 
@@ -152,7 +174,12 @@ def _read_of(path: str, module: PCamClassifier) -> dict[str, Any]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise InputError(f"{path}: damaged, its state_dict holds more than named tensors")
-    if fault := _other_network(state, module.state_dict(), type(module.model).__name__):
+    check_frozen(checkpoint, module.model, path)
+    expected = module.state_dict()
+    if lacks_frozen(checkpoint):
+        frozen = {f"{PREFIX}{key}" for key in frozen_keys(module.model)}
+        expected = {key: value for key, value in expected.items() if key not in frozen}
+    if fault := difference(state, expected, type(module.model).__name__):
         raise InputError(f"{path}: of another network: {fault}")
     return checkpoint
 
@@ -170,26 +197,6 @@ def _read_sound(path: str) -> Any:
 def _damaged(path: object, error: Exception) -> InputError:
     reason = one_line(error, 200)
     return InputError(f"{path}: cut short, damaged or no checkpoint ({reason})")
-
-
-def _other_network(
-    state: Mapping[str, Any], expected: Mapping[str, Tensor], name: str
-) -> str | None:
-    """Return the first difference in names and shapes of two state dicts, or None.
-
-    Args:
-        state: as found.
-        expected: of the network called `name`.
-    """
-    for key, tensor in expected.items():
-        if key not in state:
-            others = [other for other in state if other not in expected]
-            instead = f"it has {others[0]} instead, " if others else ""
-            return f"no {key}, {instead}expected the weights of {name}"
-        if state[key].shape != tensor.shape:
-            found, wanted = list(state[key].shape), list(tensor.shape)
-            return f"{key} is {found}, expected {wanted} as in {name}"
-    return next((f"{key} is not in {name}" for key in state if key not in expected), None)
 
 
 def _is_optimizer_state(states: Any) -> bool:
@@ -240,14 +247,3 @@ def _other_scheduler(states: Sequence[Mapping[str, Any]], module: PCamClassifier
     name = type(scheduler).__name__
     found = f"it kept {more[0]}" if more else f"it kept no {missing[0]}"
     return f"{found}, expected the state of {name}"
-
-
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 (hex) of a state dict's names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu()
-        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        # NumPy has no bfloat16, and a scalar tensor has no axis to view as bytes.
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,6 +19,7 @@ from pcam_lightning.data.datamodule import PCamDataModule
 from pcam_lightning.data.dataset import Batch
 from pcam_lightning.engine.columns import Columns
 from pcam_lightning.engine.divergence import DivergenceCheck
+from pcam_lightning.engine.frozen import add_frozen, frozen_state, leave_out_frozen
 from pcam_lightning.engine.lightning_private import load_loader_state, resume_as_by_epochs
 from pcam_lightning.engine.monitors import (
     check_monitors,
@@ -26,12 +27,14 @@ from pcam_lightning.engine.monitors import (
     report_early_stopping,
     validation_labels,
 )
+from pcam_lightning.engine.parameter_groups import build_optimizer
 from pcam_lightning.engine.schedulers import check_length
 from pcam_lightning.errors import InputError
 from pcam_lightning.metrics.metrics import compute_metrics
 from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.models import Normalize
 from pcam_lightning.seeds import derive_seed
+from pcam_lightning.weights.state import weights_digest
 
 SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
 """Metrics of `metrics.metrics` that validation and test log besides the loss."""
@@ -70,6 +73,7 @@ class PCamClassifier(LightningModule):
             keeps the learning rate constant.
         augment: changes a training batch, called with the image and a generator; None for nothing.
         seed: seed of the run; augmentation and dropout draw from their own streams of it.
+        backbone: name, license and digest of pretrained weights, for the records of the run.
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class PCamClassifier(LightningModule):
         scheduler: Callable[..., list[dict[str, Any]]] | None = None,
         augment: nn.Module | None = None,
         seed: int = 42,
+        backbone: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.backbone = backbone
         self.model = model
         self.augment = augment
         self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed
@@ -91,6 +97,7 @@ class PCamClassifier(LightningModule):
         self._is_compiled = self._monitors_checked = False
         self._collected = Columns()
         self._divergence = DivergenceCheck()
+        self._frozen_digest: str | None = None
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Self:
@@ -118,6 +125,8 @@ class PCamClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         resume_as_by_epochs(self.trainer)
+        if frozen := frozen_state(self.model):
+            self._frozen_digest = weights_digest(frozen)
         datamodule = getattr(self.trainer, "datamodule", None)
         self._monitors_checked = isinstance(datamodule, PCamDataModule)
         if isinstance(datamodule, PCamDataModule):
@@ -133,14 +142,16 @@ class PCamClassifier(LightningModule):
         progress.completed = progress.processed
 
     def setup(self, stage: str) -> None:
-        """Set the network's channel statistics to those of the data module, before a fit.
+        """Set the network's channel statistics by `normalize` of the data module, before a fit.
 
         Raises:
-            InputError: `normalize` of the data module is not "symmetric", and the network has no
-                layer `normalize`.
+            InputError: `normalize` of the data module is "train", and the network has no layer
+                `normalize`.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
         if stage != "fit" or not isinstance(datamodule, PCamDataModule):
+            return
+        if datamodule.normalize == "auto":
             return
         layer = getattr(self.model, "normalize", None)
         if isinstance(layer, Normalize):
@@ -148,7 +159,7 @@ class PCamClassifier(LightningModule):
         elif datamodule.normalize != "symmetric":
             raise InputError(
                 f"data.normalize={datamodule.normalize}: {type(self.model).__name__} has no "
-                "pcam_lightning.models.Normalize named normalize; expected data.normalize=symmetric"
+                "pcam_lightning.models.Normalize named normalize; expected data.normalize=auto"
             )
 
     def on_train_start(self) -> None:
@@ -238,8 +249,13 @@ class PCamClassifier(LightningModule):
         self._divergence.check(self.trainer, self.state_dict().values())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise `Diverged` instead of writing weights that are not finite."""
+        """Leave frozen weights out; raise `Diverged` instead of writing what is not finite."""
         self._divergence.check(self.trainer, checkpoint["state_dict"].values())
+        leave_out_frozen(checkpoint, self.model, self._frozen_digest)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the frozen weights, which `check_checkpoint` has compared."""
+        add_frozen(checkpoint, self.model)
 
     def on_test_epoch_end(self) -> None:
         self._score("test")
@@ -247,7 +263,7 @@ class PCamClassifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self.optimizer is not None, "a module without an optimizer cannot be fitted"
         try:
-            optimizer = self.optimizer(self.parameters())
+            optimizer = build_optimizer(self.optimizer, self.model)
         except ValueError as error:  # for example a negative weight decay
             raise InputError(f"optimizer: {error}") from None
         if self.scheduler is None:

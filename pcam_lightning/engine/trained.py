@@ -8,9 +8,11 @@ from pcam_lightning.engine.checkpoints import load_safetensors, load_weights
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import InputError
 from pcam_lightning.models.build import build_network
+from pcam_lightning.models.pretrained import frozen_keys
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.bundle import CHECKSUMS, METADATA, Bundle
 from pcam_lightning.runs.run import is_run_folder
+from pcam_lightning.weights.state import load_recorded
 
 
 def load_network(path: Path, model: nn.Module | None = None) -> nn.Module:
@@ -39,7 +41,13 @@ def _recorded_network(checkpoint: Path) -> nn.Module:
             "network as well, such as PCamClassifier.load(path, model=CNN())"
         )
     manifest = folder / "manifest.json"
-    description = Run(folder).manifest.get("config", {}).get("model")
+    recorded = Run(folder).manifest
+    if backbone := recorded.get("backbone"):
+        network = build_network(backbone["network"], f"{manifest}: backbone.network")
+        if frozen_keys(network):
+            load_recorded(network, backbone, str(manifest))  # type: ignore[arg-type]
+        return network
+    description = recorded.get("config", {}).get("model")
     if description is None:
         raise InputError(f"{manifest}: no config.model, expected a run of train")
     return build_network(description, f"{manifest}: config.model")

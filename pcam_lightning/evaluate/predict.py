@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from pcam_lightning.config import build
 from pcam_lightning.config.precision import choose_precision
+from pcam_lightning.config.trained import load_module
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.identity import is_fingerprint
 from pcam_lightning.data.source import find_source
-from pcam_lightning.engine.checkpoints import load_weights, weights_digest
 from pcam_lightning.engine.module import PCamClassifier, Predictions
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
@@ -24,6 +23,7 @@ from pcam_lightning.evaluate.attribution import check_attribution
 from pcam_lightning.evaluate.target import EvaluationTarget
 from pcam_lightning.metrics.predictions import write_predictions
 from pcam_lightning.models.tta import D4TTA
+from pcam_lightning.weights.state import weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
     config, options, checkpoint = target.config, target.config["evaluate"], target.checkpoint
     assert checkpoint is not None
     build.check_targets(config)
-    module = PCamClassifier(instantiate(config["model"]))
-    load_weights(checkpoint, module)
+    module = load_module(config, checkpoint, target.run, target.overrides)
     check_attribution(module.model.eval(), options["attribution"])
     digest = weights_digest(module.model.state_dict())
     name, datamodule = _data(target)

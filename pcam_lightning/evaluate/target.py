@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class EvaluationTarget:
     """The run whose folder contains the checkpoint or the predictions."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
     """`name`, `root` and `fingerprint` of the run's data set; may be empty."""
+    overrides: Sequence[str] = ()
+    """The command line."""
 
     @property
     def splits(self) -> list[str]:
@@ -99,7 +101,7 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
         return EvaluationTarget(config, None, tables, run, dataset)
     checkpoint, run = find_checkpoint(config)
     if run is None:
-        return EvaluationTarget(config, checkpoint)
+        return EvaluationTarget(config, checkpoint, overrides=named)
     model = model_config(config, run, named)
     manifest = run.manifest
     run_config, dataset = manifest.get("config", {}), manifest.get("dataset", {})
@@ -113,7 +115,7 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
         schema.check("evaluate", config)
     except InputError as error:
         raise InputError(f"{run.path}/manifest.json: config.{error}") from None
-    return EvaluationTarget(config, checkpoint, {}, run, dataset)
+    return EvaluationTarget(config, checkpoint, {}, run, dataset, named)
 
 
 def _data(own: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:

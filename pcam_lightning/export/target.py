@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pcam_lightning.config.compose import Config
+from pcam_lightning.config.network import constructor_arguments
 from pcam_lightning.config.override_text import override
 from pcam_lightning.config.trained import load_trained
 from pcam_lightning.data.patch_features import Patches
@@ -51,8 +52,16 @@ class ExportTarget:
 
     @property
     def model_name(self) -> str:
-        """Name of the network's class, in lower case."""
-        return str(self.run.manifest["config"]["model"]["_target_"]).rpartition(".")[2].lower()
+        """Name of timm's architecture, or of the network's class, in lower case."""
+        network = self.network
+        return str(network.get("name") or network["_target_"].rpartition(".")[2]).lower()
+
+    @property
+    def network(self) -> Mapping[str, Any]:
+        """The section `model` that builds the network, without the place of pretrained weights."""
+        manifest = self.run.manifest
+        backbone = manifest.get("backbone") or {"network": manifest["config"]["model"]}
+        return constructor_arguments(backbone["network"])
 
     @property
     def weights_digest(self) -> str | None:

@@ -1,5 +1,6 @@
 """Construction of a network from its description in a file, which may come from a stranger."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,10 @@ from torch import nn
 from pcam_lightning import models
 from pcam_lightning.errors import InputError, one_line
 
-NETWORKS = ("CNN", "MLP", "densenet121", "resnet18", "resnet50")
+NETWORKS = ("CNN", "MLP", "TimmClassifier", "densenet121", "resnet18", "resnet50")
 """Names of the networks in `pcam_lightning.models`."""
 PREFIX = "pcam_lightning.models."
+WORD = re.compile(r"[\w.]*")
 
 
 def build_network(description: Mapping[str, Any], where: str) -> nn.Module:
@@ -18,7 +20,7 @@ def build_network(description: Mapping[str, Any], where: str) -> nn.Module:
 
     Args:
         description: `_target_`, such as "pcam_lightning.models.CNN", and arguments: numbers, lists
-            of numbers or None.
+            of them, words or None.
         where: file and key of the description; starts the text of an error.
 
     Raises:
@@ -26,6 +28,7 @@ def build_network(description: Mapping[str, Any], where: str) -> nn.Module:
     """
     arguments = dict(description)
     target = str(arguments.pop("_target_", None))
+    arguments.pop("weights", None)  # the place of pretrained weights
     name = target.removeprefix(PREFIX)
     if not target.startswith(PREFIX) or name not in NETWORKS:
         raise InputError(
@@ -33,10 +36,23 @@ def build_network(description: Mapping[str, Any], where: str) -> nn.Module:
             f"{', '.join(PREFIX + each for each in NETWORKS)}, or the network itself as model"
         )
     for key, value in arguments.items():
-        values = value if isinstance(value, list) else [value]
-        if not all(each is None or isinstance(each, int | float) for each in values):
-            raise InputError(f"{where}.{one_line(key)}: expected numbers, got {one_line(value)}")
+        if not _is_plain(value):
+            raise InputError(
+                f"{where}.{one_line(key)}: expected numbers or words, got {one_line(value)}"
+            )
     try:
         return getattr(models, name)(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: {one_line(error)}") from None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(each) for each in value.values())
+    values = value if isinstance(value, list) else [value]
+    return all(
+        each is None
+        or isinstance(each, int | float)
+        or (isinstance(each, str) and WORD.fullmatch(each) is not None)
+        for each in values
+    )

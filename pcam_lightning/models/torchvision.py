@@ -4,11 +4,14 @@ Made for 224 x 224 images, they reduce their input 32 times: a patch would end a
 coarse for a label that depends on the center third. Without the stem's max-pooling it is 6 x 6.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from pcam_lightning.models.normalize import Normalize
+from pcam_lightning.models.pretrained import copy_state
 
 
 class TorchvisionClassifier(nn.Module):
@@ -22,6 +25,26 @@ class TorchvisionClassifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map uint8 [B, 96, 96, 3] to logits [B]."""
         return self.network(self.normalize(image)).squeeze(1)
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Return weights and buffers without the last layer's, by torchvision's names.
+
+        They share the memory of the network's.
+        """
+        state = self.network.state_dict(keep_vars=True)
+        return {key: value for key, value in state.items() if not self.is_classifier(key)}
+
+    def is_classifier(self, key: str) -> bool:
+        """Return whether a weight of this name belongs to the last layer."""
+        return key.startswith(("fc.", "classifier."))
+
+    def load_backbone(self, state: Mapping[str, Tensor]) -> None:
+        """Copy published weights.
+
+        Raises:
+            ValueError: a name is missing, or a shape differs.
+        """
+        copy_state(state, self.backbone_state())
 
 
 def resnet18() -> TorchvisionClassifier:

@@ -67,6 +67,7 @@ class Provenance:
         facts |= {("code", name): digest for name, digest in _section(manifest, "sources")}
         facts["code", "commit"] = manifest.get("git", {}).get("commit")
         facts["code", "snapshot"] = (manifest.get("snapshot") or {}).get("digest")
+        facts["backbone", "digest"] = (manifest.get("backbone") or {}).get("digest")
         facts |= {("package", name): version for name, version in self.packages.items()}
         facts |= {("data", name): digest for name, digest in _files(manifest)}
         for kind in ("determinism", *MATTERS):
@@ -79,7 +80,7 @@ class Difference:
     """A fact in which runs differ."""
 
     kind: str
-    """config, code, package, data, determinism, python, hardware, environment or slurm."""
+    """config, code, backbone, package, data, determinism, python, hardware, environment or slurm."""
     name: str
     values: list[Any]
     """One value per run, None if the run has no such fact."""

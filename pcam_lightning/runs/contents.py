@@ -56,6 +56,14 @@ class Config(Content):
     callbacks: dict[str, Any] | None = None
 
 
+class Backbone(Content):
+    name: str
+    file: PathText | None = None
+    digest: str | None = None
+    license: str | None = None
+    network: dict[str, Any]
+
+
 class Manifest(Content):
     started: str | None = None
     seed: int | None = None
@@ -70,6 +78,7 @@ class Manifest(Content):
     environment: dict[str, Any] | None = None
     slurm: dict[str, Any] | None = None
     determinism: dict[str, Any] | None = None
+    backbone: Backbone | None = None
 
 
 class Error(Content):

@@ -56,13 +56,18 @@ def checkpoint_bytes(model: Mapping[str, Any], optimizer: Mapping[str, Any]) -> 
     """
     import torch
 
-    from pcam_lightning.config.construct import construct
+    from pcam_lightning.config.network import build_network
+    from pcam_lightning.models.pretrained import frozen_keys
 
     with torch.device("meta"):
-        network = construct(dict(model), "model")
+        network = build_network(dict(model), pretrained=False).model
     kept = 1 if "momentum" in optimizer else 2
     if "momentum" in optimizer and not optimizer["momentum"]:
         kept = 0
-    weights = sum(each.numel() * each.element_size() for each in network.parameters())
-    buffers = sum(each.numel() * each.element_size() for each in network.buffers())
-    return (1 + kept) * weights + buffers
+    frozen = frozen_keys(network)
+    parameters = dict(network.named_parameters())
+    return sum(
+        each.numel() * each.element_size() * (1 + kept if key in parameters else 1)
+        for key, each in network.state_dict().items()
+        if key not in frozen
+    )

@@ -18,6 +18,7 @@ from pcam_lightning.slurm.job_config import JobConfig
 from pcam_lightning.slurm.partitions import read_partitions
 from pcam_lightning.slurm.ranks import ranks_per_node
 from pcam_lightning.slurm.submitit_private import submission_script
+from pcam_lightning.weights.source import find_source
 
 
 def check(configs: Sequence[Config], resources: Mapping[str, Any], executor: Any) -> None:
@@ -77,6 +78,7 @@ def _checked(config: Config) -> Config:
         check_free(folder, resume=plain.get("ckpt_path") is not None)
     if "data" in plain:
         build.check_targets(plain)
+        find_source(plain.get("model") or {})
         _check_data(plain["data"])
     if (checkpoint := plain.get("ckpt_path")) and not Path(checkpoint).is_file():
         raise InputError(f"ckpt_path={checkpoint}: no such file, expected a checkpoint")

@@ -67,13 +67,14 @@ def _train(
     from pcam_lightning.config.precision import choose_precision
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
-    from pcam_lightning.engine.checkpoints import check_checkpoint, weights_digest
+    from pcam_lightning.engine.checkpoints import check_checkpoint
     from pcam_lightning.metrics.summary import describe_interval
     from pcam_lightning.results.files import determinism, write_result
     from pcam_lightning.results.terminal import print_result
     from pcam_lightning.train import limits
     from pcam_lightning.train.history import plot_history
     from pcam_lightning.train.result import score_best, training_speed
+    from pcam_lightning.weights.state import weights_digest
 
     start = time.monotonic()
     build.check_targets(config)
@@ -107,6 +108,7 @@ def _train(
             "files": datamodule.digests,
         }
         facts = {"dataset": dataset, "determinism": determinism(trainer.world_size)}
+        facts |= {"backbone": module.backbone} if module.backbone else {}
         write_json(folder / "manifest.json", manifest | facts)
 
     path = folder / "summary.json"

@@ -69,7 +69,7 @@ class Data(Instantiable):
     filter: Literal["none", "blank"]
     exclude: str | None
     exclude_kinds: list[Finding]
-    normalize: Literal["symmetric", "train"]
+    normalize: Literal["auto", "symmetric", "train"]
     keys: Annotated[Any, AfterValidator(is_keys)] = None
     scale: Annotated[Any, AfterValidator(is_scale)] = "auto"
     cache: bool
@@ -83,6 +83,14 @@ class Model(Instantiable):
     hidden: list[PositiveInt] | None = None
     channels: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     dropout: Probability = 0.0
+    name: Annotated[str, Field(min_length=1)] | None = None
+    weights: str | None = None
+    size: Literal["auto", "native"] | Annotated[int, Field(ge=96, le=2048)] = "auto"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    tune: Literal["full", "head", "lora"] = "full"
+    backbone_rate: Fraction = 0.1
+    layer_decay: Fraction = 1.0
+    lora_rank: PositiveInt = 8
 
 
 class Optimizer(Instantiable):

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from pcam_lightning.engine.checkpoint_file import read_structure
 from pcam_lightning.engine.checkpoints import load_weights
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.errors import InputError
 from pcam_lightning.models import MLP
+from pcam_lightning.weights.structure import read_structure
 
 
 def saved(value: Any) -> bytes:

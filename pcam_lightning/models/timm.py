@@ -1,0 +1,309 @@
+"""Networks of timm, adapted to 96 x 96 patches and one logit."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from pcam_lightning.models.normalize import SHAPE, Normalize
+from pcam_lightning.models.pretrained import copy_state
+
+LAYERS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")
+"""Classes of `timm.layers` that `arguments` may name as `mlp_layer`."""
+RESERVED = {
+    "cache_dir",
+    "checkpoint_path",
+    "exportable",
+    "features_only",
+    "in_chans",
+    "no_jit",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "scriptable",
+}
+"""Arguments of `timm.create_model` that read files or change what a network takes and returns."""
+WORD = re.compile(r"\w*")
+
+
+class TimmClassifier(nn.Module):
+    """Backbone of timm with a linear layer on the features of the patch and of its center.
+
+    The features are the backbone's own pooled output and the mean of its last map over the center
+    third, which decides the label. Patches are resized inside, so that every command passes
+    uint8 patches of 96 x 96 pixels.
+
+    Args:
+        name: an architecture of timm, such as "vit_small_patch16_224"; never a place of weights.
+        arguments: further arguments of the architecture: numbers, words, or lists of numbers.
+        size: side of the backbone's input in pixels, "native", or "auto": 96 if the backbone
+            works with it, else "native".
+        native_size: the side that the backbone was trained with.
+        interpolation: "bicubic" or "bilinear", for patches that are resized.
+        tune: the weights to train: "full", "head" or "lora". The backbone's own weights and
+            statistics of batch normalization stay as they are in the latter two.
+        backbone_rate: with tune="full", learning rate of the backbone's last layers relative to
+            that of the head, in (0, 1].
+        layer_decay: with tune="full", factor of the rate from one layer to the layer before it, in
+            (0, 1].
+        lora_rank: rank of the matrices of LoRA (Hu et al. 2021); they are scaled by 2.
+        lora_targets: names of the linear layers and 1 x 1 convolutions that get them, or a regular
+            expression of their full names; None means all of them.
+        dropout: share of the features dropped while training, in [0, 1).
+
+    Raises:
+        ValueError: timm has no such architecture, the arguments do not fit it, it does not work
+            with this size, or `lora_targets` matches no layer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        size: int | str = "auto",
+        native_size: int = 224,
+        interpolation: str = "bicubic",
+        tune: str = "full",
+        backbone_rate: float = 0.1,
+        layer_decay: float = 1.0,
+        lora_rank: int = 8,
+        lora_targets: str | Sequence[str] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize()
+        self.backbone = _create(name, arguments or {})
+        self.interpolation, self.tune = interpolation, tune
+        self.backbone_rate, self.layer_decay = backbone_rate, layer_decay
+        self.dropout = nn.Dropout(dropout)
+        self._created_size = _input_size(self.backbone)
+        self._called: set[str] = set()
+        self.size, features = self._choose_size(name, size, native_size)
+        self.head = nn.Linear(features, 1)
+        if tune != "full":
+            self.backbone.requires_grad_(False)
+        self.lora_targets: list[str] = []
+        if tune == "lora":
+            self.lora_targets = _add_lora(self.backbone, lora_rank, lora_targets, self._called)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map uint8 [B, 96, 96, 3] to logits [B]."""
+        return self.head(self.dropout(self.features(image))).squeeze(1)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Map uint8 [B, 96, 96, 3] to the features [B, F] of which the logit is a linear function.
+
+        They include no dropout.
+        """
+        pixels = self.normalize(image)
+        if self.size != SHAPE[0]:
+            pixels = interpolate(pixels, (self.size, self.size), mode=self.interpolation)
+        found = self.backbone.forward_features(pixels)  # type: ignore[operator]
+        pooled = self.backbone.forward_head(found, pre_logits=True)  # type: ignore[operator]
+        if pooled.dim() == 3:  # a backbone without pooling: its class token, or the mean
+            pooled = pooled[:, 0] if self._prefix else pooled.mean(1)
+        return torch.cat([pooled.flatten(1), self._center_mean(found)], dim=1)
+
+    def train(self, mode: bool = True) -> "TimmClassifier":
+        """Set the mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.tune != "full":
+            self.backbone.eval()
+        return self
+
+    @property
+    def frozen_keys(self) -> frozenset[str]:
+        """Names in the state dict of what training does not change: the pretrained backbone."""
+        if self.tune == "full":
+            return frozenset()
+        return frozenset(
+            f"backbone.{key}" for key in self.backbone.state_dict() if ".lora_" not in key
+        )
+
+    def learning_rates(self) -> dict[float, list[nn.Parameter]]:
+        """Return the trained parameters by their factor of the learning rate; the head comes first.
+
+        Layers are those of timm's `group_matcher`.
+        """
+        trained = [each for each in self.backbone.parameters() if each.requires_grad]
+        rates = {1.0: list(self.head.parameters())}
+        if self.tune == "lora":
+            rates[1.0] += trained
+        if self.tune != "full":
+            return rates
+        from timm.models import group_parameters
+
+        matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
+        layers: Any = group_parameters(self.backbone, matcher, reverse=True)
+        last = max(layers.values())
+        for name, parameter in self.backbone.named_parameters():
+            rate = self.backbone_rate * self.layer_decay ** (last - layers[name])
+            rates.setdefault(rate, []).append(parameter)
+        return rates
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Return the backbone's own weights and buffers by timm's names; they share its memory."""
+        state = self.backbone.state_dict(keep_vars=True)
+        return {
+            key.replace(".base_layer.", "."): value
+            for key, value in state.items()
+            if ".lora_" not in key
+        }
+
+    def is_classifier(self, key: str) -> bool:
+        """Return whether a published weight of this name belongs to the removed classifier."""
+        names = getattr(self.backbone, "pretrained_cfg", {}).get("classifier") or ()
+        names = (names,) if isinstance(names, str) else names
+        return key.startswith(tuple(f"{each}." for each in (*names, "head", "fc", "classifier")))
+
+    def load_backbone(self, state: Mapping[str, Tensor]) -> None:
+        """Copy pretrained weights, of the names and shapes that timm gives a new network.
+
+        Learned positions are resampled to the size of the input.
+
+        Raises:
+            ValueError: a name is missing, or a shape differs.
+        """
+        size = self.size
+        self._set_size(self._created_size)
+        try:
+            copy_state(state, self.backbone_state())
+        finally:
+            self._set_size(size)
+
+    def _center_mean(self, found: Tensor) -> Tensor:
+        """Return the mean over the center third of a map or of a grid of tokens, [B, C]."""
+        if found.dim() == 3:  # [B, N, C]
+            tokens = found[:, self._prefix :]
+            side = int(tokens.shape[1] ** 0.5)
+            found = tokens.unflatten(1, (side, -1))
+        elif found.shape[1] == self.backbone.num_features:  # [B, C, H, W]
+            found = found.permute(0, 2, 3, 1)
+        third = found.shape[1] // 3
+        inside = slice(third, found.shape[1] - third)
+        return found[:, inside, inside].mean((1, 2))
+
+    @property
+    def _prefix(self) -> int:
+        """Number of tokens before those of the patch's places."""
+        return int(getattr(self.backbone, "num_prefix_tokens", 0))
+
+    def _choose_size(self, name: str, size: int | str, native: int) -> tuple[int, int]:
+        """Return the side of the backbone's input, and the number of features."""
+        sizes = {"auto": [SHAPE[0], native], "native": [native]}.get(str(size)) or [int(size)]
+        fault = ""
+        for each in sizes:
+            try:
+                return each, self._count_features(each)
+            except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                fault = " ".join(str(error).split())
+        raise ValueError(
+            f"{name} does not work with an input of {sizes[-1]} pixels ({fault}); expected "
+            f"size=native, {native}"
+        )
+
+    def _count_features(self, size: int) -> int:
+        """Return the number of features, and note which layers are called to compute them."""
+        patch_size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", (1,))
+        if size % patch_size[0]:
+            raise ValueError(f"{size} is no multiple of its patches of {patch_size[0]} pixels")
+        self._set_size(size)
+        self.size = size
+        self.backbone.eval()
+        self._called.clear()
+        hooks = [
+            layer.register_forward_hook(lambda *_, name=name: self._called.add(name))
+            for name, layer in self.backbone.named_modules()
+        ]
+        patch = torch.zeros(1, *SHAPE, dtype=torch.uint8, device=self.normalize.mean.device)
+        try:
+            with torch.no_grad():
+                return self.features(patch).shape[1]
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.backbone.train()
+
+    def _set_size(self, size: int | None) -> None:
+        if size is not None and _input_size(self.backbone) not in (None, size):
+            self.backbone.set_input_size(img_size=size)  # type: ignore[operator]
+
+
+def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a network of timm without its classifier."""
+    import timm
+    import timm.layers
+
+    if not timm.is_model(name):
+        raise ValueError(f"name={name}: timm has no such architecture")
+    given = dict(arguments)
+    for key, value in given.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        plain = all(isinstance(each, int | float | None) or _is_word(each) for each in values)
+        if key in RESERVED or not plain:
+            raise ValueError(
+                f"arguments.{key}={value!r}: expected an argument of {name}: a number, a word or "
+                f"a list of numbers, not of {', '.join(sorted(RESERVED))}"
+            )
+    if isinstance(layer := given.get("mlp_layer"), str):
+        if layer not in LAYERS:
+            raise ValueError(f"arguments.mlp_layer={layer}: expected one of {', '.join(LAYERS)}")
+        given["mlp_layer"] = getattr(timm.layers, layer)
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **given)
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} does not take arguments={dict(arguments)} ({error})") from None
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and WORD.fullmatch(value) is not None
+
+
+def _input_size(backbone: nn.Module) -> int | None:
+    """Return the input's side that a network was built for; None if any side fits."""
+    if not hasattr(backbone, "set_input_size"):
+        return None
+    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    return None if size is None else int(size[0])
+
+
+def _add_lora(
+    backbone: nn.Module, rank: int, targets: str | Sequence[str] | None, called: set[str]
+) -> list[str]:
+    """Add the trainable matrices of LoRA to layers of a frozen network; return their names.
+
+    A layer outside `called` is not run as a module (its parent uses its weights), so that matrices
+    beside it would have no effect.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = [name for name, layer in backbone.named_modules() if _is_linear(layer)]
+    if targets is None:
+        names = [name for name in names if name in called]
+    elif isinstance(targets, str):
+        names = [name for name in names if re.fullmatch(targets, name)]
+    else:
+        names = [name for name in names if name in targets]
+    if not called.issuperset(names) or not names:
+        fault = next((name for name in names if name not in called), None)
+        raise ValueError(
+            f"lora_targets={targets}: "
+            + (f"{fault} is not run as a module" if fault else "matches no linear layer")
+            + "; expected a regular expression such as .*proj, or null for all layers"
+        )
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), backbone)
+    return names
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    """Return whether a layer is linear in the channels of each place."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size == (1, 1) and layer.groups == 1
+    return isinstance(layer, nn.Linear)

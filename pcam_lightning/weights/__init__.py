@@ -1,0 +1,1 @@
+"""Files of weights: checked readers, digests, and the places of pretrained weights."""
