@@ -115,7 +115,9 @@ class FeatureFile:
                     "as probe.features_dir"
                 )
             if done:
-                log.info("%s: continues after %d of %d rows", self.images.name, *(done, len(pixels)))
+                log.info(
+                    "%s: continues after %d of %d rows", self.images.name, *(done, len(pixels))
+                )
             name = f"features of {self.images.name}"
             saved = time.monotonic()
             with tqdm(
@@ -171,7 +173,7 @@ class _Partial:
         rows = known.get("rows") if known.get("shape") == list(self._shape) else None
         flags = os.O_RDWR | os.O_NOFOLLOW
         if isinstance(rows, int) and is_trusted(self._path, os.getuid()):
-            file = open(os.open(self._path, flags), "r+b")
+            file = os.fdopen(os.open(self._path, flags), "r+b")
             header = _read_header(file)
             end = header + rows * self.row
             if 0 < rows <= self._shape[0] and os.fstat(file.fileno()).st_size >= end:
@@ -182,7 +184,7 @@ class _Partial:
             file.close()
         for path in (self._path, self._record):
             path.unlink(missing_ok=True)
-        file = open(os.open(self._path, flags | os.O_CREAT | os.O_EXCL, MODE), "w+b")
+        file = os.fdopen(os.open(self._path, flags | os.O_CREAT | os.O_EXCL, MODE), "w+b")
         header = {"descr": "<f2", "fortran_order": False, "shape": self._shape}
         np.lib.format.write_array_header_1_0(file, header)
         return file

@@ -37,8 +37,8 @@ class Standardization(NamedTuple):
         return cls(mean, scale)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Return standardized features, float32 [N, F]."""
-        return (features.float() - self.mean).mul_(self.scale)
+        """Standardize features, float32 [N, F], in place, and return them."""
+        return features.sub_(self.mean).mul_(self.scale)
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight [..., F] and bias [...] that give the same logits on raw features."""

@@ -10,7 +10,9 @@ SIMILARITIES = 2**25
 """Similarities that are held at a time: 134 MB as float32."""
 
 
-def neighbor_shares(train: Tensor, labels: Tensor, queries: Tensor, counts: Sequence[int]) -> Tensor:
+def neighbor_shares(
+    train: Tensor, labels: Tensor, queries: Tensor, counts: Sequence[int]
+) -> Tensor:
     """Return the share of tumour among the k training rows most similar to each query.
 
     Args:

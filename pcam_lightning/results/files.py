@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
@@ -17,6 +18,7 @@ from pcam_lightning.files import write_json
 from pcam_lightning.metrics.drift import reference
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions
 from pcam_lightning.metrics.summary import summarize
+from pcam_lightning.models import Normalize
 from pcam_lightning.plots import scores as plots
 from pcam_lightning.plots.galleries import plot_gallery
 from pcam_lightning.runs.features import write_features
@@ -29,6 +31,7 @@ def write_result(
     folder: Path,
     dataset_name: str,
     datamodule: PCamDataModule,
+    network: nn.Module,
     predictions: Mapping[str, Predictions],
     facts: Mapping[str, Any],
     threshold: float = 0.5,
@@ -39,12 +42,17 @@ def write_result(
         folder: run folder.
         dataset_name: name that labels every output.
         datamodule: datamodule after `setup`, with labels, slides and cleaning counts.
+        network: with its layer `normalize`, if it has one.
         predictions: predictions of "val" and "test".
         facts: further entries of the summary, such as seconds and the weights digest.
         threshold: probability from which a patch is classified as tumour, in (0, 1).
     """
     train_prevalence = float(np.mean(datamodule.datasets["train"].labels))
-    summary: dict[str, Any] = {"dataset": dataset_name, **facts, "data": _data_facts(datamodule)}
+    summary: dict[str, Any] = {
+        "dataset": dataset_name,
+        **facts,
+        "data": _data_facts(datamodule, network),
+    }
     for split, predicted in predictions.items():
         path = folder / "predictions" / f"{split}.parquet"
         slides = datamodule.slides[split]
@@ -99,10 +107,13 @@ def _training_features(datamodule: PCamDataModule) -> dict[str, Any]:
     return reference(compute(dataset.pixels[rows]))
 
 
-def _data_facts(datamodule: PCamDataModule) -> dict[str, Any]:
+def _data_facts(datamodule: PCamDataModule, network: nn.Module) -> dict[str, Any]:
+    statistics = datamodule.channel_statistics
+    if isinstance(layer := getattr(network, "normalize", None), Normalize):
+        statistics = (layer.mean.flatten().tolist(), layer.std.flatten().tolist())
     return {
         "rows": {split: len(dataset) for split, dataset in datamodule.datasets.items()},
         "dropped": datamodule.dropped,
-        "normalization": dict(zip(("mean", "std"), datamodule.channel_statistics, strict=True)),
+        "normalization": dict(zip(("mean", "std"), statistics, strict=True)),
         "cleaning": {split: vars(changed) for split, changed in datamodule.cleaning().items()},
     }

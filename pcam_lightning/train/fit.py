@@ -128,7 +128,9 @@ def _train(
             }
             predictions = module.predictions
             plot_history(folder, datamodule, source.name)
-            summary = write_result(folder, source.name, datamodule, predictions, facts)
+            summary = write_result(
+                folder, source.name, datamodule, module.model, predictions, facts
+            )
             print_result(folder, summary, datamodule.sampler == "balanced")
             logs = os.path.relpath(folder)
             Terminal().print(f"curves: tensorboard --logdir {logs}", soft_wrap=True)

@@ -18,6 +18,8 @@ FIXED = {
 
 class ProbeTrainer(StrictModel):
     accelerator: Accelerator
+    devices: Literal[1]
+    num_nodes: Literal[1]
     precision: Precision | Literal[16, 32, 64]
 
 
@@ -41,10 +43,9 @@ class Probe(SlurmCommand):
 
     @model_validator(mode="after")
     def _frozen_backbone(self) -> "Probe":
-        tune = self.model.model_dump(by_alias=True).get("tune")
-        if tune != "head":
+        if self.model.tune != "head":
             raise ValueError(
-                f"model.tune={tune}: a probe fits the head on frozen features, expected "
+                f"model.tune={self.model.tune}: a probe fits the head on frozen features, expected "
                 "model.tune=head"
             )
         return self
