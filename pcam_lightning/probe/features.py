@@ -4,6 +4,7 @@ A file is float16 [N, F] in NumPy's format, with a record (`.json`) beside it. I
 digest of all that its content depends on: backbone, preprocessing, precision and pixels.
 """
 
+import io
 import json
 import logging
 import os
@@ -169,14 +170,15 @@ class _Partial:
 
     def open(self) -> BinaryIO:
         """Return the file, open for writing after its last durable row."""
+        header = self._header()
         known = read_json(self._record, os.getuid())
         rows = known.get("rows") if known.get("shape") == list(self._shape) else None
         flags = os.O_RDWR | os.O_NOFOLLOW
         if isinstance(rows, int) and is_trusted(self._path, os.getuid()):
             file = os.fdopen(os.open(self._path, flags), "r+b")
-            header = _read_header(file)
-            end = header + rows * self.row
-            if 0 < rows <= self._shape[0] and os.fstat(file.fileno()).st_size >= end:
+            end = len(header) + rows * self.row
+            whole = os.fstat(file.fileno()).st_size >= end and file.read(len(header)) == header
+            if whole and 0 < rows <= self._shape[0]:
                 file.truncate(end)
                 file.seek(end)
                 self.rows = rows
@@ -185,9 +187,14 @@ class _Partial:
         for path in (self._path, self._record):
             path.unlink(missing_ok=True)
         file = os.fdopen(os.open(self._path, flags | os.O_CREAT | os.O_EXCL, MODE), "w+b")
-        header = {"descr": "<f2", "fortran_order": False, "shape": self._shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(header)
         return file
+
+    def _header(self) -> bytes:
+        header = {"descr": "<f2", "fortran_order": False, "shape": self._shape}
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, header)
+        return buffer.getvalue()
 
     def append(self, file: BinaryIO, features: NDArray[np.float16]) -> None:
         file.write(np.ascontiguousarray(features, "<f2").data.cast("B"))
@@ -222,13 +229,6 @@ def _digest(path: Path) -> str:
         return xxhash.xxh3_128_hexdigest(np.memmap(path, np.uint8, "r").data)
 
     return Ledger(path.parent).recall([path], "xxh3_128", read)
-
-
-def _read_header(file: BinaryIO) -> int:
-    """Return the size of the header of a file in NumPy's format."""
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    return file.tell()
 
 
 def _shape_of(path: Path) -> tuple[int, ...] | None:

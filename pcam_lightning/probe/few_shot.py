@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcam_lightning.probe.logistic import Curvature, fit
+from pcam_lightning.probe.logistic import fit_each
 from pcam_lightning.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ def few_shot_curve(
     sizes: Sequence[int],
     draws: int,
     penalty: float,
-    curvature: Curvature,
     seed: int,
 ) -> list[Shots]:
     """Return the scores for each number of patches per class, the smallest first.
@@ -75,7 +74,6 @@ def few_shot_curve(
         sizes: numbers of patches of each class.
         draws: independent draws of patches.
         penalty: of the logistic regression (see `logistic.fit`), the same for all sizes.
-        curvature: of `train`.
         seed: seed of the run.
     """
     available = int(np.bincount(labels, minlength=2).min())
@@ -84,18 +82,12 @@ def few_shot_curve(
             "few-shot with %s patches per class left out: the training set has %d of one class",
             ", ".join(map(str, lacking)), available,
         )  # fmt: skip
-    penalties = torch.full((draws,), penalty, device=train.device)
-    factor = curvature.factor(penalties[:1])
     curve = []
     for size in sorted(set(sizes) - set(lacking)):
-        drawn = draw_rows(labels, size, draws, seed)
-        union = np.unique(np.concatenate(drawn))
-        counts = torch.zeros(len(union), draws)
-        for draw, rows in enumerate(drawn):
-            counts[np.searchsorted(union, rows), draw] = 1
-        target = torch.from_numpy(labels[union]).to(train.device)
-        chosen = train[torch.from_numpy(union).to(train.device)]
-        model = fit(chosen, target, penalties, factor, counts.to(train.device))
+        rows = np.stack(draw_rows(labels, size, draws, seed))
+        chosen = train[torch.from_numpy(rows).to(train.device)]
+        target = torch.from_numpy(labels[rows]).to(train.device)
+        model = fit_each(chosen, target, penalty)
         logits = model.logits(test).T.cpu().numpy()
         scores = np.array([auroc(each) for each in logits])
         low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -1,13 +1,14 @@
-"""Logistic regression on fixed features, for many penalties or row subsets at once."""
+"""Logistic regression on fixed features, for many penalties or many data sets at once."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-CURVATURE_ROWS = 8
+CURVATURE_ROWS = 4
 """Rows, in multiples of the number of features, from which the curvature is estimated."""
 ITERATIONS = 200
 """Limit of LBFGS iterations; a fit that reaches it is reported."""
@@ -94,61 +95,95 @@ class Curvature:
             slack *= 10
 
 
-def fit(
-    features: Tensor,
-    labels: Tensor,
-    penalties: Tensor,
-    factor: Tensor,
-    counts: Tensor | None = None,
-) -> Fit:
-    """Fit P logistic regressions by LBFGS.
+def fit(features: Tensor, labels: Tensor, penalties: Tensor, factor: Tensor) -> Fit:
+    """Fit a logistic regression for each penalty.
 
-    Model p minimizes the mean log loss of its rows plus penalty_p / 2 * ||weight_p||^2. The bias
-    has no penalty. With scikit-learn's LogisticRegression, C = 1 / (rows * penalty).
+    Model p minimizes the mean log loss plus penalty_p / 2 * ||weight_p||^2. The bias has no
+    penalty. With scikit-learn's LogisticRegression, C = 1 / (N * penalty).
 
     Args:
         features: standardized, float32 [N, F].
         labels: 0 or 1, [N].
         penalties: above 0, float32 [P].
-        factor: as from `Curvature.factor`, [P, F, F], or [1, F, F] for all models.
-        counts: 1 for the rows of each model and 0 for others, [N, P]; None for all rows.
+        factor: as from `Curvature.factor`, [P, F, F].
     """
     target = labels.to(features)[:, None]
-    share = 1 / len(features) if counts is None else counts / counts.sum(0)
-    models, width = len(penalties), features.shape[1]
-    u = torch.zeros(models, width, device=features.device, requires_grad=True)
-    bias = torch.zeros(models, device=features.device, requires_grad=True)
+
+    def evaluate(u: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weight = _solve(factor.mT, u, upper=True)
+        logits = torch.addmm(bias, features, weight.T)
+        loss = (softplus(logits) - target * logits).mean(0)
+        loss += penalties / 2 * weight.square().sum(1)
+        error = (torch.sigmoid(logits) - target) / len(features)
+        slope = error.T @ features + penalties[:, None] * weight
+        return loss, _solve(factor, slope, upper=False), error.sum(0)
+
+    u, bias, loss, converged = _minimize(len(penalties), features.shape[1], evaluate, features)
+    return Fit(_solve(factor.mT, u, upper=True), bias, loss, converged)
+
+
+def fit_each(features: Tensor, labels: Tensor, penalty: float) -> Fit:
+    """Fit a logistic regression, with the same penalty, to each of D small data sets.
+
+    The objective is that of `fit`. Without a preconditioner: few rows need few iterations.
+
+    Args:
+        features: standardized, float32 [D, n, F].
+        labels: 0 or 1, [D, n].
+        penalty: above 0.
+    """
+    sets, rows, width = features.shape
+    target, root = labels.to(features), math.sqrt(penalty)
+
+    def evaluate(u: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weight = u / root
+        logits = torch.bmm(features, weight[:, :, None])[:, :, 0] + bias[:, None]
+        loss = (softplus(logits) - target * logits).mean(1)
+        loss += penalty / 2 * weight.square().sum(1)
+        error = (torch.sigmoid(logits) - target) / rows
+        slope = torch.bmm(error[:, None], features)[:, 0] + penalty * weight
+        return loss, slope / root, error.sum(1)
+
+    u, bias, loss, converged = _minimize(sets, width, evaluate, features)
+    return Fit(u / root, bias, loss, converged)
+
+
+def _minimize(
+    models: int,
+    width: int,
+    evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    like: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Minimize the sum of independent objectives by LBFGS, from zero.
+
+    Args:
+        models: number of objectives.
+        width: number of weights of each.
+        evaluate: maps weights [models, width] and biases [models] to the objectives [models] and
+            their gradients.
+        like: tensor whose dtype and device are used.
+
+    Returns weights, biases, objectives, and whether the gradient has become small.
+    """
+    u = torch.zeros(models, width, dtype=like.dtype, device=like.device, requires_grad=True)
+    bias = torch.zeros(models, dtype=like.dtype, device=like.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [u, bias], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
-    loss = torch.empty(0)
 
     @torch.no_grad()
     def objective() -> Tensor:
-        nonlocal loss
-        weight = _solve(factor, u, transposed=True)
-        logits = torch.addmm(bias, features, weight.T)
-        loss = ((softplus(logits) - target * logits) * share).sum(0)
-        loss += penalties / 2 * weight.square().sum(1)
-        error = (torch.sigmoid(logits) - target) * share
-        u.grad = _solve(factor, error.T @ features + penalties[:, None] * weight)
-        # The second derivative by the bias is at most 1/4.
-        bias.grad = error.sum(0)
-        return loss.sum()
+        losses, u.grad, bias.grad = evaluate(u, bias)
+        return losses.sum()
 
     optimizer.step(objective)
-    objective()
-    assert u.grad is not None and bias.grad is not None
-    steepest = max(float(u.grad.abs().max()), float(bias.grad.abs().max()))
-    weight = _solve(factor, u.detach(), transposed=True)
-    return Fit(weight, bias.detach(), loss, steepest <= 10 * TOLERANCE)
+    with torch.no_grad():
+        losses, slope, bias_slope = evaluate(u, bias)
+    steepest = max(float(slope.abs().max()), float(bias_slope.abs().max()))
+    return u.detach(), bias.detach(), losses, steepest <= 10 * TOLERANCE
 
 
-def _solve(factor: Tensor, rows: Tensor, transposed: bool = False) -> Tensor:
-    """Return L^-1 x (or L^-T x) for each row x of [P, F]."""
-    matrix = factor.mT if transposed else factor
-    if len(factor) == 1:
-        return torch.linalg.solve_triangular(matrix[0], rows.T, upper=transposed).T.contiguous()
-    columns = torch.linalg.solve_triangular(matrix, rows[:, :, None], upper=transposed)
-    return columns[:, :, 0]
+def _solve(factor: Tensor, rows: Tensor, upper: bool) -> Tensor:
+    """Return A^-1 x for each row x of [P, F] and triangular matrix A of [P, F, F]."""
+    return torch.linalg.solve_triangular(factor, rows[:, :, None], upper=upper)[:, :, 0]

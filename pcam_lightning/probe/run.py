@@ -61,8 +61,8 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
     from pcam_lightning.weights.state import weights_digest
 
     start = time.monotonic()
-    build.check_targets(config)
     _check_network(config["model"])
+    build.check_targets(config)
     config["trainer"]["precision"] = choose_precision(config["trainer"])
     save_resolved(config, folder)
     torch.manual_seed(derive_seed(config["seed"], "initialisation"))
@@ -111,14 +111,19 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _check_network(model: Config) -> None:
-    """Raise `InputError` if the network of a section `model` has no frozen features."""
+    """Raise `InputError` if the network of a section `model` has no pretrained, frozen features."""
     from hydra.utils import get_object
 
-    target = get_object(model["_target_"])
-    if not hasattr(target, "features"):
+    from pcam_lightning.weights.source import takes_weights
+
+    if not hasattr(get_object(model["_target_"]), "features"):
         raise InputError(
             f"model._target_={model['_target_']}: has no features of a frozen backbone, expected "
             "model=timm model.name=NAME"
+        )
+    if takes_weights(model) and model.get("weights") is None:
+        raise InputError(
+            "model.weights=null: a probe does not train the backbone, expected pretrained or a file"
         )
 
 

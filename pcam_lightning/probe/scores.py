@@ -92,11 +92,10 @@ def score(features: Features, options: ProbeOptions, device: torch.device) -> Sc
             options.few_shot,
             options.draws,
             options.few_shot_penalty,
-            curvature,
             options.seed,
         )
     seconds["few_shot"] = time.monotonic() - start
-    del train, curvature
+    del train
     raw = {"val": val, "test": test}
     start = time.monotonic()
     neighbors = _neighbors(features, target, raw, options.neighbors)
