@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.cli.licenses import print_license
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.status import recording
@@ -58,6 +59,7 @@ def bundle(config: Config, target: "ExportTarget", folder: Path) -> None:
         summary = {
             "run": target.run.path,
             "weights_digest": target.weights_digest,
+            "backbone": target.backbone,
             "archive": None,
             "model": comparison.facts(),
         }
@@ -76,6 +78,7 @@ def bundle(config: Config, target: "ExportTarget", folder: Path) -> None:
         summary | {"archive": path.name, "bytes": size, "files": content.names},
     )
     print(f"{os.path.relpath(path)}: {len(content.names)} files, {size / 1e6:,.1f} MB")
+    print_license(target.backbone)
     source = "-r requirements.txt"
     if options["wheels"] != "none":
         source = "--no-index --find-links wheels --require-hashes -r requirements.lock"

@@ -98,6 +98,7 @@ def _metadata(target: ExportTarget, golden: int) -> BundleMetadata:
         decision_threshold=target.decision_threshold,
         weights_digest=summary["weights_digest"],
         golden=Golden(count=golden),
+        backbone=target.backbone,
         package_version=__version__,
         commit=(manifest.get("git") or {}).get("commit"),
     )
@@ -109,4 +110,5 @@ def _without_folders(value: Any) -> Any:
         return {key: _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_folders(each) for each in value]
-    return None if isinstance(value, str) and os.path.isabs(value) else value
+    is_path = isinstance(value, str) and os.path.isabs(value.removeprefix("local-dir:"))
+    return None if is_path else value

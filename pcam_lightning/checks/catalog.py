@@ -59,6 +59,7 @@ CHECKS = (
     Check("PC701", "Waiting for data", TRAIN, speed.waiting_for_data),
     Check("PC702", "Share of the framework", ("benchmark",), speed.framework),
     Check("PC801", "Exported model", ("export", "bundle"), handover.equal_export),
+    Check("PC802", "License of the backbone", TRAIN, handover.backbone_license),
 )
 """All checks, in the order of their codes."""
 

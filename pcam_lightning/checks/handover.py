@@ -1,10 +1,11 @@
-"""Checks of an export or a bundle: is the model in it the model that was trained?"""
+"""Checks before a model is handed over: is it the one that was trained, and may it be used?"""
 
 from __future__ import annotations
 
 from pcam_lightning.checks.contents import Comparison, ExportSummary, read_summary
 from pcam_lightning.checks.inputs import COMMANDS, Folder, Inputs
 from pcam_lightning.checks.outcome import Verdict, issue, not_applicable, passed, tip
+from pcam_lightning.weights.license import describe_license, is_noncommercial, license_facts
 
 QUANTIZED = "_int8"
 """Part of the name of files that differ on purpose."""
@@ -26,6 +27,16 @@ def equal_export(folder: Folder, inputs: Inputs) -> Verdict:
     if not different:
         return passed(texts)
     return (tip if all(QUANTIZED in name for name in different) else issue)(texts)
+
+
+def backbone_license(folder: Folder, inputs: Inputs) -> Verdict:
+    """Check that the license of pretrained weights is stated and restricts no use."""
+    backbone = license_facts(folder.run.manifest.get("backbone"))
+    if backbone is None:
+        return passed("no published weights: every weight was trained from random values")
+    text = f"backbone {describe_license(backbone)}"
+    is_free = backbone["license"] is not None and not is_noncommercial(backbone["license"])
+    return (passed if is_free else tip)(text, "manifest.json")
 
 
 def _is_equal(found: Comparison) -> bool:

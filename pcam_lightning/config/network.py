@@ -40,7 +40,8 @@ def build_network(model: Config, pretrained: bool = True) -> Network:
     source = find_source(model)
     if source is None:
         return Network(construct(arguments, "model"), None)
-    network = construct(arguments | dict(source.arguments), "model")
+    arguments |= _stated(arguments, source)
+    network = construct(arguments, "model")
     network.normalize.set(source.mean, source.std)
     facts: dict[str, Any] = {"name": source.name, "file": None, "digest": None}
     if source.file is not None:
@@ -48,7 +49,7 @@ def build_network(model: Config, pretrained: bool = True) -> Network:
         if pretrained:
             facts["digest"] = _load(network, source)
     facts |= {"license": source.license, "mean": source.mean, "std": source.std}
-    return Network(network, facts | {"network": _description(network, arguments, source)})
+    return Network(network, facts | {"network": _description(network, arguments)})
 
 
 def constructor_arguments(model: Config) -> Config:
@@ -75,7 +76,15 @@ def _load(network: "nn.Module", source: "Source") -> str:
     return weights_digest(state)
 
 
-def _description(network: "nn.Module", arguments: Config, source: "Source") -> Config:
+def _stated(arguments: Config, source: "Source") -> Config:
+    """Return the arguments that a publisher states, with the user's further ones."""
+    stated = dict(source.arguments)
+    if "arguments" in stated:
+        stated["arguments"] = stated["arguments"] | (arguments.get("arguments") or {})
+    return stated
+
+
+def _description(network: "nn.Module", arguments: Config) -> Config:
     """Return the section `model` that builds a network again, from what is now known of it."""
     known = {key: getattr(network, key) for key in ("size", "lora_targets") if key in arguments}
-    return arguments | dict(source.arguments) | known
+    return arguments | known

@@ -1,8 +1,8 @@
 """A trained model: the network of a run, checkpoint or bundle, its weights and its threshold."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.run import is_run_folder
 from pcam_lightning.runs.threshold import Threshold
+from pcam_lightning.weights.license import license_facts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,8 @@ class TrainedModel:
     """The appearance of the training patches (see `metrics.drift`), if it was stored."""
     prior_offset: float
     """Correction of logits for the share of tumour in training (see `metrics.calibration`)."""
+    backbone: Mapping[str, Any] | None = None
+    """Name, license and digest of the pretrained weights; None if there are none."""
 
     @property
     def temperature(self) -> float | None:
@@ -108,7 +111,8 @@ def load_trained(config: Config, overrides: Iterable[str] = (), tta: str = "none
         return _load_bundle(Path(config["bundle"]), tta)
     checkpoint, run = find_checkpoint(config)
     module = load_module(config, checkpoint, run, overrides)
-    return _trained(module.model, checkpoint, tta, run, run, recorded_prior_offset(run))
+    trained = _trained(module.model, checkpoint, tta, run, run, recorded_prior_offset(run))
+    return replace(trained, backbone=license_facts(module.backbone))
 
 
 def load_module(
@@ -144,14 +148,11 @@ def load_module(
     except InputError as error:
         raise InputError(f"{where}: config.{error}" if run else str(error)) from None
     build.check_arguments(constructor_arguments(model), "model")
-    if (
-        run is None
-        or is_named("model", overrides)
-        or not (backbone := run.manifest.get("backbone"))
-    ):
+    recorded = None if run is None else run.manifest.get("backbone")
+    if recorded is None or is_named("model", overrides):
         network, backbone = build_network(model, pretrained=model.get("tune", "full") != "full")
     else:
-        network = construct(model, "model")
+        network, backbone = construct(model, "model"), recorded
         if frozen_keys(network):
             load_recorded(network, backbone, where)  # type: ignore[arg-type]
     module = PCamClassifier(network, backbone=backbone)
@@ -177,7 +178,8 @@ def _load_bundle(path: Path, tta: str) -> TrainedModel:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     load_safetensors(bundle.weights(), network, str(path))
-    return _trained(network, path, tta, None, bundle, bundle.metadata.prior_offset)
+    trained = _trained(network, path, tta, None, bundle, bundle.metadata.prior_offset)
+    return replace(trained, backbone=bundle.metadata.backbone)
 
 
 def recorded_prior_offset(run: Run | None) -> float:

@@ -54,11 +54,25 @@ def connection_fault(uri: str) -> str | None:
 
 
 def examine_weights(folder: str | None) -> Iterator[Finding]:
-    """Yield a finding about pretrained weights in torchvision's cache."""
+    """Yield findings about pretrained weights in the caches of torchvision and of the Hub."""
     if folder is not None:
         files = sorted(path.name for path in Path(folder).glob("*.pth"))
         listed = ", ".join(files) if files else "none; the shipped networks start without"
         yield green("weights", f"cached in {folder}: {listed}")
+    if (version := _version("timm")) is None:
+        yield green("timm", "not installed; only model=timm and probe need it")
+        return
+    hub = _hub_cache()
+    names = sorted(path.name.split("--", 1)[1] for path in hub.glob("models--*--*"))
+    listed = ", ".join(name.replace("--", "/") for name in names)
+    fetched = listed or "none; hf download OWNER/NAME fetches them"
+    yield green("timm", f"{version}; weights cached in {hub}: {fetched}")
+
+
+def _hub_cache() -> Path:
+    """Return the folder in which the Hub keeps repositories, by its environment variables."""
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE", f"{home}/hub")))
 
 
 def _version(package: str) -> str | None:

@@ -86,7 +86,7 @@ class PCamClassifier(LightningModule):
         backbone: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = None if backbone is None else dict(backbone)
         self.model = model
         self.augment = augment
         self.optimizer, self.scheduler, self.seed = optimizer, scheduler, seed

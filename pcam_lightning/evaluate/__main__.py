@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.cli.licenses import print_license
 from pcam_lightning.config.trained import recorded_prior_offset
 from pcam_lightning.evaluate.target import EvaluationTarget, resolve_target
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.status import recording
 from pcam_lightning.runs.threshold import Threshold, write_threshold
+from pcam_lightning.weights.license import license_facts
 
 if TYPE_CHECKING:
     from pcam_lightning.evaluate.analysis import Analysis
@@ -92,12 +94,14 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         **analysis.summary,
         **facts,
         "inference": inference and inference.facts,
+        "backbone": license_facts(inference.backbone if inference else target.recorded_backbone()),
         "seconds": time.monotonic() - start,
     }
     save_threshold(target, folder, analysis, dataset, inference)
     write_page(folder / "page.html", summary, analysis, plots, galleries)
     write_json(folder / "summary.json", summary)
     print_report(summary, analysis)
+    print_license(summary["backbone"])
     print(f"page: {os.path.relpath(folder)}/page.html")
 
 

@@ -38,6 +38,8 @@ class Inference:
     """`name`, `root`, `fingerprint` and `files` of the data."""
     tables: dict[str, Path]
     """Split to the file of its predictions table."""
+    backbone: dict[str, Any] | None
+    """The pretrained weights, as in a manifest."""
     facts: dict[str, Any]
     """`weights_digest`, `precision`, `batch_size`, `threads`, `patches`, `seconds`,
     `patches_per_second`; with augmentation also `tta_seconds` and `tta_cost` (`tta_seconds`
@@ -98,7 +100,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
         row, label, logit = (column.numpy() for column in final[split])
         others = {PLAIN_LOGIT: plain[split].logit.numpy()} if final is not plain else {}
         write_predictions(path, row, label, logit, None if slides is None else slides[row], others)
-    return Inference(module.model.cpu().eval(), dataset, tables, facts)
+    return Inference(module.model.cpu().eval(), dataset, tables, module.backbone, facts)
 
 
 def _data(target: EvaluationTarget) -> tuple[str, PCamDataModule]:

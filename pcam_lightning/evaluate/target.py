@@ -65,6 +65,10 @@ class EvaluationTarget:
             return None
         return value
 
+    def recorded_backbone(self) -> dict[str, Any] | None:
+        """Return the run's pretrained weights, as in its manifest; None if there are none."""
+        return None if self.run is None else self.run.manifest.get("backbone")
+
     def saved_dataset(self) -> dict[str, Any]:
         """Return the recorded data set of saved predictions; `data.root` replaces its folder.
 

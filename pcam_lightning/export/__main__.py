@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.cli.licenses import print_license
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
 from pcam_lightning.runs.status import recording
@@ -52,6 +53,7 @@ def export(config: Config, target: "ExportTarget", folder: Path) -> None:
         "decision_threshold": target.decision_threshold,
         "temperature": target.served.temperature,
         "prior_offset": target.served.prior_offset,
+        "backbone": target.backbone,
         "files": {name: each.facts() | each.speed() for name, each in comparisons.items()},
     }
     for name, each in comparisons.items():
@@ -59,6 +61,7 @@ def export(config: Config, target: "ExportTarget", folder: Path) -> None:
     check_equal(*next(iter(comparisons.items())), summary, folder)
     write_json(folder / "summary.json", summary)
     write_card(folder, target, comparisons)
+    print_license(target.backbone)
     print(f"model card: {os.path.relpath(folder)}/model_card.html")
 
 

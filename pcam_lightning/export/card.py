@@ -18,6 +18,7 @@ from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.summary import describe_interval
 from pcam_lightning.runs.hardware import read_hardware
 from pcam_lightning.runs.markdown import markdown
+from pcam_lightning.weights.license import describe_license
 
 HUB_METRICS = {"auroc": "roc_auc", "accuracy": "accuracy", "f2": "f2", "sensitivity": "recall"}
 """Names of metrics on the Hugging Face Hub."""
@@ -86,6 +87,10 @@ def describe(
     hardware = manifest.get("hardware") or {}
     facts = {
         "model": target.model_name,
+        "backbone": _backbone(target.backbone),
+        "backbone_license": "none used"
+        if target.backbone is None
+        else describe_license(target.backbone),
         "target": model["_target_"],
         "parameters": sum(each.numel() for each in target.served.network.parameters()),
         "dataset": dataset,
@@ -122,6 +127,12 @@ def describe(
         "hardware": _device(read_hardware() | {"gpus": []}),
     }
     return facts | {"front_matter": _front_matter(facts)}
+
+
+def _backbone(backbone: Mapping[str, Any] | None) -> str:
+    if backbone is None:
+        return "none: every weight was trained from random values"
+    return f"{backbone['name']}, weights with SHA-256 {backbone['digest']}"
 
 
 def _environment() -> jinja2.Environment:

@@ -22,6 +22,7 @@ from pcam_lightning.metrics.predictions import read_predictions
 from pcam_lightning.models.served import Served
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.threshold import Threshold
+from pcam_lightning.weights.license import license_facts
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ class ExportTarget:
         """Name of timm's architecture, or of the network's class, in lower case."""
         network = self.network
         return str(network.get("name") or network["_target_"].rpartition(".")[2]).lower()
+
+    @property
+    def backbone(self) -> dict[str, Any] | None:
+        """`name`, `license` and `digest` of the pretrained weights; None if there are none."""
+        return license_facts(self.run.manifest.get("backbone"))
 
     @property
     def network(self) -> Mapping[str, Any]:

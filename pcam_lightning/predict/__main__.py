@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
+from pcam_lightning.cli.licenses import print_license
 from pcam_lightning.errors import CheckFailed, InputError
 from pcam_lightning.files import atomic_write, write_json
 from pcam_lightning.runs.manifest import collect_manifest
@@ -101,6 +102,7 @@ def predict(
         "threshold": {"value": threshold, "rule": rule},
         "temperature": trained.temperature,
         "prior_offset": trained.prior_offset,
+        "backbone": trained.backbone,
         "decisions": {name: int(np.sum(decision == name)) for name in DECISIONS},
         "drift": _drift(
             trained, {name: np.asarray(each) for name, each in features.items()}, folder
@@ -195,6 +197,7 @@ def _print(summary: dict[str, Any]) -> None:
         shown = ("auroc", "accuracy", "sensitivity", "specificity")
         print("  ".join(f"{name} {_number(scores[name]['value'])}" for name in shown))
     print(f"{summary['patches_per_second']:,.0f} patches per second")
+    print_license(summary["backbone"])
 
 
 def _number(value: float | None) -> str:

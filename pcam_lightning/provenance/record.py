@@ -80,7 +80,7 @@ class Difference:
     """A fact in which runs differ."""
 
     kind: str
-    """config, code, backbone, package, data, determinism, python, hardware, environment or slurm."""
+    """Kind of fact, such as config, code, backbone, package, data or hardware."""
     name: str
     values: list[Any]
     """One value per run, None if the run has no such fact."""

@@ -126,5 +126,7 @@ class BundleMetadata(BaseModel):
     """As in the run's summary."""
     golden: Golden
     package_version: Text
+    backbone: dict[str, Text | None] | None = None
+    """`name`, `license` and `digest` of pretrained weights; None if every weight was trained."""
     commit: Annotated[str, Field(pattern="^[0-9a-f]{40,64}$")] | None
     """Commit of the code that made the bundle."""

@@ -70,7 +70,7 @@ def weight_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, part in (config.get("callbacks") or {}).items()
         if part and not (isinstance(part, Mapping) and part.get("_target_") in OBSERVERS)
     }
-    settings = dict(config) | {"callbacks": callbacks}
+    settings = dict(config) | {"callbacks": callbacks} | _normalization(config)
     if isinstance(folder := config.get("run_dir"), str) and folder:
         settings = move_folder(settings, folder, "${run_dir}")
     return {
@@ -78,6 +78,17 @@ def weight_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(settings)
         if not any(f"{key}.".startswith(f"{name}.") for name in FREE)
     }
+
+
+def _normalization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `data` with the statistics that `normalize: auto` stands for.
+
+    Without published weights these are "symmetric", the default of earlier versions.
+    """
+    data, model = config.get("data") or {}, config.get("model") or {}
+    if data.get("normalize") == "auto" and not model.get("weights") and "name" not in model:
+        return {"data": dict(data) | {"normalize": "symmetric"}}
+    return {}
 
 
 def finished_summary(config: Mapping[str, Any], folder: Path) -> Path | None:

@@ -194,6 +194,19 @@ CASES: dict[str, tuple[str, Change, Change | None]] = {
             shutil.rmtree(root / "bundle"),
         ],
     ),
+    "PC802": (
+        "tip",
+        on(
+            "sweep/0/manifest.json",
+            backbone={
+                "name": "hf-hub:a/b",
+                "file": "/a/b",
+                "license": "cc-by-nc-4.0",
+                "network": {},
+            },
+        ),
+        without("manifest.json"),
+    ),
 }
 """Code to the expected state, the change that makes the check fire, and the missing input."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import stand_in_launcher
+from huggingface_hub import try_to_load_from_cache
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +12,7 @@ from hydra.types import RunMode
 
 from pcam_lightning.cli.command import CONF
 from pcam_lightning.config import build, schema
+from pcam_lightning.errors import InputError
 
 GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 GROUPS += ("cluster",)
@@ -84,6 +86,9 @@ def test_every_model_optimizer_and_scheduler_takes_two_steps(
             "callbacks.last_checkpoint=null",
             "+trainer.enable_checkpointing=false",
             "logger=csv",
+            *(
+                ["model.weights=null"] if model == "timm" else []
+            ),  # its weights are not in the tests
         ]
     )
     schema.check("train", config)
@@ -104,9 +109,19 @@ def test_every_experiment_runs_for_two_steps(composed, pcam_root: Path, name: st
     config = composed([*chosen, "data.batch_size=8"])
     schema.check("train", config)
     trainer = build.build_trainer(config)
+    if config["model"].get("weights") == "pretrained" and not weights_are_here(config):
+        with pytest.raises(InputError, match=r"hf download [\w./-]+"):
+            build.build_module(config)
+        return
     module = build.build_module(config)
     trainer.fit(module, datamodule=build.build_datamodule(config, pcam_root))
     assert trainer.global_step == 2
+
+
+def weights_are_here(config: dict) -> bool:
+    """Return whether the cache of the Hub has the repository that a section `model` names."""
+    repository = config["model"]["name"].removeprefix("hf-hub:")
+    return isinstance(try_to_load_from_cache(repository, "config.json"), str)
 
 
 @pytest.mark.parametrize(("more", "runs"), [([], 18), (["seed=1,2,3"], 54), (["optimizer=sgd"], 9)])

@@ -42,3 +42,13 @@ def test_mlflow(closed_port: str, monkeypatch) -> None:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert level() == "green"
+
+
+def test_repositories_in_the_cache_of_the_hub_are_listed(tmp_path, monkeypatch):
+    for name in ("models--owner--network-a", "models--other--b", "datasets--owner--c"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (finding,) = tracking.examine_weights(None)
+    assert str(tmp_path) in finding.fact
+    assert "other/b" in finding.fact and "owner/network-a" in finding.fact
+    assert "owner/c" not in finding.fact

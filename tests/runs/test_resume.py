@@ -16,6 +16,7 @@ from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, finis
 
 # No weight depends on these: they may change in the folder of a run. Each list is one config.
 HARMLESS = [
+    ["data.normalize=symmetric"],  # what the default stands for without published weights
     [
         "preflight=false",
         "cluster=snellius",
