@@ -11,6 +11,7 @@ import torch
 from pcam_files import SPLITS, random_split, write_split
 from sklearn.metrics import roc_auc_score
 
+from pcam_lightning.config import schema
 from pcam_lightning.config.trained import load_trained
 from pcam_lightning.probe import published
 from pcam_lightning.runs import Run
@@ -177,3 +178,11 @@ def test_settings_beyond_the_data_are_left_out_and_logged(probe) -> None:
 def test_a_penalty_at_the_edge_of_the_grid_is_reported(probe) -> None:
     code, out, err = probe("probe.penalties=[1e-3,1e3]")
     assert code == 0 and "probe.penalties" in out + err
+
+
+def test_an_experiment_names_the_backbone_and_not_what_is_trained(composed) -> None:
+    config = composed(["experiment=h_optimus_0"], name="probe")
+    schema.check("probe", config)
+    assert config["model"]["name"] == "hf-hub:bioptimus/H-optimus-0"
+    assert config["model"]["tune"] == "head"
+    assert config["experiment_name"] == "h_optimus_0"
