@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from pcam_lightning.errors import InputError
 
 HELD_BATCHES = 8
-"""Batches whose features stay on the device, so that it seldom waits for a copy."""
+"""Batches whose features stay on a GPU, so that it seldom waits for a copy."""
 
 
 class Extractor:
     """The features of a network for patches, in the precision of the trainer.
 
     Args:
-        network: has `features`, uint8 [B, 96, 96, 3] to float [B, F], and `head`, a linear layer
-            from F features to one logit.
+        network: moved to the device; its method `features` maps uint8 [B, 96, 96, 3] to float
+            [B, F].
         batch_size: patches in a forward pass.
         fabric: device and precision.
     """
@@ -29,7 +29,7 @@ class Extractor:
     def __init__(self, network: nn.Module, batch_size: int, fabric: Fabric) -> None:
         self.batch_size, self._fabric = batch_size, fabric
         self._network: Any = fabric.setup_module(network.eval()).module
-        self.width: int = self._network.head.in_features
+        self._held = HELD_BATCHES if fabric.device.type == "cuda" else 1
 
     def extract(self, pixels: Any, start: int, name: str) -> Iterator[NDArray[np.float16]]:
         """Yield the features of consecutive patches in order, float16 [n, F].
@@ -46,7 +46,7 @@ class Extractor:
         for first in range(start, len(pixels), self.batch_size):
             held.append(self._features(pixels[first : first + self.batch_size]))
             last = first + len(held[-1])
-            if len(held) == HELD_BATCHES or last == len(pixels):
+            if len(held) == self._held or last == len(pixels):
                 features = torch.cat(held).cpu().numpy()
                 held.clear()
                 _check_finite(features, last - len(features), name)

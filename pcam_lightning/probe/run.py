@@ -46,6 +46,7 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
     # Heavy imports come after the checks that need none.
     import torch
 
+    from pcam_lightning.cli.licenses import print_license
     from pcam_lightning.config import build
     from pcam_lightning.config.network import build_network
     from pcam_lightning.config.precision import choose_precision
@@ -58,6 +59,7 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
     from pcam_lightning.results.files import determinism, write_result
     from pcam_lightning.results.terminal import print_result
     from pcam_lightning.seeds import derive_seed
+    from pcam_lightning.weights.license import license_facts
     from pcam_lightning.weights.state import weights_digest
 
     start = time.monotonic()
@@ -98,7 +100,7 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
         "seed": config["seed"],
         "best_checkpoint": "checkpoints/best.ckpt",
         "weights_digest": weights_digest(network.state_dict()),
-        "backbone": backbone and {key: backbone[key] for key in ("name", "license", "digest")},
+        "backbone": license_facts(backbone),
         "probe": {**found.facts, "features": features.facts},
         "seconds": time.monotonic() - start,
     }
@@ -108,6 +110,7 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
     print_result(folder, summary, balanced=False)
     name = backbone["name"] if backbone else type(network).__name__
     print_probe(summary, write_published(folder, summary, name))
+    print_license(summary["backbone"])
 
 
 def _check_network(model: Config) -> None:

@@ -1,5 +1,6 @@
 """Features of the three splits of a data set, computed once or found."""
 
+import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ def compute_features(
     width: int = network.head.in_features  # type: ignore[assignment,union-attr]
     scale = check_scales(datamodule.splits, datamodule.scale)
     found: dict[str, tuple[Path, bool]] = {}
-    extractor = None
+    extractor, batch_size = None, datamodule.batch_size
     files = {}
     for split in SPLITS:
         source = datamodule.files(split)
@@ -91,7 +92,7 @@ def compute_features(
         if path := file.find():
             found[split] = path, False
             continue
-        extractor = extractor or Extractor(network, datamodule.batch_size, fabric)
+        extractor = extractor or Extractor(_to_compute(network, config), batch_size, fabric)
         found[split] = file.make(extractor, datamodule.datasets[split].pixels)
     parts = {}
     for split, (path, _) in found.items():
@@ -107,6 +108,13 @@ def compute_features(
         "folder": str(files["train"].folder),
     }
     return Features(parts["train"], parts["valid"], parts["test"], facts)
+
+
+def _to_compute(network: nn.Module, config: Config) -> nn.Module:
+    """Return the network, or a copy where the precision replaces its weights by rounded ones."""
+    precision = str(config["trainer"]["precision"])
+    is_converted = precision.endswith("-true") and precision != "32-true"
+    return copy.deepcopy(network) if is_converted else network
 
 
 def describe_backbone(
