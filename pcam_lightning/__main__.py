@@ -8,7 +8,7 @@ from pcam_lightning.cli.printing import keep_printing
 TASKS = {
     "Start": ("tour", "doctor"),
     "Get data": ("download", "audit"),
-    "Train and tune": ("train", "sweep", "collect"),
+    "Train and tune": ("train", "probe", "sweep", "collect"),
     "Look at runs": ("evaluate", "compare"),
     "Use a model": ("predict", "export", "bundle"),
     "Check": ("check", "report", "reproduce", "benchmark"),

@@ -21,7 +21,7 @@ FOLDERS = [str(TESTS), str(TESTS / "train")]
 """Folders with the callbacks that the tests name in configs."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["lightning", "pcam_lightning.train.result", "pcam_lightning.config.build"]
+    ["lightning", "pcam_lightning.results.files", "pcam_lightning.config.build"]
 )
 
 

@@ -142,25 +142,10 @@ class PCamClassifier(LightningModule):
         progress.completed = progress.processed
 
     def setup(self, stage: str) -> None:
-        """Set the network's channel statistics by `normalize` of the data module, before a fit.
-
-        Raises:
-            InputError: `normalize` of the data module is "train", and the network has no layer
-                `normalize`.
-        """
+        """Set the network's channel statistics by `normalize` of the data module, before a fit."""
         datamodule = getattr(self.trainer, "datamodule", None)
-        if stage != "fit" or not isinstance(datamodule, PCamDataModule):
-            return
-        if datamodule.normalize == "auto":
-            return
-        layer = getattr(self.model, "normalize", None)
-        if isinstance(layer, Normalize):
-            layer.set(*datamodule.channel_statistics)
-        elif datamodule.normalize != "symmetric":
-            raise InputError(
-                f"data.normalize={datamodule.normalize}: {type(self.model).__name__} has no "
-                "pcam_lightning.models.Normalize named normalize; expected data.normalize=auto"
-            )
+        if stage == "fit" and isinstance(datamodule, PCamDataModule):
+            set_normalization(self.model, datamodule)
 
     def on_train_start(self) -> None:
         load_loader_state(self.trainer)
@@ -343,6 +328,24 @@ class PCamClassifier(LightningModule):
             # All ranks have equal values; their maximum, unlike a mean, has the same bits.
             self.log(name, value, prog_bar=shown, sync_dist=True, reduce_fx="max")
         return scores
+
+
+def set_normalization(network: nn.Module, datamodule: PCamDataModule) -> None:
+    """Set a network's channel statistics by `normalize` of the data module; "auto" keeps them.
+
+    Raises:
+        InputError: `normalize` is "train", and the network has no layer `normalize`.
+    """
+    if datamodule.normalize == "auto":
+        return
+    layer = getattr(network, "normalize", None)
+    if isinstance(layer, Normalize):
+        layer.set(*datamodule.channel_statistics)
+    elif datamodule.normalize != "symmetric":
+        raise InputError(
+            f"data.normalize={datamodule.normalize}: {type(network).__name__} has no "
+            "pcam_lightning.models.Normalize named normalize; expected data.normalize=auto"
+        )
 
 
 def is_logged_step(trainer: Trainer) -> bool:

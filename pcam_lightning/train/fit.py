@@ -46,7 +46,7 @@ def train(config: Config, fingerprint: str | None = None) -> Path:
     with stop_signals.listening(), recording(folder, manifest, resume=begins_elsewhere):
         remove_leftovers(folder, checkpoint)
         path = _train(config, folder, manifest, fingerprint, checkpoint)
-    from pcam_lightning.train.issues import print_issues
+    from pcam_lightning.results.issues import print_issues
 
     print_issues(folder)
     return path
@@ -60,6 +60,7 @@ def _train(
     checkpoint: str | None,
 ) -> Path:
     # Heavy imports come after the checks that need none.
+    from pcam_lightning.cli.terminal import Terminal
     from pcam_lightning.config import build
     from pcam_lightning.config.construct import settings_reported
     from pcam_lightning.config.loggers import finish_loggers
@@ -68,8 +69,11 @@ def _train(
     from pcam_lightning.data.source import find_source
     from pcam_lightning.engine.checkpoints import check_checkpoint
     from pcam_lightning.metrics.summary import describe_interval
-    from pcam_lightning.train import limits, result
-    from pcam_lightning.train.result import determinism, score_best, training_speed
+    from pcam_lightning.results.files import determinism, write_result
+    from pcam_lightning.results.terminal import print_result
+    from pcam_lightning.train import limits
+    from pcam_lightning.train.history import plot_history
+    from pcam_lightning.train.result import score_best, training_speed
     from pcam_lightning.weights.state import weights_digest
 
     start = time.monotonic()
@@ -103,7 +107,7 @@ def _train(
             "fingerprint": datamodule.fingerprint,
             "files": datamodule.digests,
         }
-        facts = {"dataset": dataset, "determinism": determinism(trainer)}
+        facts = {"dataset": dataset, "determinism": determinism(trainer.world_size)}
         facts |= {"backbone": module.backbone} if module.backbone else {}
         write_json(folder / "manifest.json", manifest | facts)
 
@@ -123,6 +127,11 @@ def _train(
                 "seconds": time.monotonic() - start,
             }
             predictions = module.predictions
-            summary = result.write_result(folder, source.name, datamodule, predictions, facts)
-            result.print_result(folder, summary, datamodule.sampler == "balanced")
+            plot_history(folder, datamodule, source.name)
+            summary = write_result(
+                folder, source.name, datamodule, module.model, predictions, facts
+            )
+            print_result(folder, summary, datamodule.sampler == "balanced")
+            logs = os.path.relpath(folder)
+            Terminal().print(f"curves: tensorboard --logdir {logs}", soft_wrap=True)
     return path

@@ -17,6 +17,7 @@ from pcam_lightning.config.schema.fields import StrictModel
 from pcam_lightning.config.schema.groups import Model
 from pcam_lightning.config.schema.launcher import Launcher
 from pcam_lightning.config.schema.predict import Predict
+from pcam_lightning.config.schema.probe import Probe
 from pcam_lightning.config.schema.report import Report
 from pcam_lightning.config.schema.search import Search
 from pcam_lightning.config.schema.sweep import Sweep
@@ -39,6 +40,7 @@ ROOTS: dict[str, type[StrictModel]] = {
     "collect": Collect,
     "evaluate": Evaluate,
     "predict": Predict,
+    "probe": Probe,
     "export": Export,
     "bundle": Bundle,
 }

@@ -6,7 +6,7 @@ import pytest
 from pcam_files import random_split, write_split
 
 from pcam_lightning.data import PCamDataModule
-from pcam_lightning.train import result
+from pcam_lightning.train import history
 
 
 def test_the_largest_spikes_show_their_patches(pcam_root: Path, tmp_path: Path, monkeypatch):
@@ -31,8 +31,8 @@ def test_the_largest_spikes_show_their_patches(pcam_root: Path, tmp_path: Path, 
     (tmp_path / "status.json").write_text("{}")
     table.to_parquet(tmp_path / "gradients.parquet")
     drawn = []
-    monkeypatch.setattr(result, "plot_gallery", lambda *args: drawn.append(args))
-    result._plot_spikes(tmp_path, datamodule, "title", patches=2)
+    monkeypatch.setattr(history, "plot_gallery", lambda *args: drawn.append(args))
+    history.plot_spikes(tmp_path, datamodule, "title", patches=2)
     ((_, pixels, captions, _, columns),) = drawn
     rows = [20, 47, 14, 15, 40, 11]
     np.testing.assert_array_equal(pixels, images[rows])
@@ -49,9 +49,9 @@ def test_without_a_spike_there_is_no_gallery(pcam_root, tmp_path, monkeypatch, c
     table = pd.DataFrame({"step": [0, 1], "rows": [None, None]})[columns]
     (tmp_path / "status.json").write_text("{}")
     datamodule = PCamDataModule(pcam_root)
-    result._plot_spikes(tmp_path, datamodule, "title")
+    history.plot_spikes(tmp_path, datamodule, "title")
     table.to_parquet(tmp_path / "gradients.parquet")
-    result._plot_spikes(tmp_path, datamodule, "title")
+    history.plot_spikes(tmp_path, datamodule, "title")
     assert not (tmp_path / "plots").exists()
 
 

@@ -8,8 +8,8 @@ import check_folders as made
 import pytest
 
 from pcam_lightning.checks import catalog
+from pcam_lightning.results.issues import print_issues
 from pcam_lightning.runs import Run
-from pcam_lightning.train.issues import print_issues
 
 
 @pytest.fixture

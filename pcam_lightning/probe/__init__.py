@@ -1,0 +1,1 @@
+"""Probe of a frozen network: linear, nearest-neighbor and few-shot results on its features."""

@@ -1,0 +1,1 @@
+"""Result of a finished run: its files, its table in the terminal and its issues."""
