@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.cli.command import Config, save_resolved
+from pcam_lightning.cli.licenses import print_license
 from pcam_lightning.errors import InputError
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
@@ -74,6 +75,7 @@ def _train(
     from pcam_lightning.train import limits
     from pcam_lightning.train.history import plot_history
     from pcam_lightning.train.result import score_best, training_speed
+    from pcam_lightning.weights.license import license_facts
     from pcam_lightning.weights.state import weights_digest
 
     start = time.monotonic()
@@ -124,6 +126,7 @@ def _train(
                 "best_checkpoint": os.path.relpath(best, folder) if best else None,
                 **training_speed(trainer),
                 "weights_digest": weights_digest(module.model.state_dict()),
+                "backbone": license_facts(module.backbone),
                 "seconds": time.monotonic() - start,
             }
             predictions = module.predictions
@@ -132,6 +135,7 @@ def _train(
                 folder, source.name, datamodule, module.model, predictions, facts
             )
             print_result(folder, summary, datamodule.sampler == "balanced")
+            print_license(summary["backbone"])
             logs = os.path.relpath(folder)
             Terminal().print(f"curves: tensorboard --logdir {logs}", soft_wrap=True)
     return path
