@@ -1,0 +1,46 @@
+"""Lightning starts without the metrics of torchmetrics, and whoever uses them gets them."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("scipy.signal", "torchvision", "transformers", "torchmetrics.functional")
+USES = {
+    "a metric": "import torchmetrics; m = torchmetrics.AUROC(task='binary')",
+    "a submodule": "import torchmetrics.classification as c; m = c.BinaryAUROC()",
+    "a function": "from torchmetrics.functional.classification import binary_auroc",
+    "a name of a submodule": "from torchmetrics.classification import BinaryAUROC",
+    "the metric class first": "from torchmetrics import Metric, MetricCollection, AUROC",
+}
+SCORE = """
+import torch
+from torchmetrics import AUROC, Metric
+import lightning.pytorch.core.module as module
+assert module.Metric is Metric
+metric = AUROC(task="binary")
+assert isinstance(metric, Metric)
+scores, labels = torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])
+assert float(metric(scores, labels)) == 0.75
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_lightning_starts_without_the_metrics() -> None:
+    code = "import pcam_lightning, lightning, sys; print(*sys.modules)"
+    loaded = run(code).split()
+    assert "torchmetrics.metric" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+@pytest.mark.parametrize(("place", "use"), enumerate(USES))
+def test_every_use_of_torchmetrics_works(place: int, use: str) -> None:
+    lines = [USES[use], "import lightning"]
+    if place % 2:  # after Lightning
+        lines.reverse()
+    run("\n".join(["import pcam_lightning", *lines, SCORE]))
