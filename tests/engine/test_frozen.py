@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pcam_files import SPLITS, random_split, write_split
 from torch import Tensor
 from torch.optim import SGD
 
@@ -34,7 +36,14 @@ def state(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def fit(pcam_root: Path, tmp_path: Path) -> Callable[..., Path]:
+def root(tmp_path: Path) -> Path:
+    for seed, (split, rows) in enumerate(zip(SPLITS, (8, 4, 4), strict=True)):
+        write_split(tmp_path / "small", split, *random_split(rows, seed))
+    return tmp_path / "small"
+
+
+@pytest.fixture
+def fit(root: Path, tmp_path: Path) -> Callable[..., Path]:
     """Train for two epochs with a validation inside each; return the last checkpoint."""
 
     def train(model: TimmClassifier, normalize: str = "auto") -> Path:
@@ -42,11 +51,11 @@ def fit(pcam_root: Path, tmp_path: Path) -> Callable[..., Path]:
             tmp_path / "checkpoints", save_last=True, enable_version_counter=False
         )
         trainer = Trainer(
-            accelerator="cpu", max_epochs=2, val_check_interval=2, logger=False,
+            accelerator="cpu", max_epochs=2, val_check_interval=1, logger=False,
             enable_progress_bar=False, enable_model_summary=False, callbacks=[saver],
             plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0,
         )  # fmt: skip
-        data = PCamDataModule(pcam_root, batch_size=8, normalize=normalize)
+        data = PCamDataModule(root, batch_size=4, normalize=normalize)
         trainer.fit(PCamClassifier(model, partial(SGD, lr=0.1)), data)
         return Path(saver.last_model_path)
 
@@ -81,16 +90,14 @@ def test_a_fit_changes_the_trained_part_alone(fit: Callable, name: str, tune: st
     [("auto", [0.7, 0.5, 0.6]), ("symmetric", [0.5, 0.5, 0.5]), ("train", None)],
 )
 def test_the_statistics_are_those_of_the_weights_unless_others_are_named(
-    fit: Callable, pcam_root: Path, normalize: str, mean: list[float] | None
+    fit: Callable, root: Path, normalize: str, mean: list[float] | None
 ) -> None:
     model = network("test_resnet", "head")
     model.normalize.set([0.7, 0.5, 0.6], [0.2, 0.3, 0.25])
     checkpoint = torch.load(fit(model, normalize), weights_only=True)
     saved = checkpoint["state_dict"]["model.normalize.mean"]
     if mean is None:
-        import h5py
-
-        with h5py.File(pcam_root / "camelyonpatch_level_2_split_train_x.h5") as file:
+        with h5py.File(root / "camelyonpatch_level_2_split_train_x.h5") as file:
             mean = (file["x"][:] / 255).mean((0, 1, 2))  # type: ignore[index]
     torch.testing.assert_close(saved.flatten(), torch.as_tensor(mean, dtype=torch.float32))
 
