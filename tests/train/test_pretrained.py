@@ -47,7 +47,7 @@ def test_an_evaluation_gives_the_predictions_of_the_run(
     run = tuned_run(tune)
     code, out, err = command(
         f"run={run.path}", f"hydra.run.dir={tmp_path / 'again'}",
-        "trainer=cpu", name="evaluate",
+        "trainer=cpu", "trainer.precision=32-true", name="evaluate",
     )  # fmt: skip
     assert code == 0, out + err
     found = Run(tmp_path / "again").predictions("test").sort_values("row")["logit"].to_numpy()
