@@ -2,8 +2,10 @@
 
 import functools
 import importlib
+import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from pcam_files import SPLITS, random_split, write_split
+from weight_files import write_repository
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.cli.command import CONF
@@ -88,6 +91,51 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         patch.setattr(sys, "argv", ["train", *arguments])
         importlib.import_module("pcam_lightning.train.__main__").main()
     return Run(folder / "run")
+
+
+@pytest.fixture(scope="session")
+def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Return a function from `model.tune` to a run on pretrained weights, trained once.
+
+    The weights lie in the folder `weights` beside the run, for a network of timm with batch
+    normalization. Tests must not change any of these files; `copied_run` copies them.
+    """
+
+    @functools.cache
+    def train(tune: str) -> Run:
+        folder = tmp_path_factory.mktemp("tuned")
+        write_repository(folder / "weights", "test_efficientnet", license="mit")
+        arguments = [
+            f"data.root={trained_run.manifest['dataset']['root']}", "data.batch_size=32",
+            "model=timm", f"model.name=local-dir:{folder / 'weights'}", f"model.tune={tune}",
+            "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
+            "optimizer.lr=0.01", f"hydra.run.dir={folder / 'run'}",
+        ]  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch, unchanged_logging():
+            patch.chdir(folder)
+            leave_plots_out(patch)
+            patch.setattr(sys, "argv", ["train", *arguments])
+            importlib.import_module("pcam_lightning.train.__main__").main()
+        return Run(folder / "run")
+
+    return train
+
+
+@pytest.fixture
+def copied_run(tuned_run: Callable[[str], Run], tmp_path: Path) -> Callable[..., Run]:
+    """Return a function that copies a tuned run with some keys of its manifest changed.
+
+    Changes are for `backbone`, such as `file=...`.
+    """
+
+    def copy(tune: str, **changes: Any) -> Run:
+        run = Run(shutil.copytree(tuned_run(tune).path, tmp_path / "copy"))
+        manifest = json.loads((run.path / "manifest.json").read_text())
+        manifest["backbone"] |= changes
+        (run.path / "manifest.json").write_text(json.dumps(manifest))
+        return run
+
+    return copy
 
 
 @contextmanager

@@ -29,6 +29,7 @@ RESERVED = {
     "scriptable",
 }
 """Arguments of `timm.create_model` that read files or change what a network takes and returns."""
+TUNES, INTERPOLATIONS = ("full", "head", "lora"), ("bicubic", "bilinear")
 WORD = re.compile(r"\w*")
 FAULTS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
@@ -82,6 +83,12 @@ class TimmClassifier(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        for key, value, known in (
+            ("tune", tune, TUNES),
+            ("interpolation", interpolation, INTERPOLATIONS),
+        ):
+            if value not in known:
+                raise InputError(f"{key}={one_line(value, 80)}: expected {', '.join(known)}")
         self.normalize = Normalize()
         self.backbone = _create(name, arguments or {})
         self.interpolation, self.tune = interpolation, tune

@@ -142,16 +142,21 @@ def _described(name: str, folder: Path, weights: str | None, missing: str) -> So
 def _published_by_timm(name: str, weights: str | None) -> Source:
     import timm
 
-    if not timm.is_model(name):
+    known_name = timm.is_model(name)
+    entry = None
+    try:
+        entry = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # no such tag of published weights
+        known_name = False
+    if not known_name:
         import difflib
 
-        close = difflib.get_close_matches(name, timm.list_models(pretrained=True), 3, 0.4)
+        close = difflib.get_close_matches(name, timm.list_models(), 3, 0.4)
         raise InputError(
             f"model.name={one_line(name, 80)}: timm {timm.__version__} has no such network; "
             f"expected a name such as {', '.join(close or ['resnet18'])}, {HUB}OWNER/NAME or "
             f"{FOLDER}FOLDER"
         )
-    entry = timm.get_pretrained_cfg(name)
     stated = Pretrained() if entry is None else Pretrained(**_known(entry.to_dict(), Pretrained))
     file, known = None, None
     if weights == "pretrained":

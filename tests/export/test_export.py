@@ -10,12 +10,15 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from model_builders import NETWORKS
 from sklearn.metrics import roc_auc_score
 
 import pcam_lightning
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.export import onnx
+from pcam_lightning.export.torch_export import write_pt2
 from pcam_lightning.files import write_json
+from pcam_lightning.models.served import Served
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.threshold import Threshold, write_threshold
 
@@ -192,3 +195,28 @@ def test_the_card_shows_text_of_files_as_text(export, run: Run) -> None:
     folder, _ = export(run)
     page = (folder / "model_card.html").read_text()
     assert "<script" not in page and "<a " not in page and "javascript:1" in page
+
+
+SLOW = ("timm convnext full", "timm swin lora", "timm vit with registers lora")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm efficientnet head", "timm vit of any size head"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW],
+)
+def test_networks_of_timm_are_exported(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    served = Served(NETWORKS[name](), temperature=2.0).eval()
+    image = np.random.default_rng(0).integers(0, 256, (7, 96, 96, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = served(torch.from_numpy(image)).numpy()
+    onnx.write_onnx(served, tmp_path / "model.onnx", {})
+    write_pt2(served, tmp_path / "model.pt2")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    module = torch.export.load(tmp_path / "model.pt2").module()
+    for batch in (1, 2, 7):
+        found = np.asarray(session.run(None, {"image": image[:batch]})[0])
+        assert np.abs(found - expected[:batch]).max() < 1e-5
+        found = module(torch.from_numpy(image[:batch])).detach().numpy()
+        assert np.abs(found - expected[:batch]).max() < 1e-5

@@ -231,6 +231,8 @@ def test_new_lora_changes_no_logit() -> None:
         ({"lora_targets": ["qkv"]}, "lora_targets="),
         ({"lora_targets": "("}, "lora_targets=("),
         ({"size": 97}, "97"),
+        ({"tune": "all"}, "tune=all"),
+        ({"interpolation": "nearest"}, "interpolation=nearest"),
         ({"name": "crossvit_9_240", "native_size": 240}, "crossvit_9_240"),
         ({"arguments": {"block_fn": "os.system"}}, "arguments.block_fn='os.system'"),
         ({"arguments": {"block_fn": "system"}}, "block_fn"),

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from slurm_sweeps import SMALL
+from weight_files import write_repository
 
 from pcam_lightning.cli import plugins
 from pcam_lightning.config.compose import CONF
@@ -30,7 +31,8 @@ def problems(pcam_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def check(*overrides: str) -> list[str]:
         own = [each for each in overrides if each.startswith("hydra")]
-        given = [*SMALL, f"data.root={pcam_root}", *(each for each in overrides if each not in own)]
+        small = SMALL[:1] + SMALL[2:] if "model=timm" in overrides else SMALL
+        given = [*small, f"data.root={pcam_root}", *(each for each in overrides if each not in own)]
         own = ["hydra/launcher=submitit_slurm", f"hydra.sweep.dir={sweep}", *own]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
@@ -77,3 +79,27 @@ def test_a_fault_of_all_jobs_is_reported_once(
 ) -> None:
     (message,) = problems(*overrides)
     assert message.startswith(start) and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.name=hf-hub:owner/name"], "hf download owner/name"),
+        (["model.name=local-dir:nowhere"], "local-dir:nowhere"),
+        (["model.name=test_vit", "model.weights=none.pth"], "model.weights=none.pth"),
+        (["model.name=nonsense"], "model.name=nonsense"),
+    ],
+    ids=str,
+)
+def test_missing_weights_are_reported_before_submission(
+    problems: Problems, tmp_path: Path, monkeypatch, overrides: list[str], named: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    (message,) = problems("model=timm", *overrides)
+    assert named in message and "\n" not in message
+
+
+def test_weights_that_are_there_are_no_problem(problems: Problems, tmp_path: Path) -> None:
+    write_repository(tmp_path / "weights")
+    named = f"model.name=local-dir:{tmp_path / 'weights'}"
+    assert problems("model=timm", named, "model.tune=head") == []

@@ -177,6 +177,7 @@ def test_weights_of_torchvision_are_found_in_the_cache_of_torch(
         ("local-dir:", "config.json"),
         ("tset_vit", "test_vit"),
         ("nonsense", "model.name=nonsense"),
+        ("test_vit.nonsense", "model.name=test_vit.nonsense"),
         ("/etc/passwd", "model.name=/etc/passwd"),
         ("test_vit\nx", "model.name="),
         ("test_relpos", "model.name=test_relpos"),

@@ -1,0 +1,57 @@
+"""A killed run on a frozen backbone continues bit-identically, without it in the checkpoint."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from command_processes import CommandProcess, checkpoint_time, wait_for
+from pcam_files import SPLITS, random_split, write_split
+from weight_files import write_repository
+
+from pcam_lightning.runs import Run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("tune", ["head", "lora"])
+def test_a_killed_run_continues_from_its_checkpoint(tmp_path: Path, tune: str) -> None:
+    for seed, (split, rows) in enumerate(zip(SPLITS, (64, 16, 16), strict=True)):
+        write_split(tmp_path / "data", split, *random_split(rows, seed))
+    write_repository(tmp_path / "weights", "test_efficientnet")
+    setting = [
+        f"data.root={tmp_path / 'data'}", "data.batch_size=8", "model=timm",
+        f"model.name=local-dir:{tmp_path / 'weights'}", f"model.tune={tune}", "model.dropout=0.3",
+        "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2", "logger=csv",
+        "trainer.log_every_n_steps=1", "callbacks.last_checkpoint.every_minutes=0",
+    ]  # fmt: skip
+
+    def start(name: str) -> CommandProcess:
+        return CommandProcess([*setting, f"hydra.run.dir={tmp_path / name}"])
+
+    def finish(name: str) -> Run:
+        process = start(name)
+        out, err = process.communicate()
+        assert process.returncode == 0, out + err
+        return Run(tmp_path / name)
+
+    whole = finish("whole")
+    process = start("killed")
+    wait_for(lambda: checkpoint_time(tmp_path / "killed") is not None, process)
+    process.kill()
+    process.communicate()
+    assert Run(tmp_path / "killed").state != "finished"
+    killed = finish("killed")
+    assert killed.status["attempt"] == 2
+    assert killed.summary["weights_digest"] == whole.summary["weights_digest"]
+    last, expected = (
+        torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+        for run in (killed, whole)
+    )
+    assert last["backbone"] == expected["backbone"]
+    assert all(torch.equal(last["state_dict"][k], v) for k, v in expected["state_dict"].items())
+    pd.testing.assert_frame_equal(killed.gradients, whole.gradients, check_exact=True)
+    for split in ("val", "test"):
+        pd.testing.assert_frame_equal(
+            killed.predictions(split), whole.predictions(split), check_exact=True
+        )
