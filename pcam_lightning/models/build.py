@@ -35,8 +35,9 @@ def build_network(description: Mapping[str, Any], where: str) -> nn.Module:
             f"{where}._target_={one_line(target)}: no network of this package, expected one of "
             f"{', '.join(PREFIX + each for each in NETWORKS)}, or the network itself as model"
         )
+    takes_words = name == "TimmClassifier"
     for key, value in arguments.items():
-        if not _is_plain(value):
+        if not _is_plain(value) or (isinstance(value, str) and not takes_words):
             raise InputError(
                 f"{where}.{one_line(key)}: expected numbers or words, got {one_line(value)}"
             )
