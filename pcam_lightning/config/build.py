@@ -255,6 +255,8 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A frozen backbone is in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     # A run without srun on a login node may be intended; sweeps have their launchers.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     # A resumed run continues in its folder.

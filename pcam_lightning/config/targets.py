@@ -83,7 +83,8 @@ def _check_part(
             if folder is None or not isinstance(value, str) or not _is_inside(value, folder):
                 raise InputError(f"{where}.{key}={value!r}: expected a path inside {folder}")
         elif section == "model" and key in ("name", "weights") and takes_weights(part):
-            continue  # places of weights, which are read as data
+            if "${" in str(value):  # would be resolved
+                raise InputError(f"{where}.{key}={value!r}: expected a place without ${{")
         elif other := next((text for text in _texts(value) if not WORDS.fullmatch(text)), None):
             raise InputError(
                 f"{where}.{key}={other!r}: expected a word, since the file is untrusted"

@@ -120,7 +120,8 @@ def load_recorded(network: Pretrainable, backbone: Mapping[str, Any], where: str
     if not isinstance(file, str) or not Path(file).is_file():
         raise InputError(
             f"{where}: its checkpoint holds no backbone, since it was frozen, and {file} with the "
-            f"weights of {backbone.get('name')} is not there; expected them as model.weights=FILE"
+            f"weights of {backbone.get('name')} is not there; expected this file, or model=timm "
+            "model.name=NAME model.weights=FILE model.tune=head or lora"
         )
     load_pretrained(network, read_state(Path(file)), file)
 
