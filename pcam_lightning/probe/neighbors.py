@@ -11,7 +11,11 @@ SIMILARITIES = 2**25
 
 
 def neighbor_shares(
-    train: Tensor, labels: Tensor, queries: Tensor, counts: Sequence[int]
+    train: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    counts: Sequence[int],
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return the share of tumour among the k training rows most similar to each query.
 
@@ -20,14 +24,15 @@ def neighbor_shares(
         labels: 0 or 1, [N].
         queries: float32 [Q, F].
         counts: the values of k, each at most N.
+        dtype: of the similarities; bfloat16 rounds as the forward pass in this precision does.
 
     Returns float32 [Q, K].
     """
-    normalize(train, dim=1, out=train)
+    train = normalize(train, dim=1, out=train).to(dtype)
     size = max(1, SIMILARITIES // len(train))
     places = torch.as_tensor(counts, device=train.device) - 1
     shares = []
-    for part in normalize(queries, dim=1).split(size):
+    for part in normalize(queries, dim=1).to(dtype).split(size):
         nearest = (part @ train.T).topk(max(counts), dim=1).indices
         tumours = labels[nearest].cumsum(dim=1)[:, places]
         shares.append(tumours / (places + 1))

@@ -98,7 +98,7 @@ def score(features: Features, options: ProbeOptions, device: torch.device) -> Sc
     del train
     raw = {"val": val, "test": test}
     start = time.monotonic()
-    neighbors = _neighbors(features, target, raw, options.neighbors)
+    neighbors = _neighbors(features, target, raw, options)
     seconds["neighbors"] = time.monotonic() - start
     predictions = {
         name: Predictions(
@@ -123,10 +123,10 @@ def score(features: Features, options: ProbeOptions, device: torch.device) -> Sc
 
 
 def _neighbors(
-    features: Features, target: Tensor, raw: dict[str, Tensor], counts: list[int]
+    features: Features, target: Tensor, raw: dict[str, Tensor], options: ProbeOptions
 ) -> dict[str, Any] | None:
     """Return the number of neighbors with the best validation AUROC, and its scores."""
-    rows = len(target)
+    rows, counts = len(target), options.neighbors
     if lacking := sorted({count for count in counts if count > rows}):
         log.warning(
             "probe.neighbors: %s left out, more than the %d training patches",
@@ -136,7 +136,7 @@ def _neighbors(
         return None
     train = load(features.train.path, features.train.row, target.device)
     queries = torch.cat([raw["val"], raw["test"]])
-    shares = neighbor_shares(train, target, queries, counts).cpu().numpy()
+    shares = neighbor_shares(train, target, queries, counts, options.dtype).cpu().numpy()
     val, test = np.split(shares, [len(raw["val"])])
     tried = [_auroc(features.val, share) for share in val.T]
     best = int(np.argmax(tried))
