@@ -56,7 +56,7 @@ def settle_data(jobs: Sequence[JobConfig]) -> list[JobConfig]:
     settled, missing = [], set()
     for job in jobs:
         data, given = (config.get("data", {}) for config in (job.checked, job.given))
-        if given and all(data[key] == given[key] for key in keys):
+        if "on_missing" in data and all(data[key] == given[key] for key in keys):
             root = find_root(data)
             if root is None and data["default_root"] is not None:
                 missing.add(data["default_root"])
@@ -76,7 +76,7 @@ def _checked(config: Config) -> Config:
     plain = of_command(config)
     if finished_summary(plain, folder) is None:
         check_free(folder, resume=plain.get("ckpt_path") is not None)
-    if "data" in plain:
+    if "on_missing" in plain.get("data", {}):  # a data module; other commands read a run's data
         build.check_targets(plain)
         find_source(plain.get("model") or {})
         _check_data(plain["data"])
@@ -121,15 +121,17 @@ def _resource_problems(
     """Yield a line for each resource that differs between the trainer and the job."""
     tasks, gpus = resources["tasks_per_node"], resources.get("gpus_per_node") or 0
     for trainer in (config["trainer"] for config in configs if "trainer" in config):
-        ranks = ranks_per_node(trainer["devices"])
+        devices = trainer.get("devices", 1)  # some commands use one, without a key
+        ranks = ranks_per_node(devices)
         if ranks != tasks:
             yield (
-                f"trainer.devices={trainer['devices']}, hydra.launcher.tasks_per_node={tasks}: "
+                f"trainer.devices={devices}, hydra.launcher.tasks_per_node={tasks}: "
                 f"expected as many tasks as devices, such as trainer=ddp trainer.devices={tasks}"
             )
-        if trainer["num_nodes"] != resources["nodes"]:
+        nodes = trainer.get("num_nodes", 1)
+        if nodes != resources["nodes"]:
             yield (
-                f"trainer.num_nodes={trainer['num_nodes']}, hydra.launcher.nodes="
+                f"trainer.num_nodes={nodes}, hydra.launcher.nodes="
                 f"{resources['nodes']}: expected the same"
             )
         asked = gpus or resources.get("gres")
@@ -141,7 +143,7 @@ def _resource_problems(
         if isinstance(gpus, int) and 0 < gpus < ranks:
             yield (
                 f"hydra.launcher.gpus_per_node={gpus}: expected {ranks}, one for each of "
-                f"trainer.devices={trainer['devices']}"
+                f"trainer.devices={devices}"
             )
     if resources.get("runs_per_job", 1) > 1 and tasks > 1:
         yield (

@@ -103,3 +103,19 @@ def test_weights_that_are_there_are_no_problem(problems: Problems, tmp_path: Pat
     write_repository(tmp_path / "weights")
     named = f"model.name=local-dir:{tmp_path / 'weights'}"
     assert problems("model=timm", named, "model.tune=head") == []
+
+
+@pytest.mark.parametrize("name", ["predict", "export", "bundle"])
+def test_commands_that_read_a_run_can_be_submitted(name: str, tmp_path: Path, monkeypatch) -> None:
+    plugins.register()
+    monkeypatch.setattr(preflight, "_slurm_problems", lambda *_: [])
+    own = ["hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration(name, own, RunMode.MULTIRUN)
+    given = ["input=b"] if name == "predict" else []
+    sweep = SweepLoader(loader, master)
+    jobs = [compose(sweep, [f"run={run}", *given], n) for n, run in enumerate("ab")]
+    resources: Any = OmegaConf.to_container(master.hydra.launcher, resolve=True)
+    assert preflight.settle_data(jobs) == jobs
+    preflight.check([job.checked for job in jobs], resources, None)
