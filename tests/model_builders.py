@@ -34,6 +34,7 @@ TIMM: dict[str, partial[models.TimmClassifier]] = {
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mlp": models.MLP,
     "cnn": models.CNN,
+    "p4m_cnn": models.P4MCNN,
     "resnet18": models.resnet18,
     "resnet50": models.resnet50,
     "densenet121": models.densenet121,

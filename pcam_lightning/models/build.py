@@ -9,7 +9,7 @@ from torch import nn
 from pcam_lightning import models
 from pcam_lightning.errors import InputError, one_line
 
-NETWORKS = ("CNN", "MLP", "TimmClassifier", "densenet121", "resnet18", "resnet50")
+NETWORKS = ("CNN", "MLP", "P4MCNN", "TimmClassifier", "densenet121", "resnet18", "resnet50")
 """Names of the networks in `pcam_lightning.models`."""
 PREFIX = "pcam_lightning.models."
 WORD = re.compile(r"[\w.]*")
