@@ -114,19 +114,13 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _check_network(model: Config) -> None:
-    """Raise `InputError` if the network of a section `model` has no pretrained, frozen features."""
+    """Raise `InputError` if the network of a section `model` has no features."""
     from hydra.utils import get_object
-
-    from pcam_lightning.weights.source import takes_weights
 
     if not hasattr(get_object(model["_target_"]), "features"):
         raise InputError(
             f"model._target_={model['_target_']}: has no features of a frozen backbone, expected "
             "model=timm model.name=NAME"
-        )
-    if takes_weights(model) and model.get("weights") is None:
-        raise InputError(
-            "model.weights=null: a probe does not train the backbone, expected pretrained or a file"
         )
 
 

@@ -101,7 +101,13 @@ def find_source(model: Mapping[str, Any]) -> Source | None:
     if model["_target_"] == TIMM:
         if find_spec("timm") is None:
             raise InputError("model=timm: no package timm; pip install 'pcam-lightning[timm]'")
-        return _find_timm(str(model["name"]), model.get("weights"))
+        weights, tune = model.get("weights"), model.get("tune", "full")
+        if weights is None and tune != "full":
+            raise InputError(
+                f"model.weights=null model.tune={tune}: a frozen backbone of new weights is of no "
+                "use, expected pretrained or a file, or model.tune=full"
+            )
+        return _find_timm(str(model["name"]), weights)
     if model.get("weights") is None:
         return None
     name = str(model["_target_"]).rpartition(".")[2]
