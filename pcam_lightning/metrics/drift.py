@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import ks_2samp
 
 QUANTILES = 501
 """Equally spaced quantiles that stand for a distribution: its function is known to 0.2 %."""
@@ -59,6 +58,8 @@ def compare_features(
         Name to `distance` (0 equal, 1 disjoint), `limit`, `drifted`, `median` and
         `training_median`; empty for fewer than `FEWEST` patches.
     """
+    from scipy.stats import ks_2samp  # takes half a second, which every training would pay
+
     count = len(next(iter(features.values())))
     if count < FEWEST:
         return {}

@@ -111,6 +111,31 @@ def test_a_second_probe_reuses_the_features(probe, monkeypatch) -> None:
     assert summary["probe"]["few_shot"] == [] and not Path("again/few_shot.csv").exists()
 
 
+def test_a_second_probe_knows_the_fits(probe, root: Path, tmp_path: Path) -> None:
+    assert probe()[0] == 0
+    first = Run("run").summary["probe"]
+    assert first["reused"] == {"logistic": False, "few_shot": False, "neighbors": False}
+    assert probe(folder="again")[0] == 0
+    again = Run("again")
+    assert set(again.summary["probe"]["reused"].values()) == {True}
+    for key in ("penalty", "penalties", "neighbors", "few_shot"):
+        assert again.summary["probe"][key] == first[key]
+    for split in ("val", "test"):
+        pd.testing.assert_frame_equal(again.predictions(split), Run("run").predictions(split))
+    assert again.summary["weights_digest"] == Run("run").summary["weights_digest"]
+    assert probe("probe.penalties=[1e-3,1e-2]", folder="other")[0] == 0
+    assert Run("other").summary["probe"]["reused"] == {
+        "logistic": False, "few_shot": True, "neighbors": True,
+    }  # fmt: skip
+    # Fewer rows, with the same features.
+    assert probe("data.filter=blank", folder="fewer")[0] == 0
+    assert set(Run("fewer").summary["probe"]["reused"].values()) == {False}
+    for path in (tmp_path / "features").glob("neighbors_*.json"):
+        path.write_text("{")  # damaged
+    assert probe(folder="damaged")[0] == 0
+    assert Run("damaged").summary["probe"]["neighbors"] == first["neighbors"]
+
+
 def test_other_commands_take_a_probe(probe, command, root: Path) -> None:
     assert probe()[0] == 0
     images = root / "camelyonpatch_level_2_split_test_x.h5"
