@@ -8,10 +8,8 @@ import pytest
 HEAVY = ("scipy.signal", "torchvision", "transformers", "torchmetrics.functional")
 USES = {
     "a metric": "import torchmetrics; m = torchmetrics.AUROC(task='binary')",
-    "a submodule": "import torchmetrics.classification as c; m = c.BinaryAUROC()",
-    "a function": "from torchmetrics.functional.classification import binary_auroc",
     "a name of a submodule": "from torchmetrics.classification import BinaryAUROC",
-    "the metric class first": "from torchmetrics import Metric, MetricCollection, AUROC",
+    "a function": "from torchmetrics.functional.classification import binary_auroc",
 }
 SCORE = """
 import torch

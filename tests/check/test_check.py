@@ -55,7 +55,7 @@ def test_all_outcomes_are_shown_on_request(command, root: Path) -> None:
         ("[PC101]", 1),
         ("[PC301]", 1),  # a tip
         ("[PC103]", 0),
-        ("[PC103,PC802]", 2),
+        ("[PC103,PC899]", 2),
     ],
 )
 def test_chosen_codes_fail_the_command(command, root: Path, fail_on: str, expected: int) -> None:

@@ -28,7 +28,7 @@ def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
-        ("model=cmm", ["model/cmm", "cnn, densenet121, mlp, resnet18, resnet50"]),
+        ("model=cmm", ["model/cmm", "cnn, densenet121, mlp, p4m_cnn, resnet18"]),
         ("optimizer.lr=abc", ["optimizer.lr='abc'", "expected number"]),
         ("optimizer.lrr=1", ["optimizer.lrr: no such key", "valid keys here", "lr, betas"]),
         ("trainer", ["trainer", "expected KEY=VALUE"]),

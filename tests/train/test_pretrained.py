@@ -118,7 +118,7 @@ def test_a_network_that_is_not_there_is_one_line(
     assert named in fault(command, tmp_path / "run", *given, *overrides)
 
 
-@pytest.mark.parametrize("tune", ["head", "lora"])
+@pytest.mark.parametrize("tune", ["head", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_bundle_needs_no_file_of_the_backbone(
     copied_run, command, tmp_path: Path, tune: str
 ) -> None:
