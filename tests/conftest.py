@@ -85,6 +85,11 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
         "trainer.log_every_n_steps=1", f"hydra.run.dir={folder / 'run'}",
     ]  # fmt: skip
+    return train_in(folder, arguments)
+
+
+def train_in(folder: Path, arguments: list[str]) -> Run:
+    """Train in this process, with a folder as working directory; return its run `run`."""
     with pytest.MonkeyPatch.context() as patch, unchanged_logging():
         patch.chdir(folder)
         leave_plots_out(patch)
@@ -111,12 +116,7 @@ def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Cal
             "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
             "optimizer.lr=0.01", f"hydra.run.dir={folder / 'run'}",
         ]  # fmt: skip
-        with pytest.MonkeyPatch.context() as patch, unchanged_logging():
-            patch.chdir(folder)
-            leave_plots_out(patch)
-            patch.setattr(sys, "argv", ["train", *arguments])
-            importlib.import_module("pcam_lightning.train.__main__").main()
-        return Run(folder / "run")
+        return train_in(folder, arguments)
 
     return train
 

@@ -35,16 +35,12 @@ def construct(part: Any, path: str, **more: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, ModuleNotFoundError):
             text = one_line(cause)
-            raise InputError(f"{path}: {text}{install_hint(text)}") from None
+            extra = next((extra for package, extra in EXTRAS.items() if package in text), None)
+            cure = f"; pip install 'pcam-lightning[{extra}]'" if extra else ""
+            raise InputError(f"{path}: {text}{cure}") from None
         if _is_ours(cause) and not isinstance(cause, InputError):
             raise
         raise InputError(f"{path}: {one_line(cause)}") from None
-
-
-def install_hint(text: str) -> str:
-    """Return the command that installs the missing package that a text names; "" for others."""
-    extra = next((extra for package, extra in EXTRAS.items() if package in text), None)
-    return f"; pip install 'pcam-lightning[{extra}]'" if extra else ""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pcam_lightning.models.pretrained import frozen_keys
 from pcam_lightning.weights.state import weights_digest
 
 PREFIX = "model."
-"""Of the network's names in a checkpoint."""
+"""Prefix of the network's names in a checkpoint."""
 
 
 def frozen_state(network: nn.Module) -> dict[str, Tensor]:

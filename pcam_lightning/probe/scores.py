@@ -57,7 +57,7 @@ class Scores:
     bias: Tensor
     """float32 []."""
     predictions: dict[str, Predictions]
-    """Of "val" and "test", with the chosen penalty."""
+    """Predictions of "val" and "test", with the chosen penalty."""
     few_shot: list[Shots]
     facts: dict[str, Any]
     """For the summary."""

@@ -7,7 +7,7 @@ Nothing is downloaded: a missing file is reported with the command that fetches 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +40,7 @@ class Source:
     """None for new weights."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Of each channel on the 0..1 scale."""
+    """Standard deviation of each channel, as the mean on the 0..1 scale."""
     license: str | None
     """An identifier such as "apache-2.0"; None where it is not stated."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +60,7 @@ Sides = Annotated[tuple[int, Side, Side], Field(strict=False)]
 
 
 class Pretrained(BaseModel):
-    """What a publisher states about weights: the keys of timm that matter here."""
+    """A publisher's statements about weights: the keys of timm that matter here."""
 
     model_config = ConfigDict(strict=True)
 
@@ -136,13 +136,13 @@ def _described(name: str, folder: Path, weights: str | None, missing: str) -> So
     config = read_config(folder / "config.json")
     stated = config.pretrained_cfg
     if weights == "pretrained":
-        file = next((folder / each for each in FILES if (folder / each).is_file()), None)
+        file = _first_file(folder, FILES)
         if file is None:
             raise InputError(f"model.name={name}: no weights beside its config.json; {missing}")
         known = stated.license or read_license(folder / "README.md")
     else:
-        file, known = weights and _named_file(weights), None
-    return _source(name, file or None, config.architecture, config.model_args, stated, known)
+        file, known = None if weights is None else _named_file(weights), None
+    return _source(name, file, config.architecture, config.model_args, stated, known)
 
 
 def _published_by_timm(name: str, weights: str | None) -> Source:
@@ -173,7 +173,7 @@ def _published_by_timm(name: str, weights: str | None) -> Source:
             )
         folder = _cached(entry.hf_hub_id, name)
         names = [entry.hf_hub_filename] if entry.hf_hub_filename else FILES
-        file = next((folder / each for each in names if (folder / each).is_file()), None)
+        file = _first_file(folder, names)
         if file is None:
             raise InputError(f"model.name={name}: {_fetch(entry.hf_hub_id)}")
         known = stated.license or read_license(folder / "README.md")
@@ -234,6 +234,11 @@ def _cached(identifier: str, name: str) -> Path:
     if not isinstance(found, str):
         raise InputError(f"model.name={name}: {_fetch(identifier)}")
     return Path(found).parent
+
+
+def _first_file(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of these files that a folder has."""
+    return next((folder / each for each in names if (folder / each).is_file()), None)
 
 
 def _fetch(identifier: str) -> str:
