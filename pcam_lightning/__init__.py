@@ -3,8 +3,8 @@
 This module imports nothing heavy: every command must answer `--help` at once.
 """
 
-from pcam_lightning import lean_torchmetrics
+from pcam_lightning import lean_imports
 
 __version__ = "0.1.0"
 
-lean_torchmetrics.install()
+lean_imports.install()

@@ -116,7 +116,10 @@ def build_trainer(config: Config) -> Trainer:
     ]
     if environment := rank_environment():
         plugins.append(environment)
-    parts = {"plugins": plugins, "callbacks": callbacks, "logger": loggers}
+    parts: Config = {"plugins": plugins, "callbacks": callbacks, "logger": loggers}
+    if not (config["trainer"].get("deterministic") or torch.are_deterministic_algorithms_enabled()):
+        # To set this again, torch (2.14) imports its compiler: a second before the first step.
+        parts["deterministic"] = None
     try:
         trainer = construct(config["trainer"], "trainer", **parts)
     except InputError as error:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
 from pcam_lightning.metrics.metrics import METRICS, Ranking, is_tumour
@@ -221,6 +220,8 @@ def _newcombe(value: float, tumours: float, normals: float, level: float) -> tup
         return z * np.sqrt(true * (1 - true) * spread / (tumours * normals))
 
     tiny = 1e-9  # at the value itself the distance is zero, which is no bound
+    from scipy.optimize import brentq  # not before the first training step
+
     low = brentq(lambda true: value - true - error(true), 0, value - tiny) if value > tiny else 0.0
     high = brentq(lambda true: true - value - error(true), value + tiny, 1) if value < 1 else 1.0
     return float(low), float(high)  # type: ignore[arg-type]

@@ -5,10 +5,10 @@ coarse for a label that depends on the center third. Without the stem's max-pool
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from pcam_lightning.models.normalize import Normalize
 from pcam_lightning.models.pretrained import copy_state
@@ -49,21 +49,28 @@ class TorchvisionClassifier(nn.Module):
 
 def resnet18() -> TorchvisionClassifier:
     """Return ResNet-18 (He et al. 2016)."""
-    return _resnet(models.resnet18(num_classes=1))
+    return _resnet("resnet18")
 
 
 def resnet50() -> TorchvisionClassifier:
     """Return ResNet-50 (He et al. 2016)."""
-    return _resnet(models.resnet50(num_classes=1))
+    return _resnet("resnet50")
 
 
 def densenet121(dropout: float = 0.0) -> TorchvisionClassifier:
     """Return DenseNet-121 (Huang et al. 2017); `dropout` acts after each dense layer."""
-    network = models.densenet121(num_classes=1, drop_rate=dropout)
+    network = _build("densenet121", drop_rate=dropout)
     network.features.pool0 = nn.Identity()
     return TorchvisionClassifier(network)
 
 
-def _resnet(network: models.ResNet) -> TorchvisionClassifier:
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
+def _resnet(name: str) -> TorchvisionClassifier:
+    network = _build(name)
+    network.maxpool = nn.Identity()
     return TorchvisionClassifier(network)
+
+
+def _build(name: str, **options: Any) -> Any:
+    from torchvision import models  # it imports torch._dynamo: a second for every other network
+
+    return getattr(models, name)(num_classes=1, **options)

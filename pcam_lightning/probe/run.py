@@ -52,11 +52,12 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
     from pcam_lightning.config.precision import choose_precision
     from pcam_lightning.data.source import find_source
     from pcam_lightning.engine.checkpoints import write_weights
+    from pcam_lightning.engine.determinism import determinism
     from pcam_lightning.engine.module import PCamClassifier, set_normalization
     from pcam_lightning.probe.report import print_probe, write_probe, write_published
     from pcam_lightning.probe.scores import ProbeOptions, score
     from pcam_lightning.probe.splits import compute_features
-    from pcam_lightning.results.files import determinism, write_result
+    from pcam_lightning.results.files import write_result
     from pcam_lightning.results.terminal import print_result
     from pcam_lightning.seeds import derive_seed
     from pcam_lightning.weights.license import license_facts

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from pcam_lightning.data import PCamDataModule
@@ -72,17 +71,6 @@ def write_result(
     write_features(folder, _training_features(datamodule))
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def determinism(ranks: int) -> dict[str, Any]:
-    """Return the settings on which bit-identical repetition depends, besides the hardware."""
-    return {
-        "ranks": ranks,
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
 
 
 def _plot_patches(

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcam_lightning.cli.command import Config, save_resolved
 from pcam_lightning.cli.licenses import print_license
@@ -17,6 +17,12 @@ from pcam_lightning.runs.process import is_first_rank
 from pcam_lightning.runs.resume import check_resumable, choose_checkpoint, remove_leftovers
 from pcam_lightning.runs.status import recording
 from pcam_lightning.runs.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from pcam_lightning.data import PCamDataModule
+    from pcam_lightning.engine.module import PCamClassifier
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +67,6 @@ def _train(
     checkpoint: str | None,
 ) -> Path:
     # Heavy imports come after the checks that need none.
-    from pcam_lightning.cli.terminal import Terminal
     from pcam_lightning.config import build
     from pcam_lightning.config.construct import settings_reported
     from pcam_lightning.config.loggers import finish_loggers
@@ -69,14 +74,10 @@ def _train(
     from pcam_lightning.data.identity import is_fingerprint
     from pcam_lightning.data.source import find_source
     from pcam_lightning.engine.checkpoints import check_checkpoint
+    from pcam_lightning.engine.determinism import determinism
     from pcam_lightning.metrics.summary import describe_interval
-    from pcam_lightning.results.files import determinism, write_result
-    from pcam_lightning.results.terminal import print_result
     from pcam_lightning.train import limits
-    from pcam_lightning.train.history import plot_history
-    from pcam_lightning.train.result import score_best, training_speed
-    from pcam_lightning.weights.license import license_facts
-    from pcam_lightning.weights.state import weights_digest
+    from pcam_lightning.train.result import score_best
 
     start = time.monotonic()
     build.check_targets(config)
@@ -113,7 +114,6 @@ def _train(
         facts |= {"backbone": module.backbone} if module.backbone else {}
         write_json(folder / "manifest.json", manifest | facts)
 
-    path = folder / "summary.json"
     with build.ranks_end_together(trainer), closing(datamodule):
         with settings_reported():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -124,18 +124,39 @@ def _train(
                 "experiment_name": config["experiment_name"],
                 "seed": config["seed"],
                 "best_checkpoint": os.path.relpath(best, folder) if best else None,
-                **training_speed(trainer),
-                "weights_digest": weights_digest(module.model.state_dict()),
-                "backbone": license_facts(module.backbone),
                 "seconds": time.monotonic() - start,
             }
-            predictions = module.predictions
-            plot_history(folder, datamodule, source.name)
-            summary = write_result(
-                folder, source.name, datamodule, module.model, predictions, facts
-            )
-            print_result(folder, summary, datamodule.sampler == "balanced")
-            print_license(summary["backbone"])
-            logs = os.path.relpath(folder)
-            Terminal().print(f"curves: tensorboard --logdir {logs}", soft_wrap=True)
-    return path
+            _write_result(folder, source.name, trainer, module, datamodule, facts)
+    return folder / "summary.json"
+
+
+def _write_result(
+    folder: Path,
+    dataset_name: str,
+    trainer: "Trainer",
+    module: "PCamClassifier",
+    datamodule: "PCamDataModule",
+    facts: dict[str, Any],
+) -> None:
+    # matplotlib and scipy are imported here, not before the first step.
+    from pcam_lightning.cli.terminal import Terminal
+    from pcam_lightning.results.files import write_result
+    from pcam_lightning.results.terminal import print_result
+    from pcam_lightning.train.history import plot_history
+    from pcam_lightning.train.result import training_speed
+    from pcam_lightning.weights.license import license_facts
+    from pcam_lightning.weights.state import weights_digest
+
+    network = module.model
+    facts = {
+        **facts,
+        **training_speed(trainer),
+        "weights_digest": weights_digest(network.state_dict()),
+        "backbone": license_facts(module.backbone),
+    }
+    plot_history(folder, datamodule, dataset_name)
+    summary = write_result(folder, dataset_name, datamodule, network, module.predictions, facts)
+    print_result(folder, summary, datamodule.sampler == "balanced")
+    print_license(summary["backbone"])
+    logs = os.path.relpath(folder)
+    Terminal().print(f"curves: tensorboard --logdir {logs}", soft_wrap=True)

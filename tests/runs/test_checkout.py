@@ -191,7 +191,7 @@ def test_a_recorded_run_holds_the_patch_of_its_own_checkout(tmp_path):
     copied = shutil.ignore_patterns("__pycache__")
     (root / "pcam_lightning").mkdir(parents=True)
     shutil.copytree(PACKAGE / "runs", root / "pcam_lightning" / "runs", ignore=copied)
-    for name in ("__init__.py", "errors.py", "files.py", "lean_torchmetrics.py"):
+    for name in ("__init__.py", "errors.py", "files.py", "lean_imports.py"):
         shutil.copy(PACKAGE / name, root / "pcam_lightning" / name)
     # The real torch takes seconds to load; a manifest does not need it.
     (root / "torch.py").write_text("raise ImportError\n")

@@ -12,7 +12,6 @@ nothing. How difficult a patch is depends on its cells, and on its slide (see `s
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from pcam_lightning.data.demo.cells import SPRITES, Sprites
 from pcam_lightning.data.demo.nests import place_nests
@@ -149,6 +148,8 @@ def _blur(stain: Floats, deviation: Floats) -> Floats:
     padded = np.pad(stain, ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = 0.15 * (padded[:, :-2] + padded[:, 2:]) + 0.7 * padded[:, 1:-1]
     blurred = 0.15 * (rows[:, :, :-2] + rows[:, :, 2:]) + 0.7 * rows[:, :, 1:-1]
+    from scipy.ndimage import gaussian_filter  # only where a demo set is drawn
+
     for i in np.flatnonzero(deviation):
         blurred[i] = gaussian_filter(blurred[i], deviation[i], mode="nearest", truncate=3)
     return blurred

@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from pcam_lightning.engine.columns import Columns
-from pcam_lightning.engine.module import is_clipped, is_logged_step
+from pcam_lightning.engine.module import is_logged_step
 from pcam_lightning.runs.growing_table import GrowingTable
 
 FEWEST = 20
@@ -47,7 +47,7 @@ class GradientNorm(Callback):
         spike_factor: factor above 1.
         window: number of norms, at least 20.
 
-    The module's `training_step` must return `patch_loss`, as `PCamClassifier` does.
+    The module must be a `PCamClassifier`.
     """
 
     def __init__(self, path: str | Path, spike_factor: float = 3.0, window: int = 100) -> None:
@@ -63,7 +63,7 @@ class GradientNorm(Callback):
         """Row and loss of each patch of these steps."""
         self._batch_sizes: list[int] = []
         self._micro_batches: list[tuple[Tensor, Tensor]] = []
-        self._norms: Tensor | None = None
+        self._has_stepped = self._is_logged = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         named: Any = pl_module.model.named_parameters()  # type: ignore[operator]
@@ -76,17 +76,10 @@ class GradientNorm(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Compute the norms; gradients are unscaled and not clipped yet."""
-        # Private in torch 2.14; the public `get_total_norm` returns only the total.
-        norms = torch.stack(torch._foreach_norm(self._gradients()))  # type: ignore[attr-defined]
-        # The same bits as `get_total_norm`.
-        norm = torch.linalg.vector_norm(norms)
-        self._norms = torch.cat([norm[None], norms])
-        if is_logged_step(trainer):
-            pl_module.log("grad/norm", norm)
-        # Read here, since the scheduler changes it before the batch ends.
+        # Read here, since they change before the batch ends.
         lr = optimizer.param_groups[0]["lr"]
         self._begun.append((trainer.global_step, trainer.current_epoch, float(lr)))
+        self._has_stepped, self._is_logged = True, is_logged_step(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,19 +88,20 @@ class GradientNorm(Callback):
         if trainer.world_size > 1:
             row, loss = (pl_module.all_gather(each).flatten() for each in (row, loss))  # type: ignore[union-attr]
         self._micro_batches.append((row, loss))
-        if self._norms is None:  # no optimizer step yet: gradients accumulate
+        if not self._has_stepped:  # gradients accumulate
             return
+        self._has_stepped = False
         # Copies, since a kept batch of a worker would keep its shared memory.
         rows, losses = (torch.cat(each) for each in zip(*self._micro_batches, strict=True))
-        # Gradients stay until the next backward pass: these are the optimizer's.
-        clipped, limit = self._norms[0], trainer.gradient_clip_val
-        if limit and is_clipped(clipped, float(limit)):
-            clipped = get_total_norm(self._gradients())
-        values = torch.cat([torch.stack([losses.mean(), clipped.float()]), self._norms.float()])
+        norms = pl_module.gradient_norms()  # type: ignore[operator]
+        norm = torch.linalg.vector_norm(norms)  # the same bits as torch's `get_total_norm`
+        if self._is_logged:
+            pl_module.log("grad/norm", norm)
+        totals = torch.stack([losses.mean(), self._clipped(trainer, norm).float(), norm.float()])
+        values = torch.cat([totals, norms.float()])
         self._values.add(values[None])
         self._patches.add(rows, losses)
         self._batch_sizes.append(len(rows))
-        self._norms = None
         self._micro_batches.clear()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,9 +128,16 @@ class GradientNorm(Callback):
         with suppress(OSError):  # a full disk; readers accept the parts as well
             self._table.join()
 
-    def _gradients(self) -> list[Tensor]:
-        parameters = self._parameters.values()
-        return [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
+    def _clipped(self, trainer: Trainer, norm: Tensor) -> Tensor:
+        """Return the norm after clipping."""
+        limit = trainer.gradient_clip_val
+        if not limit:
+            return norm
+        if trainer.gradient_clip_algorithm == "value":
+            # They stay until the next backward pass.
+            return get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+        # As torch's `clip_grads_with_norm_`; to measure it would be a further pass over memory.
+        return norm * (limit / (norm + 1e-6)).clamp(max=1.0)
 
     def _write(self, trainer: Trainer) -> None:
         if self._batch_sizes:

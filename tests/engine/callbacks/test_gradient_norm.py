@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -67,9 +68,11 @@ class ByHand(Callback):
 class Forgive(Callback):
     """Keep the weights constant, so that steps after a spike are ordinary."""
 
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        for p in pl_module.parameters():
-            p.grad = torch.zeros_like(p)
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.weights = copy.deepcopy(pl_module.state_dict())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        pl_module.load_state_dict(self.weights)
 
 
 def fit(
