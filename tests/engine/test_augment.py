@@ -1,7 +1,15 @@
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from pcam_lightning.engine.augment import Identity, RandomD4, StainJitter
+from pcam_lightning.engine.augment import (
+    Identity,
+    RandomD4,
+    StainJitter,
+    look_up_batch,
+    look_up_each,
+    orient_batch,
+    orient_each,
+)
 
 
 def patches(count: int) -> torch.Tensor:
@@ -55,3 +63,12 @@ def test_the_same_generator_state_gives_the_same_patches() -> None:
     assert torch.equal(StainJitter()(image, generator()), StainJitter()(image, generator()))
     assert not torch.equal(StainJitter()(image, generator(1)), StainJitter()(image, generator(2)))
     assert Identity()(image, generator()) is image
+
+
+def test_a_batch_changes_as_its_patches_one_by_one() -> None:
+    """GPUs change whole batches, CPUs one patch after another."""
+    image, choice = patches(16), torch.arange(16).view(-1, 1, 1, 1) % 8
+    table = torch.randint(0, 256, (16, 256, 3), dtype=torch.uint8, generator=generator())
+    for batch in (image, image.transpose(1, 2)):
+        assert torch.equal(orient_each(batch, choice), orient_batch(batch, choice))
+        assert torch.equal(look_up_each(table, batch), look_up_batch(table, batch))
