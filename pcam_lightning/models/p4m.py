@@ -43,6 +43,8 @@ class GroupConv(nn.Module):
     an even side, this holds for odd kernels with stride 1 and for even kernels with stride 2, both
     padded to keep or to halve the side: their windows lie symmetrically.
 
+    All channels of the first orientation come first, then those of the second.
+
     Args:
         before: number of channels of the input; each has 8 orientations, or 1 for an image.
         after: number of channels of the output, each with 8 orientations.
@@ -64,11 +66,13 @@ class GroupConv(nn.Module):
         self.register_buffer("index", _places(sources, size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map [B, before * sources, H, W] to [B, after * 8, H / stride, W / stride]."""
-        after, size = self.weight.shape[0], self.weight.shape[-1]
+        """Map [B, sources * before, H, W] to [B, 8 * after, H / stride, W / stride]."""
+        after, before, sources, size, _ = self.weight.shape
         # Each row of the index has the places of a filter's values for one orientation.
         oriented = self.weight.flatten(2)[:, :, self.index]
-        filters = oriented.transpose(1, 2).reshape(after * ORIENTATIONS, -1, size, size)
+        shape = (after, before, ORIENTATIONS, sources, size, size)
+        filters = oriented.view(shape).permute(2, 0, 3, 1, 4, 5).flatten(2, 3).flatten(0, 1)
+        filters = filters.contiguous(memory_format=torch.channels_last)
         return conv2d(maps, filters, stride=self.stride, padding=self.padding)
 
 
@@ -91,13 +95,16 @@ def _places(sources: int, size: int) -> Tensor:
     return torch.stack(rows)
 
 
-class GroupNorm(nn.BatchNorm3d):
+class GroupNorm(nn.BatchNorm2d):
     """Batch normalization with one mean and deviation for all orientations of a channel."""
 
     def forward(self, maps: Tensor) -> Tensor:  # type: ignore[override]
-        """Map [B, C * 8, H, W] to the same shape."""
-        apart = maps.unflatten(1, (-1, ORIENTATIONS))
-        return super().forward(apart).flatten(1, 2)
+        """Map [B, 8 * C, H, W] to the same shape."""
+        height, width = maps.shape[-2:]
+        # Orientations as further columns: in channels-last memory, no value moves.
+        lines = maps.permute(0, 2, 3, 1).reshape(len(maps), height, width * ORIENTATIONS, -1)
+        normalized = super().forward(lines.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return normalized.reshape(len(maps), height, width, -1).permute(0, 3, 1, 2)
 
 
 class P4MCNN(nn.Module):
@@ -122,10 +129,10 @@ class P4MCNN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map uint8 [B, 96, 96, 3] to logits [B]."""
-        features = self.stages(self.normalize(image)).unflatten(1, (-1, ORIENTATIONS))
+        features = self.stages(self.normalize(image)).unflatten(1, (ORIENTATIONS, -1))
         third = features.shape[-1] // 3
         center = features[..., third:-third, third:-third]
-        pooled = torch.cat([features.mean((2, 3, 4)), center.mean((2, 3, 4))], dim=1)
+        pooled = torch.cat([features.mean((1, 3, 4)), center.mean((1, 3, 4))], dim=1)
         return self.head(pooled).squeeze(1)
 
 
@@ -139,7 +146,7 @@ class GroupResidual(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map [B, C * 8, H, W] to the same shape."""
+        """Map [B, 8 * C, H, W] to the same shape."""
         return torch.relu(maps + self.layers(maps))
 
 

@@ -19,14 +19,14 @@ def test_the_orientations_form_a_group() -> None:
 
 
 def oriented_maps(maps: Tensor, element: int) -> Tensor:
-    """Return the maps [B, C * 8, H, W] that belong to the oriented input, by their definition.
+    """Return the maps [B, 8 * C, H, W] that belong to the oriented input, by their definition.
 
     A turned input turns every map, and the map of orientation h becomes that of h after the turn.
     """
-    turned = orient(maps.unflatten(1, (-1, ORIENTATIONS)), element)
+    turned = orient(maps.unflatten(1, (ORIENTATIONS, -1)), element)
     result = torch.empty_like(turned)
     for source in range(ORIENTATIONS):
-        result[:, :, compose(source, element)] = turned[:, :, source]
+        result[:, compose(source, element)] = turned[:, source]
     return result.flatten(1, 2)
 
 
@@ -49,7 +49,7 @@ def test_the_logit_is_the_same_in_all_orientations(training: bool) -> None:
     torch.manual_seed(0)
     model = P4MCNN(channels=(2, 3, 4, 5)).double().train(training)
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm3d):
+        if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None and layer.running_var is not None
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.5, 2)
