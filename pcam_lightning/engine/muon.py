@@ -37,10 +37,10 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 0.02,
+        lr: float = 0.05,
         momentum: float = 0.9,
         weight_decay: float = 0.05,
-        adam_rate: float = 0.15,
+        adam_rate: float = 0.06,
         betas: tuple[float, float] = (0.9, 0.999),
         iterations: int = 4,
     ) -> None:

@@ -30,7 +30,7 @@ def call(*arguments: str, cwd: Path, module: str = "pcam_lightning.train"):
     [
         ("model=cmm", ["model/cmm", "cnn, densenet121, mlp, p4m_cnn, resnet18"]),
         ("optimizer.lr=abc", ["optimizer.lr='abc'", "expected number"]),
-        ("optimizer.lrr=1", ["optimizer.lrr: no such key", "valid keys here", "lr, betas"]),
+        ("optimizer.lrr=1", ["optimizer.lrr: no such key", "valid keys here", "lr, momentum"]),
         ("trainer", ["trainer", "expected KEY=VALUE"]),
         ("optimizer.lr=[1", ["optimizer.lr=[1", "quote", "'optimizer.lr=\"[1\"'"]),
         ("experiment_name=it's", ["experiment_name=it's", "quote"]),

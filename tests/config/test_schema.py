@@ -94,8 +94,9 @@ def test_the_schema_knows_the_metrics_that_validation_logs() -> None:
 
 def test_clipping_with_a_scaler_and_a_fused_optimizer_is_rejected(composed) -> None:
     with pytest.raises(InputError, match=r"optimizer\.fused=false"):
-        schema.check("train", composed(["trainer.precision=16-mixed"]))
-    schema.check("train", composed(["trainer.precision=16-mixed", "optimizer.fused=false"]))
+        schema.check("train", composed(["trainer.precision=16-mixed", "optimizer=adam"]))
+    for words in (["optimizer=adam", "optimizer.fused=false"], ["optimizer=muon"]):
+        schema.check("train", composed(["trainer.precision=16-mixed", *words]))
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ class Optimizer(Instantiable):
     weight_decay: NonNegativeFloat = 0.0
     momentum: Probability = 0.0
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] | None = None
+    adam_rate: NonNegativeFloat = 0.0
     fused: bool | None = None
 
 

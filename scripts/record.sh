@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Measure a row of docs/records.md: a recipe over three seeds, in turn with the previous record.
+#
+#   bash scripts/record.sh "what changed" COMMIT experiment=NAME data.root=FOLDER
+#
+# COMMIT is the commit of the previous record, or "none". A recipe is a training and the evaluation of
+# its best checkpoint with the mean over eight orientations; its minutes are the wall time of both
+# commands. Overrides apply to the training. Run nothing else on the machine at the same time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+changed=$1 previous=$2
+shift 2
+
+out=outputs/record
+rm -rf "$out"
+mkdir -p "$out"
+codes=(new)
+if [ "$previous" != none ]; then
+  git worktree add --quiet --detach "$PWD/$out/code" "$previous"
+  trap 'git worktree remove --force "$PWD/$out/code"' EXIT
+  codes=(previous new)
+fi
+
+for seed in 1 2 3; do
+  for code in "${codes[@]}"; do
+    folder="$PWD/$out/$code/$seed" root=$PWD
+    if [ "$code" = previous ]; then root=$PWD/$out/code; fi
+    start=$(date +%s.%N)
+    PYTHONPATH=$root python -m pcam_lightning.train "$@" "seed=$seed" "hydra.run.dir=$folder"
+    PYTHONPATH=$root python -m pcam_lightning.evaluate "run=$folder" "hydra.run.dir=$folder/evaluate" \
+      evaluate.tta=d4 evaluate.threshold=youden
+    date +%s.%N | awk -v start="$start" '{print ($1 - start) / 60}' >"$folder/minutes"
+  done
+done
+
+python - "$changed" "$out" <<'PY'
+import json
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_1samp, ttest_ind
+
+changed, out = sys.argv[1], Path(sys.argv[2])
+
+
+def read(code):
+    """Return minutes, test AUROC and test accuracy of each seed."""
+    folders = sorted((out / code).glob("[0-9]*"))
+    metrics = [json.loads((each / "evaluate/summary.json").read_text())["metrics"] for each in folders]
+    minutes = [float((each / "minutes").read_text()) for each in folders]
+    return np.array(minutes), *(np.array([m[key]["value"] for m in metrics]) for key in ("auroc", "accuracy"))
+
+
+minutes, auroc, accuracy = read("new")
+reached = "none"
+for bound in (0.93, 0.95, 0.96, 0.97):
+    if (p := ttest_1samp(auroc, bound, alternative="greater").pvalue) < 0.05:
+        reached = f"{bound} (p = {p:.3f})"
+cells = [date.today().isoformat(), changed, f"{minutes.mean():.1f}", reached]
+cells += [f"{each.mean():.4f} ± {each.std(ddof=1):.4f}" for each in (auroc, accuracy)]
+if (out / "previous").exists():
+    before, score, _ = read("previous")
+    p = ttest_ind(auroc, score, equal_var=False, alternative="greater").pvalue
+    cells.append(f"{before.mean():.1f} min, {score.mean():.4f}, p = {p:.3f}")
+else:
+    cells.append("none")
+print("| date | change | minutes | test AUROC above | test AUROC | accuracy | previous record, again |")
+print("|---" * len(cells) + "|")
+print(f"| {' | '.join(cells)} |")
+PY
