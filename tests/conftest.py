@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -80,14 +81,30 @@ def pcam_root(tmp_path: Path) -> Path:
     return root
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that one of the test processes fills with `make`, for all of them."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.with_suffix(".done").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failure
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".done").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of a small CNN, trained once per test process. Tests must not change it.
+    """A finished run of a small CNN, trained once for all processes. Tests must not change it.
 
     Copy its folder with `shutil.copytree` to change it. The data is 96 / 60 / 60 patches of noise
     with six slides, in the folder that the manifest names; tumours are darker in the center.
     """
-    folder = tmp_path_factory.mktemp("trained")
+    return Run(made_once(tmp_path_factory, "trained", train_small_cnn) / "run")
+
+
+def train_small_cnn(folder: Path) -> None:
     for seed, (split, rows) in enumerate(zip(SPLITS, (96, 60, 60), strict=True)):
         images, labels = random_split(rows, seed)
         images[labels, 32:64, 32:64] //= 2
@@ -100,30 +117,27 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
         "trainer.log_every_n_steps=1", f"hydra.run.dir={folder / 'run'}",
     ]  # fmt: skip
-    return train_in(folder, arguments)
+    train_in(folder, arguments)
 
 
-def train_in(folder: Path, arguments: list[str]) -> Run:
-    """Train in this process, with a folder as working directory; return its run `run`."""
+def train_in(folder: Path, arguments: list[str]) -> None:
+    """Train in this process, with a folder as working directory."""
     with pytest.MonkeyPatch.context() as patch, unchanged_logging():
         patch.chdir(folder)
         leave_plots_out(patch)
         patch.setattr(sys, "argv", ["train", *arguments])
         importlib.import_module("pcam_lightning.train.__main__").main()
-    return Run(folder / "run")
 
 
 @pytest.fixture(scope="session")
 def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Return a function from `model.tune` to a run on pretrained weights, trained once.
+    """Return a function from `model.tune` to a run on pretrained weights, trained once for all.
 
     The weights lie in the folder `weights` beside the run, for a network of timm with batch
     normalization. Tests must not change any of these files; `copied_run` copies them.
     """
 
-    @functools.cache
-    def train(tune: str) -> Run:
-        folder = tmp_path_factory.mktemp("tuned")
+    def train(folder: Path, tune: str) -> None:
         write_repository(folder / "weights", "test_efficientnet", license="mit")
         arguments = [
             f"data.root={trained_run.manifest['dataset']['root']}", "data.batch_size=32",
@@ -131,9 +145,13 @@ def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Cal
             "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
             "optimizer.lr=0.01", f"hydra.run.dir={folder / 'run'}",
         ]  # fmt: skip
-        return train_in(folder, arguments)
+        train_in(folder, arguments)
 
-    return train
+    def tuned(tune: str) -> Run:
+        make = functools.partial(train, tune=tune)
+        return Run(made_once(tmp_path_factory, f"tuned_{tune}", make) / "run")
+
+    return tuned
 
 
 @pytest.fixture
