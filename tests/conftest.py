@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -125,6 +126,7 @@ def train_in(folder: Path, arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, unchanged_logging():
         patch.chdir(folder)
         leave_plots_out(patch)
+        compose_once(patch)
         patch.setattr(sys, "argv", ["train", *arguments])
         importlib.import_module("pcam_lightning.train.__main__").main()
 
@@ -216,6 +218,21 @@ def leave_plots_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
+def compose_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Hydra compose the config of a command once instead of twice.
+
+    Hydra's first composition only reads `hydra.mode`, which is set by the configs of `sweep`.
+    """
+    get_mode = Hydra.get_mode
+
+    def mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        if any("sweep" in override or "mode" in override for override in overrides):
+            return get_mode(hydra, config_name, overrides)
+        return None
+
+    monkeypatch.setattr(Hydra, "get_mode", mode)
+
+
 @pytest.fixture
 def plots() -> None:
     """Draw the plots of `command`."""
@@ -229,6 +246,7 @@ def command(tmp_path: Path, monkeypatch, capfd, request):
     """
     if "plots" not in request.fixturenames:
         leave_plots_out(monkeypatch)
+    compose_once(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCAM_ROOT", raising=False)
 
