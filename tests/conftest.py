@@ -82,57 +82,80 @@ def pcam_root(tmp_path: Path) -> Path:
     return root
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that one of the test processes fills with `make`, for all of them."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    with FileLock(f"{folder}.lock"):
-        if not folder.with_suffix(".done").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # left by a failure
-            folder.mkdir()
-            make(folder)
-            folder.with_suffix(".done").touch()
-    return folder
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Return a function from a name and `make` to a folder that `make` has filled.
+
+    One of the test processes calls `make`, for all of them. Tests must not change the folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder = base / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.with_suffix(".done").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # left by a failure
+                folder.mkdir()
+                make(folder)
+                folder.with_suffix(".done").touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def trained_run(made_once: MadeOnce, command_in: Callable[..., None]) -> Run:
     """A finished run of a small CNN, trained once for all processes. Tests must not change it.
 
     Copy its folder with `shutil.copytree` to change it. The data is 96 / 60 / 60 patches of noise
     with six slides, in the folder that the manifest names; tumours are darker in the center.
     """
-    return Run(made_once(tmp_path_factory, "trained", train_small_cnn) / "run")
 
+    def train(folder: Path) -> None:
+        for seed, (split, rows) in enumerate(zip(SPLITS, (96, 60, 60), strict=True)):
+            images, labels = random_split(rows, seed)
+            images[labels, 32:64, 32:64] //= 2
+            write_split(folder / "pcam", split, images, labels)
+            header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
+            lines = [f"{row},0,0,True,{labels[row]},slide_{row % 6}\n" for row in range(rows)]
+            SplitFiles(folder / "pcam", split).meta.write_text(header + "".join(lines))
+        command_in(
+            folder,
+            f"data.root={folder / 'pcam'}", "data.batch_size=16", "model=cnn",
+            "model.channels=[4,4]", "trainer=cpu", "trainer.precision=32-true",
+            "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
+            f"hydra.run.dir={folder / 'run'}",
+        )  # fmt: skip
 
-def train_small_cnn(folder: Path) -> None:
-    for seed, (split, rows) in enumerate(zip(SPLITS, (96, 60, 60), strict=True)):
-        images, labels = random_split(rows, seed)
-        images[labels, 32:64, 32:64] //= 2
-        write_split(folder / "pcam", split, images, labels)
-        header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
-        lines = [f"{row},0,0,True,{labels[row]},slide_{row % 6}\n" for row in range(rows)]
-        SplitFiles(folder / "pcam", split).meta.write_text(header + "".join(lines))
-    arguments = [
-        f"data.root={folder / 'pcam'}", "data.batch_size=16", "model=cnn", "model.channels=[4,4]",
-        "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
-        "trainer.log_every_n_steps=1", f"hydra.run.dir={folder / 'run'}",
-    ]  # fmt: skip
-    train_in(folder, arguments)
-
-
-def train_in(folder: Path, arguments: list[str]) -> None:
-    """Train in this process, with a folder as working directory."""
-    with pytest.MonkeyPatch.context() as patch, unchanged_logging():
-        patch.chdir(folder)
-        leave_plots_out(patch)
-        compose_once(patch)
-        patch.setattr(sys, "argv", ["train", *arguments])
-        importlib.import_module("pcam_lightning.train.__main__").main()
+    return Run(made_once("trained", train) / "run")
 
 
 @pytest.fixture(scope="session")
-def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def command_in() -> Callable[..., None]:
+    """Return a function that calls a command in this process, with a folder as working directory.
+
+    Its plots are empty files.
+    """
+
+    def call(folder: Path, *arguments: str, name: str = "train") -> None:
+        with pytest.MonkeyPatch.context() as patch, unchanged_logging():
+            patch.chdir(folder)
+            leave_plots_out(patch)
+            compose_once(patch)
+            patch.setattr(sys, "argv", [name, *arguments])
+            importlib.import_module(f"pcam_lightning.{name}.__main__").main()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tuned_run(
+    trained_run: Run, made_once: MadeOnce, command_in: Callable[..., None]
+) -> Callable[[str], Run]:
     """Return a function from `model.tune` to a run on pretrained weights, trained once for all.
 
     The weights lie in the folder `weights` beside the run, for a network of timm with batch
@@ -141,17 +164,16 @@ def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     def train(folder: Path, tune: str) -> None:
         write_repository(folder / "weights", "test_efficientnet", license="mit")
-        arguments = [
+        command_in(
+            folder,
             f"data.root={trained_run.manifest['dataset']['root']}", "data.batch_size=32",
             "model=timm", f"model.name=local-dir:{folder / 'weights'}", f"model.tune={tune}",
             "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
             "optimizer.lr=0.01", f"hydra.run.dir={folder / 'run'}",
-        ]  # fmt: skip
-        train_in(folder, arguments)
+        )  # fmt: skip
 
     def tuned(tune: str) -> Run:
-        make = functools.partial(train, tune=tune)
-        return Run(made_once(tmp_path_factory, f"tuned_{tune}", make) / "run")
+        return Run(made_once(f"tuned_{tune}", functools.partial(train, tune=tune)) / "run")
 
     return tuned
 
