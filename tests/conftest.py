@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -44,10 +46,25 @@ LONGEST = (
 """Modules with tests of a minute or more, the longest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Started first, so that no process runs a long test at the end while the others wait.
     rank = {f"{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    if config.getoption("loadgroup", False):
+        for item in items:
+            keep_group(item)
+
+
+def keep_group(item: pytest.Item) -> None:
+    """Append a test's `xdist_group` to its id, where the scheduler of pytest-xdist looks for it.
+
+    pytest-xdist 3.8.0 sets an attribute that pytest 9.2 no longer reads (pytest-xdist issue 1386).
+    """
+    mark = item.get_closest_marker("xdist_group")
+    identifier = getattr(item, "_id", None)
+    if mark is not None and identifier is not None:
+        grouped = type(identifier).parse(f"{item.nodeid}@{mark.args[0]}")
+        item._id = grouped  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -65,60 +82,100 @@ def pcam_root(tmp_path: Path) -> Path:
     return root
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of a small CNN, trained once per test process. Tests must not change it.
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Return a function from a name and `make` to a folder that `make` has filled.
+
+    One of the test processes calls `make`, for all of them. Tests must not change the folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder = base / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.with_suffix(".done").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # left by a failure
+                folder.mkdir()
+                make(folder)
+                folder.with_suffix(".done").touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def trained_run(made_once: MadeOnce, command_in: Callable[..., None]) -> Run:
+    """A finished run of a small CNN, trained once for all processes. Tests must not change it.
 
     Copy its folder with `shutil.copytree` to change it. The data is 96 / 60 / 60 patches of noise
     with six slides, in the folder that the manifest names; tumours are darker in the center.
     """
-    folder = tmp_path_factory.mktemp("trained")
-    for seed, (split, rows) in enumerate(zip(SPLITS, (96, 60, 60), strict=True)):
-        images, labels = random_split(rows, seed)
-        images[labels, 32:64, 32:64] //= 2
-        write_split(folder / "pcam", split, images, labels)
-        header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
-        lines = [f"{row},0,0,True,{labels[row]},slide_{row % 6}\n" for row in range(rows)]
-        SplitFiles(folder / "pcam", split).meta.write_text(header + "".join(lines))
-    arguments = [
-        f"data.root={folder / 'pcam'}", "data.batch_size=16", "model=cnn", "model.channels=[4,4]",
-        "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
-        "trainer.log_every_n_steps=1", f"hydra.run.dir={folder / 'run'}",
-    ]  # fmt: skip
-    return train_in(folder, arguments)
 
+    def train(folder: Path) -> None:
+        for seed, (split, rows) in enumerate(zip(SPLITS, (96, 60, 60), strict=True)):
+            images, labels = random_split(rows, seed)
+            images[labels, 32:64, 32:64] //= 2
+            write_split(folder / "pcam", split, images, labels)
+            header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
+            lines = [f"{row},0,0,True,{labels[row]},slide_{row % 6}\n" for row in range(rows)]
+            SplitFiles(folder / "pcam", split).meta.write_text(header + "".join(lines))
+        command_in(
+            folder,
+            f"data.root={folder / 'pcam'}", "data.batch_size=16", "model=cnn",
+            "model.channels=[4,4]", "trainer=cpu", "trainer.precision=32-true",
+            "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
+            f"hydra.run.dir={folder / 'run'}",
+        )  # fmt: skip
 
-def train_in(folder: Path, arguments: list[str]) -> Run:
-    """Train in this process, with a folder as working directory; return its run `run`."""
-    with pytest.MonkeyPatch.context() as patch, unchanged_logging():
-        patch.chdir(folder)
-        leave_plots_out(patch)
-        patch.setattr(sys, "argv", ["train", *arguments])
-        importlib.import_module("pcam_lightning.train.__main__").main()
-    return Run(folder / "run")
+    return Run(made_once("trained", train) / "run")
 
 
 @pytest.fixture(scope="session")
-def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Return a function from `model.tune` to a run on pretrained weights, trained once.
+def command_in() -> Callable[..., None]:
+    """Return a function that calls a command in this process, with a folder as working directory.
+
+    Its plots are empty files.
+    """
+
+    def call(folder: Path, *arguments: str, name: str = "train") -> None:
+        with pytest.MonkeyPatch.context() as patch, unchanged_logging():
+            patch.chdir(folder)
+            leave_plots_out(patch)
+            compose_once(patch)
+            patch.setattr(sys, "argv", [name, *arguments])
+            importlib.import_module(f"pcam_lightning.{name}.__main__").main()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tuned_run(
+    trained_run: Run, made_once: MadeOnce, command_in: Callable[..., None]
+) -> Callable[[str], Run]:
+    """Return a function from `model.tune` to a run on pretrained weights, trained once for all.
 
     The weights lie in the folder `weights` beside the run, for a network of timm with batch
     normalization. Tests must not change any of these files; `copied_run` copies them.
     """
 
-    @functools.cache
-    def train(tune: str) -> Run:
-        folder = tmp_path_factory.mktemp("tuned")
+    def train(folder: Path, tune: str) -> None:
         write_repository(folder / "weights", "test_efficientnet", license="mit")
-        arguments = [
+        command_in(
+            folder,
             f"data.root={trained_run.manifest['dataset']['root']}", "data.batch_size=32",
             "model=timm", f"model.name=local-dir:{folder / 'weights'}", f"model.tune={tune}",
             "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
             "optimizer.lr=0.01", f"hydra.run.dir={folder / 'run'}",
-        ]  # fmt: skip
-        return train_in(folder, arguments)
+        )  # fmt: skip
 
-    return train
+    def tuned(tune: str) -> Run:
+        return Run(made_once(f"tuned_{tune}", functools.partial(train, tune=tune)) / "run")
+
+    return tuned
 
 
 @pytest.fixture
@@ -183,6 +240,21 @@ def leave_plots_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
+def compose_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Hydra compose the config of a command once instead of twice.
+
+    Hydra's first composition only reads `hydra.mode`, which is set by the configs of `sweep`.
+    """
+    get_mode = Hydra.get_mode
+
+    def mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        if any("sweep" in override or "mode" in override for override in overrides):
+            return get_mode(hydra, config_name, overrides)
+        return None
+
+    monkeypatch.setattr(Hydra, "get_mode", mode)
+
+
 @pytest.fixture
 def plots() -> None:
     """Draw the plots of `command`."""
@@ -196,6 +268,7 @@ def command(tmp_path: Path, monkeypatch, capfd, request):
     """
     if "plots" not in request.fixturenames:
         leave_plots_out(monkeypatch)
+    compose_once(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCAM_ROOT", raising=False)
 

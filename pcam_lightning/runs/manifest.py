@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from email.parser import HeaderParser
 from importlib import metadata
 from typing import Any
 
@@ -84,14 +86,22 @@ def read_slurm() -> dict[str, int | str | None] | None:
     return {fact: int(text) if text and text.isdigit() else text for fact, text in values.items()}
 
 
+@functools.cache
 def environment_text() -> str:
-    """Return the content of `environment.txt`: sorted lines `name==version`, one per package."""
+    """Return the content of `environment.txt`: sorted lines `name==version`, one per package.
+
+    The packages are listed once per process.
+    """
     versions: dict[str, str] = {}
     for package in metadata.distributions():
-        name = package.metadata["Name"]
-        if name:  # a broken installation has none
+        # `package.metadata` parses the long description too, which takes four times as long.
+        texts = map(package.read_text, ("METADATA", "PKG-INFO", ""))
+        header = (next(filter(None, texts), None) or "").partition("\n\n")[0]
+        found = HeaderParser().parsestr(header)
+        if name := found["Name"]:  # a broken installation has none
+            line = f"{name}=={found['Version']}"
             # An import uses the first package found.
-            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={package.version}")
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), line)
     return "".join(f"{versions[name]}\n" for name in sorted(versions))
 
 

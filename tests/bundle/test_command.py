@@ -25,16 +25,30 @@ from pcam_lightning.runs.bundle import Bundle
 from pcam_lightning.runs.threshold import Threshold, write_threshold
 
 
-@pytest.fixture
-def run(trained_run: Run, tmp_path: Path) -> Run:
-    """A copy of the trained run with a stored threshold."""
-    run = Run(shutil.copytree(trained_run.path, tmp_path / "run"))
-    threshold = Threshold(
-        value=0.45, rule="youden", temperature=1.7, tta="none", checkpoint="best.ckpt",
-        weights_digest=run.summary["weights_digest"], dataset={"name": "pcam"}, validation={},
-    )  # fmt: skip
-    write_threshold(run.path, threshold)
-    return run
+@pytest.fixture(scope="module")
+def archive(trained_run: Run, made_once, command_in) -> Path:
+    """A bundle of the run in the folder `run` beside it, with five golden patches.
+
+    The run is a copy of the trained run with a stored threshold.
+    """
+
+    def bundle(folder: Path) -> None:
+        run = Run(shutil.copytree(trained_run.path, folder / "run"))
+        threshold = Threshold(
+            value=0.45, rule="youden", temperature=1.7, tta="none", checkpoint="best.ckpt",
+            weights_digest=run.summary["weights_digest"], dataset={"name": "pcam"}, validation={},
+        )  # fmt: skip
+        write_threshold(run.path, threshold)
+        words = (f"run={run.path}", "bundle.golden=5", f"hydra.run.dir={folder / 'made'}")
+        command_in(folder, *words, name="bundle")
+
+    (path,) = (made_once("bundle", bundle) / "made").glob("*.zip")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(archive: Path) -> Run:
+    return Run(archive.parents[1] / "run")
 
 
 @pytest.fixture
@@ -52,10 +66,14 @@ def make(command, run: Run, tmp_path: Path):
     return call
 
 
-def test_an_unpacked_bundle_verifies_and_predicts_alone(make, run: Run, tmp_path: Path) -> None:
-    archive, _ = make()
-    second, _ = make(to="again")
+def test_the_bytes_of_a_bundle_do_not_depend_on_its_folder(make, archive: Path) -> None:
+    second, _ = make("bundle.golden=5")
     assert archive.read_bytes() == second.read_bytes() and archive.name == second.name
+
+
+def test_an_unpacked_bundle_verifies_and_predicts_alone(
+    archive: Path, run: Run, tmp_path: Path
+) -> None:
     with zipfile.ZipFile(archive) as content:
         content.extractall(tmp_path / "there")
     (folder,) = (tmp_path / "there").iterdir()
@@ -66,7 +84,7 @@ def test_an_unpacked_bundle_verifies_and_predicts_alone(make, run: Run, tmp_path
         [*network, sys.executable, "verify.py"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("patch_") == 16
+    assert done.stdout.count("patch_") == 5
 
     # The golden probabilities are those of the run: sigmoid(logit / temperature).
     table = run.predictions("val").sort_values("row")
@@ -93,8 +111,8 @@ def test_an_unpacked_bundle_verifies_and_predicts_alone(make, run: Run, tmp_path
     assert list(found["decision"] == "tumour") == list(tumour)
 
 
-def test_the_contents_are_the_runs(make, run: Run) -> None:
-    bundle = Bundle(make("bundle.golden=5")[0])
+def test_the_contents_are_the_runs(archive: Path, run: Run) -> None:
+    bundle = Bundle(archive)
     assert bundle.metadata.weights_digest == run.summary["weights_digest"]
     assert bundle.threshold == run.threshold and bundle.features == run.features
     assert sum(name.endswith(".png") for name in bundle.names) == 5
@@ -109,8 +127,9 @@ def test_the_contents_are_the_runs(make, run: Run) -> None:
     assert "MIT" in bundle.read("LICENSE").decode()
 
 
-def test_predict_gives_the_same_with_a_bundle(make, command, run: Run, tmp_path: Path) -> None:
-    archive, _ = make()
+def test_predict_gives_the_same_with_a_bundle(
+    archive: Path, command, run: Run, tmp_path: Path
+) -> None:
     images = SplitFiles(Path(run.manifest["dataset"]["root"]), "test").images
     found = {}
     for name, source in {"run": run.path, "bundle": archive}.items():

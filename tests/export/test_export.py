@@ -22,6 +22,8 @@ from pcam_lightning.models.served import Served
 from pcam_lightning.runs import Run
 from pcam_lightning.runs.threshold import Threshold, write_threshold
 
+HOSTILE = "<script>alert(1)</script> | [x](javascript:1) `y`"
+
 
 @pytest.fixture
 def run(trained_run: Run, tmp_path: Path) -> Run:
@@ -38,6 +40,32 @@ def store_threshold(run: Run, **changes) -> None:
         "dataset": {"name": "pcam"}, "validation": {},
     }  # fmt: skip
     write_threshold(run.path, Threshold(**values | changes))
+
+
+@pytest.fixture(scope="module")
+def exported(trained_run: Run, made_once, command_in) -> Path:
+    """The folder of an exported run, with the folder `run` of the run.
+
+    The stored threshold is the median probability, so that there are decisions of both kinds, and
+    the name of its data set is text that a page must not contain as such.
+    """
+
+    def export(folder: Path) -> None:
+        run = Run(shutil.copytree(trained_run.path, folder / "run"))
+        median = float(np.median(expected_probability(run, temperature=1.0))) + 1e-6
+        store_threshold(run, value=median)
+        manifest = run.manifest
+        manifest["dataset"]["name"] = HOSTILE
+        write_json(run.path / "manifest.json", manifest)
+        words = (f"run={run.path}", "export.quantize=int8", f"hydra.run.dir={folder / 'exported'}")
+        command_in(folder, *words, name="export")
+
+    return made_once("exported", export) / "exported"
+
+
+@pytest.fixture(scope="module")
+def exported_run(exported: Path) -> Run:
+    return Run(exported.parent / "run")
 
 
 @pytest.fixture
@@ -66,11 +94,10 @@ def expected_probability(run: Run, temperature: float) -> np.ndarray:
     return 1 / (1 + np.exp(-logit / temperature))
 
 
-def test_onnxruntime_gives_calibrated_probabilities(export, run: Run) -> None:
-    folder, _ = export(run)
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    image = validation_patches(run)
-    expected = expected_probability(run, temperature=2.0)
+def test_onnxruntime_gives_calibrated_probabilities(exported: Path, exported_run: Run) -> None:
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    image = validation_patches(exported_run)
+    expected = expected_probability(exported_run, temperature=2.0)
     for batch in (1, 2, 7, 60):
         found = [
             session.run(None, {"image": image[start : start + batch]})[0]
@@ -79,15 +106,15 @@ def test_onnxruntime_gives_calibrated_probabilities(export, run: Run) -> None:
         assert np.abs(np.concatenate(found) - expected).max() < 1e-5  # type: ignore[arg-type]
 
 
-def test_decisions_are_those_of_the_stored_threshold(export, run: Run) -> None:
-    median = float(np.median(expected_probability(run, temperature=1.0))) + 1e-6
-    store_threshold(run, value=median)
-    folder, _ = export(run)
-    summary = json.loads((folder / "summary.json").read_text())
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    found = session.run(None, {"image": validation_patches(run)})[0]
+def test_decisions_are_those_of_the_stored_threshold(exported: Path, exported_run: Run) -> None:
+    summary = json.loads((exported / "summary.json").read_text())
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    found = session.run(None, {"image": validation_patches(exported_run)})[0]
     decided = np.asarray(found) >= summary["decision_threshold"]
-    assert (decided == (expected_probability(run, temperature=1.0) >= median)).all()
+    threshold = exported_run.threshold
+    assert threshold is not None
+    expected = expected_probability(exported_run, temperature=1.0) >= threshold.value
+    assert (decided == expected).all()
     assert 0 < decided.sum() < len(decided)
     assert summary["files"]["model.onnx"]["flipped_decisions"] == 0
     metadata = session.get_modelmeta().custom_metadata_map
@@ -115,22 +142,29 @@ def test_the_correction_for_the_share_of_tumour_is_exported(export, run: Run) ->
     assert np.abs(found - 1 / (1 + 9 * np.exp(-logit))).max() < 1e-5
 
 
+def test_the_same_run_gives_the_same_bytes_and_names_no_folder(
+    exported: Path, exported_run: Run, export, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(exported_run.path, tmp_path / "run"))
+    second, _ = export(run)
+    first = (exported / "model.onnx").read_bytes()
+    assert first == (second / "model.onnx").read_bytes()
+    assert_no_folder_in(first, exported_run, run)
+
+
+def assert_no_folder_in(content: bytes, *runs: Run) -> None:
+    folders = [Path(pcam_lightning.__file__).parent, *(run.path for run in runs)]
+    assert not [folder for folder in folders if str(folder).encode() in content]
+
+
 def test_torch_export_gives_the_same(export, run: Run) -> None:
     folder, _ = export(run, "format=pt2")
+    assert_no_folder_in((folder / "model.pt2").read_bytes(), run)
     module = torch.export.load(folder / "model.pt2").module()
     for batch in (1, 7, 60):
         found = module(torch.from_numpy(validation_patches(run)[:batch]))
         expected = expected_probability(run, temperature=2.0)[:batch]
         assert np.abs(found.detach().numpy() - expected).max() < 1e-5
-
-
-def test_the_same_run_gives_the_same_bytes_and_names_no_folder(export, run: Run) -> None:
-    first, second = (export(run, name=name)[0] / "model.onnx" for name in ("first", "second"))
-    assert first.read_bytes() == second.read_bytes()
-    pt2 = export(run, "format=pt2", name="third")[0] / "model.pt2"
-    package = str(Path(pcam_lightning.__file__).parent).encode()
-    for path in (first, pt2):
-        assert package not in path.read_bytes() and str(run.path).encode() not in path.read_bytes()
 
 
 def test_another_result_is_not_kept(export, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,17 +176,16 @@ def test_another_result_is_not_kept(export, run: Run, monkeypatch: pytest.Monkey
     assert found["largest_difference"] == pytest.approx(1e-3, rel=0.01)
 
 
-def test_the_loss_of_8_bits_is_measured(export, run: Run) -> None:
-    folder, _ = export(run, "export.quantize=int8")
-    found = json.loads((folder / "summary.json").read_text())["files"]["model_int8.onnx"]
-    session = onnxruntime.InferenceSession(folder / "model_int8.onnx")
-    probability = np.asarray(session.run(None, {"image": validation_patches(run)})[0])
-    label = run.predictions("val").sort_values("row")["label"]
+def test_the_loss_of_8_bits_is_measured(exported: Path, exported_run: Run) -> None:
+    found = json.loads((exported / "summary.json").read_text())["files"]["model_int8.onnx"]
+    session = onnxruntime.InferenceSession(exported / "model_int8.onnx")
+    probability = np.asarray(session.run(None, {"image": validation_patches(exported_run)})[0])
+    label = exported_run.predictions("val").sort_values("row")["label"]
     assert found["auroc"]["exported"] == pytest.approx(roc_auc_score(label, probability))
-    expected = expected_probability(run, temperature=2.0)
+    expected = expected_probability(exported_run, temperature=2.0)
     difference = np.abs(probability - expected).max()
     assert difference > 0 and found["largest_difference"] == pytest.approx(difference, abs=1e-5)
-    assert (folder / "model_int8.onnx").stat().st_size != (folder / "model.onnx").stat().st_size
+    assert (exported / "model_int8.onnx").stat().st_size != (exported / "model.onnx").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -174,26 +207,23 @@ def test_data_that_is_not_the_runs(export, run: Run, pcam_root: Path) -> None:
     assert str(pcam_root) in export(run, f"data.root={pcam_root}", code=2)[1]
 
 
-def test_the_card_has_the_measured_numbers(export, run: Run) -> None:
-    folder, _ = export(run)
-    front = yaml.safe_load((folder / "model_card.md").read_text().split("---\n")[1])
+def test_the_card_has_the_measured_numbers(exported: Path, exported_run: Run) -> None:
+    front = yaml.safe_load((exported / "model_card.md").read_text().split("---\n")[1])
     metrics = {
         each["name"]: each["value"] for each in front["model-index"][0]["results"][0]["metrics"]
     }
-    table = run.predictions("test")
+    table, threshold = exported_run.predictions("test"), exported_run.threshold
     assert metrics["auroc"] == pytest.approx(roc_auc_score(table["label"], table["probability"]))
-    accuracy = ((table["probability"] >= 0.4) == (table["label"] == 1)).mean()
+    assert threshold is not None
+    accuracy = ((table["probability"] >= threshold.value) == (table["label"] == 1)).mean()
     assert metrics["accuracy"] == pytest.approx(accuracy)
-    text = (folder / "model_card.md").read_text()
-    assert run.summary["weights_digest"] in text and "not stated" in text
+    text = (exported / "model_card.md").read_text()
+    assert exported_run.summary["weights_digest"] in text and "not stated" in text
 
 
-def test_the_card_shows_text_of_files_as_text(export, run: Run) -> None:
-    manifest = run.manifest
-    manifest["dataset"]["name"] = "<script>alert(1)</script> | [x](javascript:1) `y`"
-    write_json(run.path / "manifest.json", manifest)
-    folder, _ = export(run)
-    page = (folder / "model_card.html").read_text()
+def test_the_card_shows_text_of_files_as_text(exported: Path, exported_run: Run) -> None:
+    assert exported_run.manifest["dataset"]["name"] == HOSTILE
+    page = (exported / "model_card.html").read_text()
     assert "<script" not in page and "<a " not in page and "javascript:1" in page
 
 

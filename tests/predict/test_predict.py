@@ -51,7 +51,7 @@ def predict(command, trained: Path, tmp_path: Path):
 
 
 def test_h5_images_glob_and_csv_give_what_the_run_predicted(
-    predict, plots, trained: Path, tmp_path: Path
+    predict, trained: Path, tmp_path: Path
 ) -> None:
     expected = Run(trained / "run").predictions("test")
     labels = read_labels(SplitFiles(trained / "pcam", "test"))
@@ -82,7 +82,6 @@ def test_h5_images_glob_and_csv_give_what_the_run_predicted(
             assert auroc == pytest.approx(roc_auc_score(labels, found["probability"]))
     csv = pd.read_csv(tmp_path / "predicted" / "predictions.csv")
     assert list(csv["decision"]) == list(found["decision"])
-    assert (tmp_path / "predicted" / "plots" / "contact_sheet.png").is_file()
 
 
 def test_a_pcam_folder_is_predicted_whole(predict, trained: Path) -> None:
@@ -155,7 +154,8 @@ def test_larger_images_are_cropped_tiled_or_resized(
     tiles = predict(f"input={tmp_path / 'large'}", "predict.fit=tile", "data.batch_size=4")[0]
     np.testing.assert_allclose(tiles["probability"], expected[1:], atol=1e-6)
     assert list(zip(tiles["x"], tiles["y"], strict=True)) == corners
-    assert (tmp_path / "predicted" / "plots" / "heat_map_0.png").is_file()
+    for picture in ("heat_map_0", "contact_sheet"):
+        assert (tmp_path / "predicted" / "plots" / f"{picture}.png").stat().st_size > 5000
     resized = predict(f"input={tmp_path / 'large'}", "predict.fit=resize")[0]
     assert len(resized) == 1
 

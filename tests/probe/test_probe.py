@@ -1,6 +1,7 @@
 """The command probe: a run folder like any other, from the features of a frozen network."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +23,55 @@ ROWS = {"train": 96, "valid": 60, "test": 48}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise; tumours are darker in the center. Every fifth training patch is black."""
-    folder = tmp_path_factory.mktemp("pcam")
-    for seed, split in enumerate(SPLITS):
-        images, labels = random_split(ROWS[split], seed)
-        images[labels, 32:64, 32:64] //= 2
-        if split == "train":
-            images[::5] = 0
-        write_split(folder, split, images, labels)
-    return folder
+def first(made_once, command_in) -> Path:
+    """A folder with a probe in `run`, and its `pcam`, `test_resnet.pth` and `features`.
+
+    The data is noise; tumours are darker in the center. Every fifth training patch is black.
+    """
+
+    def make(folder: Path) -> None:
+        for seed, split in enumerate(SPLITS):
+            images, labels = random_split(ROWS[split], seed)
+            images[labels, 32:64, 32:64] //= 2
+            if split == "train":
+                images[::5] = 0
+            write_split(folder / "pcam", split, images, labels)
+        torch.manual_seed(0)
+        torch.save(timm.create_model("test_resnet").state_dict(), folder / "test_resnet.pth")
+        command_in(folder, *settings(folder, folder), "hydra.run.dir=run", name="probe")
+
+    return made_once("probe", make)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.pth"
-    torch.save(timm.create_model("test_resnet").state_dict(), path)
-    return path
+def settings(inputs: Path, folder: Path) -> list[str]:
+    return [
+        "model=timm", "model.name=test_resnet", f"model.weights={inputs / 'test_resnet.pth'}",
+        f"data.root={inputs / 'pcam'}", "trainer.accelerator=cpu", "trainer.precision=32-true",
+        "data.batch_size=32", "probe.few_shot=[1,5]", "probe.draws=3",
+        f"probe.features_dir={folder / 'features'}",
+    ]  # fmt: skip
 
 
 @pytest.fixture
-def probe(command, root: Path, weights: Path, tmp_path: Path):
+def probe(command, first: Path, tmp_path: Path):
     """Run the command in a folder of `tmp_path`, with features outside the data's folder."""
 
     def call(*arguments: str, folder: str = "run") -> tuple[int, str, str]:
-        return command(
-            "model=timm", "model.name=test_resnet", f"model.weights={weights}",
-            f"data.root={root}", "trainer.accelerator=cpu", "trainer.precision=32-true",
-            "data.batch_size=32", "probe.few_shot=[1,5]", "probe.draws=3",
-            f"probe.features_dir={tmp_path / 'features'}", f"hydra.run.dir={folder}", *arguments,
-            name="probe",
-        )  # fmt: skip
+        words = (*settings(first, tmp_path), f"hydra.run.dir={folder}", *arguments)
+        return command(*words, name="probe")
 
     return call
 
 
-def test_a_probe_is_a_run_of_the_best_penalty(probe, root: Path) -> None:
-    code, out, err = probe()
-    assert code == 0, err
-    run = Run("run")
-    assert run.state == "finished" and out.rstrip().endswith("run/summary.json")
+@pytest.fixture
+def run(first: Path, tmp_path: Path) -> Run:
+    """A finished probe in `tmp_path`, whose features `probe` finds."""
+    shutil.copytree(first / "features", tmp_path / "features")
+    return Run(shutil.copytree(first / "run", tmp_path / "run"))
+
+
+def test_a_probe_is_a_run_of_the_best_penalty(run: Run) -> None:
+    assert run.state == "finished"
     summary, found = run.summary, run.summary["probe"]
     assert run.manifest["config"]["model"]["tune"] == "head"
     assert run.manifest["backbone"]["digest"] == summary["backbone"]["digest"]
@@ -76,17 +85,15 @@ def test_a_probe_is_a_run_of_the_best_penalty(probe, root: Path) -> None:
         assert table["row"].tolist() == list(range(ROWS[{"val": "valid"}.get(split, split)]))
     assert best["val_auroc"] == pytest.approx(summary["val"]["metrics"]["auroc"]["value"])
     assert [each["patches"] for each in found["few_shot"]] == [1, 5]
-    assert len(pd.read_csv("run/few_shot.csv")) == 2
-    assert Path("run/plots/few_shot.png").exists() and Path("run/plots/roc_test.png").exists()
-    assert len(pd.read_csv("run/published.csv")) == len(published.SCORES) + 1
+    assert len(pd.read_csv(run.path / "few_shot.csv")) == 2
+    assert {"few_shot.png", "roc_test.png"} <= {p.name for p in (run.path / "plots").iterdir()}
+    assert len(pd.read_csv(run.path / "published.csv")) == len(published.SCORES) + 1
+    assert set(found["features"]["splits"].values()) == {"computed"}
 
 
-def test_the_network_gives_the_logits_of_the_predictions(probe, root: Path) -> None:
+def test_the_network_gives_the_logits_of_the_predictions(run: Run) -> None:
     """Features are rounded to float16: logits agree to 1 % of their standard deviation."""
-    code, _, err = probe()
-    assert code == 0, err
-    run = Run("run")
-    network = load_trained({"run": "run"}).network
+    network = load_trained({"run": str(run.path)}).network
     table = run.predictions("test")
     image = torch.from_numpy(random_split(ROWS["test"], 2)[0])
     labels = random_split(ROWS["test"], 2)[1]
@@ -97,23 +104,21 @@ def test_the_network_gives_the_logits_of_the_predictions(probe, root: Path) -> N
     np.testing.assert_allclose(logit, expected, atol=0.01 * expected.std())
 
 
-def test_a_second_probe_reuses_the_features(probe, monkeypatch) -> None:
+def test_a_second_probe_reuses_the_features(probe, run: Run, monkeypatch) -> None:
     from pcam_lightning.probe import extraction
 
-    assert probe()[0] == 0
-    assert set(Run("run").summary["probe"]["features"]["splits"].values()) == {"computed"}
     monkeypatch.setattr(extraction.Extractor, "extract", None)
-    code, _, err = probe("data.filter=blank", "probe.few_shot=[]", "seed=3", folder="again")
+    code, out, err = probe("data.filter=blank", "probe.few_shot=[]", "seed=3", folder="again")
     assert code == 0, err
+    assert out.rstrip().endswith("again/summary.json")
     summary = Run("again").summary
     assert set(summary["probe"]["features"]["splits"].values()) == {"reused"}
     assert summary["data"]["rows"]["train"] == 96 - len(range(0, 96, 5))
     assert summary["probe"]["few_shot"] == [] and not Path("again/few_shot.csv").exists()
 
 
-def test_a_second_probe_knows_the_fits(probe, root: Path, tmp_path: Path) -> None:
-    assert probe()[0] == 0
-    first = Run("run").summary["probe"]
+def test_a_second_probe_knows_the_fits(probe, run: Run, tmp_path: Path) -> None:
+    first = run.summary["probe"]
     assert first["reused"] == {"logistic": False, "few_shot": False, "neighbors": False}
     assert probe(folder="again")[0] == 0
     again = Run("again")
@@ -121,8 +126,8 @@ def test_a_second_probe_knows_the_fits(probe, root: Path, tmp_path: Path) -> Non
     for key in ("penalty", "penalties", "neighbors", "few_shot"):
         assert again.summary["probe"][key] == first[key]
     for split in ("val", "test"):
-        pd.testing.assert_frame_equal(again.predictions(split), Run("run").predictions(split))
-    assert again.summary["weights_digest"] == Run("run").summary["weights_digest"]
+        pd.testing.assert_frame_equal(again.predictions(split), run.predictions(split))
+    assert again.summary["weights_digest"] == run.summary["weights_digest"]
     assert probe("probe.penalties=[1e-3,1e-2]", folder="other")[0] == 0
     assert Run("other").summary["probe"]["reused"] == {
         "logistic": False, "few_shot": True, "neighbors": True,
@@ -136,9 +141,8 @@ def test_a_second_probe_knows_the_fits(probe, root: Path, tmp_path: Path) -> Non
     assert Run("damaged").summary["probe"]["neighbors"] == first["neighbors"]
 
 
-def test_other_commands_take_a_probe(probe, command, root: Path) -> None:
-    assert probe()[0] == 0
-    images = root / "camelyonpatch_level_2_split_test_x.h5"
+def test_other_commands_take_a_probe(command, run: Run, first: Path) -> None:
+    images = first / "pcam" / "camelyonpatch_level_2_split_test_x.h5"
     for name, arguments in {
         "evaluate": ["run=run", "evaluate.gallery=2", "trainer.accelerator=cpu"],
         "predict": ["run=run", f"input={images}", "trainer.accelerator=cpu"],
@@ -182,7 +186,7 @@ def test_invalid_input_is_one_line_before_any_work(
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_a_split_of_one_class_is_rejected(probe, root: Path, tmp_path: Path, split: str) -> None:
+def test_a_split_of_one_class_is_rejected(probe, tmp_path: Path, split: str) -> None:
     other = tmp_path / "one_class"
     for seed, name in enumerate(SPLITS):
         images, labels = random_split(12, seed)

@@ -11,6 +11,8 @@ from pcam_files import SPLITS, invert_patch, random_split, write_split
 from pcam_lightning.data.files import SplitFiles
 from pcam_lightning.runs import Run
 
+pytestmark = pytest.mark.xdist_group("reproduce")  # one process has the fixtures
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Run:

@@ -48,33 +48,28 @@ def queue() -> str:
 
 
 @pytest.mark.xdist_group("slurm")  # begins early, since it waits most of its time
-def test_three_seeds_are_three_jobs_with_both_spellings_of_the_launcher(
-    pcam_root: Path, tmp_path: Path
-) -> None:
-    processes = {}
-    for place, launcher in enumerate(("hydra/launcher", "-hydra/launcher")):
-        folder = tmp_path / str(place)
-        words = ("trainer.max_epochs=1", "--multirun", "seed=1,2,3", f"{launcher}=submitit_slurm")
-        where = f"hydra.sweep.dir={folder}"
-        processes[folder] = start(*SMALL, f"data.root={pcam_root}", where, *words)
+def test_three_seeds_are_three_jobs(pcam_root: Path, tmp_path: Path) -> None:
+    """The spelling with a dash becomes the other one, which the other tests have."""
+    folder = tmp_path / "sweep"
+    words = ("trainer.max_epochs=1", f"data.root={pcam_root}", f"hydra.sweep.dir={folder}")
+    process = start(*SMALL, *words, "--multirun", "seed=1,2,3", "-hydra/launcher=submitit_slurm")
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, out + err
+    assert "submitted 3 jobs" in out and "#2 seed=3: finished" in out
+    assert [line.split()[0] for line in err.splitlines()] == ["hint:"]
+    jobs = jobs_of(folder)
+    assert [job["overrides"][-1] for job in jobs] == ["seed=1", "seed=2", "seed=3"]
     digests = set()
-    for folder, process in processes.items():
-        out, err = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, out + err
-        assert "submitted 3 jobs" in out and "#2 seed=3: finished" in out
-        assert [line.split()[0] for line in err.splitlines()] == ["hint:"] * int(folder.name)
-        jobs = jobs_of(folder)
-        assert [job["overrides"][-1] for job in jobs] == ["seed=1", "seed=2", "seed=3"]
-        for number, job in enumerate(jobs):
-            run = Run(folder / job["folder"])
-            assert run.state == "finished" and run.manifest["seed"] == number + 1
-            array, index = job["job_id"].split("_")
-            slurm = run.manifest["slurm"]
-            assert (slurm["array_job_id"], slurm["array_task_id"]) == (int(array), int(index))
-            assert slurm["partition"] == "thin_course" and slurm["node"].startswith("thin")
-            assert slurm_state(job["job_id"]) == "COMPLETED 0:0"
-            assert (folder / job["log"]).is_file()
-            digests.add(run.summary["weights_digest"])
+    for number, job in enumerate(jobs):
+        run = Run(folder / job["folder"])
+        assert run.state == "finished" and run.manifest["seed"] == number + 1
+        array, index = job["job_id"].split("_")
+        slurm = run.manifest["slurm"]
+        assert (slurm["array_job_id"], slurm["array_task_id"]) == (int(array), int(index))
+        assert slurm["partition"] == "thin_course" and slurm["node"].startswith("thin")
+        assert slurm_state(job["job_id"]) == "COMPLETED 0:0"
+        assert (folder / job["log"]).is_file()
+        digests.add(run.summary["weights_digest"])
     assert len(digests) == 3
 
 

@@ -16,6 +16,8 @@ from pcam_layouts import (
     packed_kaggle,
 )
 
+pytestmark = pytest.mark.xdist_group("layouts")  # one process has the fixtures
+
 SETTINGS = (
     "model=mlp", "model.hidden=[8]", "trainer=cpu", "trainer.precision=32-true",
     "trainer.max_epochs=1", "data.batch_size=16",

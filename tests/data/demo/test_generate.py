@@ -19,6 +19,8 @@ from pcam_lightning.data.demo.slides import OUT_OF_FOCUS, THIRD_LABORATORY
 from pcam_lightning.data.files import SPLITS, SplitFiles, check_split
 from pcam_lightning.errors import InputError
 
+pytestmark = pytest.mark.xdist_group("demo")  # one process has the fixtures
+
 SMALL = DemoOptions(train=96, valid=48, test=40)
 ROWS = {"train": 96, "valid": 48, "test": 40}
 
@@ -128,29 +130,31 @@ def test_an_independent_scan_finds_the_planted_damage_and_nothing_else(
     )
 
 
-def test_color_says_little_about_the_label(parent: Path) -> None:
-    folder = ensure_demo(parent, DemoOptions(train=512, valid=16, test=512))
+@pytest.fixture(scope="module")
+def large(parent: Path) -> Path:
+    return ensure_demo(parent, DemoOptions(train=1024, valid=192, test=320))
 
-    def colors(split: str, part: slice) -> np.ndarray:
-        return read(folder, split)[0][:, part, part].mean(axis=(1, 2)) / 255
+
+def test_color_says_little_about_the_label(large: Path) -> None:
+    def colors(part: slice, *splits: str) -> tuple[np.ndarray, np.ndarray]:
+        files = [read(large, split) for split in splits]
+        means = [images[:, part, part].mean(axis=(1, 2)) / 255 for images, _ in files]
+        return np.concatenate(means), np.concatenate([labels.ravel() for _, labels in files])
 
     for part, highest in ((slice(None), 0.6), (slice(32, 64), 0.75)):
-        model = LogisticRegression(C=100).fit(
-            colors("train", part), read(folder, "train")[1].ravel()
-        )
-        score = model.decision_function(colors("test", part))
-        assert roc_auc_score(read(folder, "test")[1].ravel(), score) < highest
-    assert 0.4 < read(folder, "train")[1].mean() < 0.6
+        model = LogisticRegression(C=100).fit(*colors(part, "train"))
+        means, labels = colors(part, "valid", "test")
+        assert roc_auc_score(labels, model.decision_function(means)) < highest
+    assert 0.4 < read(large, "train")[1].mean() < 0.6
 
 
 @pytest.fixture(scope="module")
-def slides(parent: Path) -> pd.DataFrame:
+def slides(large: Path) -> pd.DataFrame:
     """Return one row per slide: its split, share of tumour, sharpness and stain of nuclei."""
-    folder = ensure_demo(parent, DemoOptions(train=1024, valid=192, test=256))
     rows = []
     for split in SPLITS:
-        images, labels = read(folder, split)
-        meta = pd.read_csv(SplitFiles(folder, split).meta)
+        images, labels = read(large, split)
+        meta = pd.read_csv(SplitFiles(large, split).meta)
         for places in meta.groupby("wsi").indices.values():
             features = patch_features.compute(images[places])
             # The darkest pixels in red light are nuclei.

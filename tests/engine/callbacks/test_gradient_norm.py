@@ -21,6 +21,8 @@ from pcam_lightning.engine.callbacks import GradientNorm
 from pcam_lightning.engine.module import PCamClassifier
 from pcam_lightning.models import MLP
 
+pytestmark = pytest.mark.xdist_group("gradient_norm")  # one process has the fixtures
+
 
 class ByHand(Callback):
     """Independent values of each step, computed per parameter and per patch.

@@ -21,6 +21,8 @@ from pcam_lightning.errors import Preempted
 from pcam_lightning.models import MLP
 from pcam_lightning.runs.stop_signals import stop_signals
 
+pytestmark = pytest.mark.xdist_group("preemption")  # one process has the fixtures
+
 EPOCHS, STEPS, VALIDATION_BATCHES = 3, 6, 3
 
 
