@@ -1,6 +1,6 @@
 """The optimizer Muon for convolutional networks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Muon(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.05,
         adam_rate: float = 0.06,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         iterations: int = 4,
     ) -> None:
         shares = {"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]}
@@ -54,7 +54,9 @@ class Muon(Optimizer):
                 raise ValueError(f"{name}={value}: expected at least 0")
         if iterations < 1:
             raise ValueError(f"iterations={iterations}: expected at least 1")
-        defaults = {**rates, "momentum": momentum, "betas": betas, "iterations": iterations}
+        # A list of a config is no plain container, and a checkpoint would keep it.
+        pair = (float(betas[0]), float(betas[1]))
+        defaults = {**rates, "momentum": momentum, "betas": pair, "iterations": iterations}
         super().__init__(params, defaults)
 
     @torch.no_grad()

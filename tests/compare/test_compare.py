@@ -74,7 +74,7 @@ def relevant(report: dict) -> list[tuple[str, str, list]]:
 
 def test_another_learning_rate(first: Path, second, compare) -> None:
     report, out = compare(first, second("optimizer.lr=0.01"))
-    assert relevant(report) == [("config", "optimizer.lr", [0.003, 0.01])]
+    assert relevant(report) == [("config", "optimizer.lr", [0.05, 0.01])]
     pair = report["pairs"][0]
     assert pair["same_weights"] is False
     assert pair["parted"]["loss"]["step"] == 1  # the weights of step 0 are equal

@@ -45,6 +45,7 @@ def test_reproduce_trains_the_same_weights_as_its_command(
     path = old.path / "manifest.json"
     manifest = json.loads(path.read_text())
     overrides = [each for each in manifest["command"][3:] if "hydra.run.dir" not in each]
+    overrides.append("optimizer=adam")  # the default at its time
     code, _, err = command(*overrides, "hydra.run.dir=now")
     assert code == 0, err
     manifest["dataset"]["fingerprint"] = Run("now").manifest["dataset"]["fingerprint"]
