@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +217,17 @@ def _other_optimizer(state: Mapping[str, Any], module: PCamClassifier) -> str | 
     """Return how an optimizer's state differs in kind from the module's optimizer, or None."""
     if module.optimizer is None:
         return None
-    # A step shows the state that an optimizer keeps for each parameter.
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    optimizer = module.optimizer([parameter])
+    # A step shows the state that an optimizer keeps; Muon keeps another one for matrices.
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((1,), (2, 2))]
+    for each in parameters:
+        each.grad = torch.zeros_like(each)
+    optimizer = module.optimizer(parameters)
     optimizer.step(lambda: 0.0)
-    name, kept = type(optimizer).__name__, list(optimizer.state[parameter])
-    found = list(next(iter(state["state"].values()), {}))
+    name = type(optimizer).__name__
+    kept, found = (
+        list(dict.fromkeys(chain.from_iterable(values)))
+        for values in (optimizer.state.values(), state["state"].values())
+    )
     if set(found) != set(kept):
         listed = [", ".join(map(str, each)) or "nothing" for each in (found, kept)]
         return f"it kept {listed[0]} for each parameter, expected {listed[1]} as {name} does"

@@ -20,6 +20,7 @@ from pcam_lightning.data import PCamDataModule
 from pcam_lightning.engine import schedulers
 from pcam_lightning.engine.checkpoints import check_checkpoint
 from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.engine.muon import Muon
 from pcam_lightning.errors import InputError
 from pcam_lightning.models import CNN, MLP
 from pcam_lightning.runs import Run
@@ -202,11 +203,18 @@ def test_another_input_size(fault, saved) -> None:
         (Adam, MOMENTUM_SGD, ["exp_avg_sq", "momentum_buffer", "SGD"]),
         (MOMENTUM_SGD, Adam, ["momentum_buffer", "exp_avg_sq", "Adam"]),
         (Adam, AdamW, ["decoupled_weight_decay", "AdamW"]),
+        (Adam, Muon, ["exp_avg_sq", "mean, square", "Muon"]),
+        (Muon, MOMENTUM_SGD, ["mean, square", "momentum_buffer", "SGD"]),
     ],
 )
 def test_another_optimizer(fault, saved, before, now, named: list[str]) -> None:
     line = fault(saved(CNN((4, 4)), before), optimizer=now)
     assert "optimizer" in line and all(name in line for name in named)
+
+
+@pytest.mark.parametrize("model", [MLP((4,)), CNN((4, 4))], ids=["MLP", "CNN"])
+def test_muon_keeps_another_state_of_matrices(fault, saved, model: nn.Module) -> None:
+    assert fault(saved(model, Muon), model, Muon) is None
 
 
 @pytest.mark.parametrize(
