@@ -48,13 +48,15 @@ changed, out = sys.argv[1], Path(sys.argv[2])
 def read(code):
     """Return minutes, test AUROC and test accuracy of each seed."""
     folders = sorted((out / code).glob("[0-9]*"))
-    metrics = [json.loads((each / "evaluate/summary.json").read_text())["metrics"] for each in folders]
+    summaries = [json.loads((each / "evaluate/summary.json").read_text()) for each in folders]
+    metrics = [each["test"]["metrics"] for each in summaries]
     minutes = [float((each / "minutes").read_text()) for each in folders]
-    return np.array(minutes), *(np.array([m[key]["value"] for m in metrics]) for key in ("auroc", "accuracy"))
+    scores = [[m[key]["value"] for m in metrics] for key in ("auroc", "accuracy")]
+    return tuple(map(np.array, (minutes, *scores)))
 
 
 minutes, auroc, accuracy = read("new")
-reached = "none"
+reached = "none of them"
 for bound in (0.93, 0.95, 0.96, 0.97):
     if (p := ttest_1samp(auroc, bound, alternative="greater").pvalue) < 0.05:
         reached = f"{bound} (p = {p:.3f})"
