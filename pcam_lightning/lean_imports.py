@@ -37,7 +37,7 @@ class LeanModule:
     load: Callable[[ModuleType], None]
     """Run the code of the whole module in it."""
     is_importing = False
-    """Whether a submodule is being imported without the rest."""
+    """True while a submodule is imported without the rest."""
 
     def names(self) -> Mapping[str, Any]:
         """Return the names of the lean module, apart from those that `get` finds."""

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 FIRST_CHANNELS = 3
 """Channels of an image: filters with so many inputs belong to the first layer."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial a x + b x^3 + c x^5, which moves singular values towards 1."""
+"""Factors a, b, c of the polynomial a x + b x^3 + c x^5, which moves singular values towards 1."""
 
 
 class Muon(Optimizer):

@@ -262,7 +262,7 @@ def test_a_setting_that_lightning_rejects_during_training_is_one_line(
         (["trainer.accelerator=gpu"], "expected trainer.accelerator=cpu or auto"),
         (
             ["+optimizer.lrr=1"],
-            "optimizer.lrr: no argument of pcam_lightning.engine.muon.Muon; ",
+            "optimizer.lrr: no argument of pcam_lightning.engine.muon.Muon; valid: ",
         ),
         (["model._target_=torch.nn.Nothing"], "model._target_=torch.nn.Nothing: cannot be import"),
         (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: no such file"),
