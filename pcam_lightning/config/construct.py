@@ -30,7 +30,8 @@ def construct(part: Any, path: str, **more: Any) -> Any:
         InputError: the target rejects its arguments, or its package is not installed.
     """
     try:
-        return instantiate(part, **more)
+        # As plain lists: a list of OmegaConf in an optimizer's state makes a checkpoint unreadable.
+        return instantiate(part, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ModuleNotFoundError):

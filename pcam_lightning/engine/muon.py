@@ -54,9 +54,7 @@ class Muon(Optimizer):
                 raise ValueError(f"{name}={value}: expected at least 0")
         if iterations < 1:
             raise ValueError(f"iterations={iterations}: expected at least 1")
-        # A list of a config is no plain container, and a checkpoint would keep it.
-        pair = (float(betas[0]), float(betas[1]))
-        defaults = {**rates, "momentum": momentum, "betas": pair, "iterations": iterations}
+        defaults = {**rates, "momentum": momentum, "betas": betas, "iterations": iterations}
         super().__init__(params, defaults)
 
     @torch.no_grad()
