@@ -138,7 +138,8 @@ def _scratch(root: Path) -> Iterator[dict[str, str]]:
     )
     with tempfile.TemporaryDirectory() as folder:
         if index.exists():  # a new repository has none
-            shutil.copyfile(index, f"{folder}/index")
+            # With its time: a file no older than the index may have changed within the same second.
+            shutil.copy2(index, f"{folder}/index")
         yield {
             "GIT_INDEX_FILE": f"{folder}/index",
             "GIT_OBJECT_DIRECTORY": folder,

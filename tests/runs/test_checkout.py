@@ -132,6 +132,20 @@ def test_a_patch_over_the_limit_names_the_files_it_leaves_out(repository, tmp_pa
     assert (tmp_path / "clone" / "small.py").read_text() == "x = 1\n"
 
 
+def test_a_change_of_the_same_size_and_second_as_the_commit_is_seen(repository):
+    # Git compares contents only if the index is not newer than the file.
+    git(repository, "config", "core.trustctime", "false")
+    source, index = repository / "package" / "__init__.py", repository / ".git" / "index"
+    second = os.stat(source).st_mtime_ns // 10**9 * 10**9 - 10**10
+    os.utime(source, ns=(second, second))
+    git(repository, "update-index", "--refresh")
+    os.utime(index, ns=(second, second))
+    source.write_text("VERSION = 2\n")
+    os.utime(source, ns=(second, second))
+    code = read_checkout(repository / "package")
+    assert code.patch is not None and b"+VERSION = 2" in code.patch
+
+
 def test_a_detached_head_has_no_branch(repository):
     git(repository, "checkout", "--quiet", "--detach")
     code = read_checkout(repository / "package")
