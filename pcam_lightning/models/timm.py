@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.models.depthwise import train_depthwise_in_float32
+from pcam_lightning.models.lora import add_lora
 from pcam_lightning.models.normalize import SHAPE, Normalize
 from pcam_lightning.models.pretrained import copy_state
 
@@ -58,6 +60,8 @@ class TimmClassifier(nn.Module):
             that of the head, in (0, 1].
         layer_decay: with tune="full", factor of the rate from one layer to the layer before it, in
             (0, 1].
+        frozen_layers: with tune="full", number of the backbone's first layers that stay as they
+            are, with their statistics of batch normalization.
         lora_rank: rank of the matrices of LoRA (Hu et al. 2021); they are scaled by 2.
         lora_targets: names of the linear layers and 1 x 1 convolutions that get them, or a regular
             expression of their full names; None means all of them.
@@ -65,7 +69,8 @@ class TimmClassifier(nn.Module):
 
     Raises:
         InputError: timm has no such architecture, the arguments do not fit it, it does not work
-            with this size, or `lora_targets` matches no layer.
+            with this size, it has no more than `frozen_layers` layers, or `lora_targets` matches
+            no layer.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class TimmClassifier(nn.Module):
         tune: str = "full",
         backbone_rate: float = 0.1,
         layer_decay: float = 1.0,
+        frozen_layers: int = 0,
         lora_rank: int = 8,
         lora_targets: str | Sequence[str] | None = None,
         dropout: float = 0.0,
@@ -98,11 +104,16 @@ class TimmClassifier(nn.Module):
         self._called: set[str] = set()
         self.size, features = self._choose_size(name, size, native_size)
         self.head = nn.Linear(features, 1)
-        if tune != "full":
+        self._frozen: list[nn.Module] = []
+        if tune == "full":
+            self._freeze_first(frozen_layers)
+        else:
             self.backbone.requires_grad_(False)
+            self._frozen = [self.backbone]
         self.lora_targets: list[str] = []
         if tune == "lora":
-            self.lora_targets = _add_lora(self.backbone, lora_rank, lora_targets, self._called)
+            self.lora_targets = add_lora(self.backbone, lora_rank, lora_targets, self._called)
+        train_depthwise_in_float32(self.backbone)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()
 
@@ -125,10 +136,10 @@ class TimmClassifier(nn.Module):
         return torch.cat([pooled.flatten(1), self._center_mean(found)], dim=1)
 
     def train(self, mode: bool = True) -> "TimmClassifier":
-        """Set the mode; a frozen backbone stays in evaluation mode."""
+        """Set the mode; frozen layers stay in evaluation mode."""
         super().train(mode)
-        if self.tune != "full":
-            self.backbone.eval()
+        for layer in self._frozen:
+            layer.eval()
         return self
 
     @property
@@ -151,14 +162,12 @@ class TimmClassifier(nn.Module):
             rates[1.0] += trained
         if self.tune != "full":
             return rates
-        from timm.models import group_parameters
-
-        matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
-        layers: Any = group_parameters(self.backbone, matcher, reverse=True)
+        layers = self._number_layers()
         last = max(layers.values())
         for name, parameter in self.backbone.named_parameters():
-            rate = self.backbone_rate * self.layer_decay ** (last - layers[name])
-            rates.setdefault(rate, []).append(parameter)
+            if parameter.requires_grad:
+                rate = self.backbone_rate * self.layer_decay ** (last - layers[name])
+                rates.setdefault(rate, []).append(parameter)
         return rates
 
     def backbone_state(self) -> dict[str, Tensor]:
@@ -191,6 +200,30 @@ class TimmClassifier(nn.Module):
             copy_state(state, self.backbone_state())
         finally:
             self._set_size(size)
+
+    def _number_layers(self) -> dict[str, int]:
+        """Return the number of the layer of each parameter of the backbone, from 0 on."""
+        from timm.models import group_parameters
+
+        matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
+        return group_parameters(self.backbone, matcher, reverse=True)  # type: ignore[return-value]
+
+    def _freeze_first(self, number: int) -> None:
+        if number == 0:
+            return
+        layers = self._number_layers()
+        last = max(layers.values())
+        if number > last:
+            raise InputError(
+                f"frozen_layers={number}: expected at most {last}, as the backbone has {last + 1} "
+                "layers"
+            )
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(layers[name] >= number)
+        for module in self.backbone.modules():
+            trained = [each.requires_grad for each in module.parameters()]
+            if trained and not any(trained):
+                self._frozen.append(module)
 
     def _center_mean(self, found: Tensor) -> Tensor:
         """Return the mean over the center third of a map or of a grid of tokens, [B, C]."""
@@ -289,44 +322,3 @@ def _input_size(backbone: nn.Module) -> int | None:
         return None
     size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     return None if size is None else int(size[0])
-
-
-def _add_lora(
-    backbone: nn.Module, rank: int, targets: str | Sequence[str] | None, called: set[str]
-) -> list[str]:
-    """Add the trainable matrices of LoRA to layers of a frozen network; return their names.
-
-    A layer outside `called` is not run as a module (its parent uses its weights), so that matrices
-    beside it would have no effect.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    names = [name for name, layer in backbone.named_modules() if _is_linear(layer)]
-    if targets is None:
-        names = [name for name in names if name in called]
-    elif isinstance(targets, str):
-        try:
-            names = [name for name in names if re.fullmatch(targets, name)]
-        except re.error as error:
-            raise InputError(f"lora_targets={targets}: no regular expression ({error})") from None
-    else:
-        names = [name for name in names if name in targets]
-    if not called.issuperset(names) or not names:
-        fault = next((name for name in names if name not in called), None)
-        raise InputError(
-            f"lora_targets={targets}: "
-            + (f"{fault} is not run as a module" if fault else "matches no linear layer")
-            + "; expected a regular expression such as .*proj, or null for all layers"
-        )
-    # A list would also match longer names that end with one of these.
-    pattern = "|".join(map(re.escape, names))
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern)
-    inject_adapter_in_model(config, backbone)
-    return names
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    """Return whether a layer is linear in the channels of each place."""
-    if isinstance(layer, nn.Conv2d):
-        return layer.kernel_size == (1, 1) and layer.groups == 1
-    return isinstance(layer, nn.Linear)

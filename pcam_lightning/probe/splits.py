@@ -25,7 +25,15 @@ from pcam_lightning.weights.state import weights_digest
 
 FOLDER = ".features"
 """Folder of feature files beside the data."""
-NO_EFFECT = {"weights", "dropout", "tune", "backbone_rate", "layer_decay", "lora_rank"}
+NO_EFFECT = {
+    "weights",
+    "dropout",
+    "tune",
+    "backbone_rate",
+    "layer_decay",
+    "frozen_layers",
+    "lora_rank",
+}
 NO_EFFECT |= {"lora_targets"}
 """Arguments of a network that do not change the features of its frozen backbone."""
 

@@ -198,6 +198,29 @@ def test_training_changes_what_the_optimizer_has_and_nothing_else(name: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("name", "number", "first"),
+    [
+        ("test_efficientnet", 0, ()),
+        ("test_efficientnet", 2, ("conv_stem.", "bn1.", "blocks.0.")),
+        ("test_vit", 2, ("cls_token", "pos_embed", "patch_embed.", "blocks.0.")),
+    ],
+)
+def test_the_first_layers_stay_as_published(name: str, number: int, first: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    model = TimmClassifier(name, frozen_layers=number).train()
+    optimizer = build_optimizer(lambda groups: torch.optim.SGD(groups, lr=0.5), model)
+    before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    model(patches()).square().sum().backward()
+    optimizer.step()
+    after = model.backbone.state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(after[key], value)}
+    # Averaged away where a layer's output is normalized, a bias has no gradient at all.
+    assert not any(key.startswith(first or "-") for key in changed)
+    weights = {key for key in before if key.endswith((".weight", "running_mean"))}
+    assert {key for key in weights if not key.startswith(first or "-")} <= changed
+
+
+@pytest.mark.parametrize(
     ("targets", "expected"),
     [
         (r"blocks\.5\..*", ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2"]),

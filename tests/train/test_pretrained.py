@@ -108,6 +108,7 @@ def test_hostile_weights_are_one_line_before_training(
         (["model.name=test_vit", "model.weights=none.pth"], "model.weights=none.pth"),
         (["model.tune=some"], "model.tune="),
         (["model.backbone_rate=0"], "model.backbone_rate=0"),
+        (["model.name=test_vit", "model.weights=null", "model.frozen_layers=7"], "at most 6"),
     ],
     ids=str,
 )

@@ -90,6 +90,7 @@ class Model(Instantiable):
     tune: Literal["full", "head", "lora"] = "full"
     backbone_rate: Fraction = 0.1
     layer_decay: Fraction = 1.0
+    frozen_layers: NonNegativeInt = 0
     lora_rank: PositiveInt = 8
 
 

@@ -1,0 +1,27 @@
+"""Depthwise convolutions that train on a CPU in float32."""
+
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def train_depthwise_in_float32(network: nn.Module) -> None:
+    """Let depthwise convolutions leave mixed precision on a CPU where gradients are computed.
+
+    There their gradients take several times as long in bfloat16 as in float32, while the other
+    layers are faster in bfloat16. The output has the dtype of the input.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            # A method, not a function around the layer, so that a copy of the network calls itself.
+            layer.forward = types.MethodType(_forward, layer)
+
+
+def _forward(layer: Any, maps: Tensor) -> Tensor:
+    compute = type(layer).forward
+    if not (maps.is_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+        return compute(layer, maps)
+    with torch.autocast("cpu", enabled=False):
+        return compute(layer, maps.float()).to(maps.dtype)
