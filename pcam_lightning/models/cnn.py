@@ -19,16 +19,25 @@ class CNN(nn.Module):
     Args:
         channels: number of channels of each stage; with four stages the last map is 6 x 6.
         dropout: share of the head's features dropped while training, in [0, 1).
+        center_max: the head also receives the maximum over the center third, as a single tumour
+            cell there decides the label.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 128), dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32, 64, 128),
+        dropout: float = 0.0,
+        center_max: bool = True,
+    ) -> None:
         super().__init__()
         self.normalize = Normalize()
         layers: list[nn.Module] = [_convolution(3, channels[0], size=5, stride=2), nn.ReLU()]
         for before, after in itertools.pairwise(channels):
             layers += [_convolution(before, after, stride=2), nn.ReLU(), ResidualBlock(after)]
         self.stages = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * channels[-1], 1))
+        self.center_max = center_max
+        features = (3 if center_max else 2) * channels[-1]
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, 1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -36,8 +45,10 @@ class CNN(nn.Module):
         features = self.stages(self.normalize(image))
         third = features.shape[-1] // 3
         center = features[..., third:-third, third:-third]
-        pooled = torch.cat([features.mean((2, 3)), center.mean((2, 3))], dim=1)
-        return self.head(pooled).squeeze(1)
+        pooled = [features.mean((2, 3)), center.mean((2, 3))]
+        if self.center_max:
+            pooled.append(center.amax((2, 3)))
+        return self.head(torch.cat(pooled, dim=1)).squeeze(1)
 
 
 class ResidualBlock(nn.Module):

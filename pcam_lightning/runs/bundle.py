@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.runs import legacy
 from pcam_lightning.runs.bundle_files import (
     NAME,
     BundleFiles,
@@ -102,7 +103,7 @@ class Bundle:
 
     def _read_metadata(self) -> BundleMetadata:
         where = f"{self.path}: {METADATA}"
-        value = decode_json(where, self._read(METADATA, JSON_BYTES))
+        value = legacy.translate(decode_json(where, self._read(METADATA, JSON_BYTES)))
         version = value.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise InputError(

@@ -52,6 +52,10 @@ LATER = {"data": {"default_root": None, "scale": "auto", "keys": None}}
 """Section to keys that earlier versions lacked, with the value of the earlier behavior."""
 
 
+NETWORKS = {"pcam_lightning.models.CNN": {"center_max": False}}
+"""`model._target_` to the arguments that earlier versions lacked, with the earlier behavior."""
+
+
 def translate(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config in which current names replace those of earlier versions.
 
@@ -61,6 +65,9 @@ def translate(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in LATER.items():
         if isinstance(renamed.get(section), dict):
             renamed[section] = keys | renamed[section]
+    model = renamed.get("model")
+    if isinstance(model, dict) and isinstance(target := model.get("_target_"), str):
+        renamed["model"] = NETWORKS.get(target, {}) | model
     callbacks = renamed.get("callbacks")
     if not isinstance(callbacks, dict):
         return renamed

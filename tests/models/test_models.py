@@ -69,14 +69,15 @@ def test_the_mlp_has_the_configured_layers() -> None:
 
 
 def test_the_head_of_the_cnn_pools_the_patch_and_its_center_third() -> None:
-    """With 16-pixel means as features, the inputs of the head are known color means."""
+    """With 16-pixel means as features, the inputs of the head are known colors."""
     model = models.CNN(channels=(3,))
     model.stages = torch.nn.Sequential(torch.nn.AvgPool2d(16))
     linear = model.head[1]
     assert isinstance(linear, torch.nn.Linear)
     image = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
     image[:, 32:64, 32:64, 0] = 255
-    for feature, expected in enumerate([1 / 9, 0, 0, 1, 0, 0]):
-        linear.weight.data = torch.eye(6)[feature : feature + 1]
+    image[:, 32:48, 32:48, 1] = image[:, :16, :16, 2] = 255
+    for feature, expected in enumerate([1 / 9, 1 / 36, 1 / 36, 1, 1 / 4, 0, 1, 1, 0]):
+        linear.weight.data = torch.eye(9)[feature : feature + 1]
         linear.bias.data = torch.zeros(1)
         torch.testing.assert_close(model(image), torch.tensor([2.0 * expected - 1]))

@@ -23,6 +23,7 @@ def test_the_config_has_current_names(old: Run) -> None:
         assert config["data"]["cache"] is True and config["resume"] is True
         assert "nan" not in config["data"]["exclude_kinds"]
         assert config["augment"]["_target_"] == "pcam_lightning.engine.augment.StainJitter"
+        assert config["model"]["center_max"] is False
         assert "compilation" not in config["callbacks"] and config["compile"] is False
         assert translate(config) == config
 
@@ -45,7 +46,7 @@ def test_reproduce_trains_the_same_weights_as_its_command(
     path = old.path / "manifest.json"
     manifest = json.loads(path.read_text())
     overrides = [each for each in manifest["command"][3:] if "hydra.run.dir" not in each]
-    overrides.append("optimizer=adam")  # the default at its time
+    overrides += ["optimizer=adam", "model.center_max=false"]  # the defaults at its time
     code, _, err = command(*overrides, "hydra.run.dir=now")
     assert code == 0, err
     manifest["dataset"]["fingerprint"] = Run("now").manifest["dataset"]["fingerprint"]

@@ -83,6 +83,7 @@ class Model(Instantiable):
     hidden: list[PositiveInt] | None = None
     channels: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     dropout: Probability = 0.0
+    center_max: bool = True
     name: Annotated[str, Field(min_length=1)] | None = None
     weights: str | None = None
     size: Literal["auto", "native"] | Annotated[int, Field(ge=96, le=2048)] = "auto"
