@@ -21,6 +21,8 @@ if [ "$previous" != none ]; then
   codes=(previous new)
 fi
 
+# The current folder would come before PYTHONPATH.
+export PYTHONSAFEPATH=1
 for seed in 1 2 3; do
   for code in "${codes[@]}"; do
     folder="$PWD/$out/$code/$seed" root=$PWD

@@ -33,8 +33,8 @@ NO_EFFECT = {
     "layer_decay",
     "frozen_layers",
     "lora_rank",
+    "lora_targets",
 }
-NO_EFFECT |= {"lora_targets"}
 """Arguments of a network that do not change the features of its frozen backbone."""
 
 
