@@ -188,7 +188,7 @@ def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> No
 
 
 def test_the_state_of_a_plateau_schedule_is_saved(small: list[str], tmp_path: Path) -> None:
-    plateau = ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.3")
+    plateau = ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=3.0")
     whole = finish(small, tmp_path / "whole", *plateau)
     assert len(set(whole.gradients["lr"])) > 1
     folder = tmp_path / "run"
