@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Print what single changes of a recipe gain on validation, over seeds 1, 2 and 3, and what they cost.
+#
+#   bash scripts/levers.sh experiment=minutes_3 data.root=FOLDER   # overrides apply to every run
+#
+# Runs share the machine, one process with one thread for each core. Their folders are in
+# outputs/levers/; finished ones are not repeated.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+levers=(
+  ""
+  "optimizer=adam"
+  "optimizer=adamw"
+  "optimizer.lr=0.02"
+  "data.batch_size=64"
+  "augment=dihedral"
+  "augment.strength=0.5"
+  "scheduler=cosine"
+  "model.center_max=false"
+  "model.channels=[24,48,96,192]"
+  "model=p4m_cnn model.channels=[2,4,8,16]"
+)
+export OMP_NUM_THREADS=1
+for number in "${!levers[@]}"; do
+  for seed in 1 2 3; do
+    echo "${levers[number]} seed=$seed hydra.run.dir=outputs/levers/$number/$seed"
+  done
+done | xargs -L 1 -P "$(nproc)" python -m pcam_lightning.train "$@"
+
+python - "${levers[@]}" <<'PY'
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+
+def read(number):
+    """Return validation AUROC and seconds of each seed."""
+    folders = (Path("outputs/levers") / str(number) / seed for seed in "123")
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    auroc = [each["val"]["metrics"]["auroc"]["value"] for each in summaries]
+    return np.array(auroc), np.array([each["seconds"] for each in summaries])
+
+
+recipe, seconds = read(0)
+print("| change | validation AUROC | gain | p | time |")
+print("|---|---|---|---|---|")
+print(f"| none | {recipe.mean():.4f} ± {recipe.std(ddof=1):.4f} | | | 1 |")
+for number, lever in enumerate(sys.argv[2:], 1):
+    auroc, duration = read(number)
+    gain, cost = auroc - recipe, duration.mean() / seconds.mean()
+    cells = [f"`{lever}`", f"{auroc.mean():.4f} ± {auroc.std(ddof=1):.4f}"]
+    cells += [f"{gain.mean():+.4f} ± {gain.std(ddof=1):.4f}", f"{ttest_rel(auroc, recipe).pvalue:.3f}"]
+    print(f"| {' | '.join(cells)} | {cost:.2f} |")
+PY
