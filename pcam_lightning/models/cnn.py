@@ -19,8 +19,8 @@ class CNN(nn.Module):
     Args:
         channels: number of channels of each stage; with four stages the last map is 6 x 6.
         dropout: share of the head's features dropped while training, in [0, 1).
-        center_max: the head also receives the maximum over the center third, as a single tumour
-            cell there decides the label.
+        center_max: the head also receives the maximum over the center third, because one pixel of
+            tumour there decides the label.
     """
 
     def __init__(

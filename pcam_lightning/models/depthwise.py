@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def train_depthwise_in_float32(network: nn.Module) -> None:
     """Let depthwise convolutions leave mixed precision on a CPU where gradients are computed.
 
-    There their gradients take several times as long in bfloat16 as in float32, while the other
-    layers are faster in bfloat16. The output has the dtype of the input.
+    There their gradients take longer in bfloat16 than in float32, while the other layers are faster
+    in bfloat16. The output has the dtype of the input.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:

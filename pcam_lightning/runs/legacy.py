@@ -51,7 +51,6 @@ COMPILATION = (
 LATER = {"data": {"default_root": None, "scale": "auto", "keys": None}}
 """Section to keys that earlier versions lacked, with the value of the earlier behavior."""
 
-
 NETWORKS = {"pcam_lightning.models.CNN": {"center_max": False}}
 """`model._target_` to the arguments that earlier versions lacked, with the earlier behavior."""
 
