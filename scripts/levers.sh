@@ -14,6 +14,7 @@ levers=(
   "optimizer=adamw"
   "optimizer.lr=0.02"
   "data.batch_size=64"
+  "callbacks=averaged"
   "augment=dihedral"
   "augment.strength=0.5"
   "scheduler=cosine"
@@ -21,12 +22,13 @@ levers=(
   "model.channels=[24,48,96,192]"
   "model=p4m_cnn model.channels=[2,4,8,16]"
 )
+cores=$(nproc) # before the next line, which it obeys
 export OMP_NUM_THREADS=1
 for number in "${!levers[@]}"; do
   for seed in 1 2 3; do
     echo "${levers[number]} seed=$seed hydra.run.dir=outputs/levers/$number/$seed"
   done
-done | xargs -L 1 -P "$(nproc)" python -m pcam_lightning.train "$@"
+done | xargs -L 1 -P "$cores" python -m pcam_lightning.train "$@"
 
 python - "${levers[@]}" <<'PY'
 import json

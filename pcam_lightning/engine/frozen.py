@@ -15,6 +15,9 @@ from pcam_lightning.weights.state import weights_digest
 PREFIX = "model."
 """Prefix of the network's names in a checkpoint."""
 
+STATES = ("state_dict", "current_model_state")
+"""Keys of weights in a checkpoint: those to use, and those in training where these are averages."""
+
 
 def frozen_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the part of a network's state dict that training does not change."""
@@ -32,11 +35,9 @@ def leave_out_frozen(checkpoint: dict[str, Any], network: nn.Module, digest: str
     """
     if not (keys := frozen_keys(network)):
         return
-    checkpoint["state_dict"] = {
-        key: value
-        for key, value in checkpoint["state_dict"].items()
-        if key.removeprefix(PREFIX) not in keys
-    }
+    for name in checkpoint.keys() & STATES:
+        state = checkpoint[name].items()
+        checkpoint[name] = {k: v for k, v in state if k.removeprefix(PREFIX) not in keys}
     checkpoint["backbone"] = {"digest": digest or weights_digest(frozen_state(network))}
 
 
@@ -44,7 +45,8 @@ def add_frozen(checkpoint: dict[str, Any], network: nn.Module) -> None:
     """Add a network's own frozen weights to a checkpoint that holds their digest instead."""
     if lacks_frozen(checkpoint):
         own = {f"{PREFIX}{key}": value for key, value in frozen_state(network).items()}
-        checkpoint["state_dict"] = checkpoint["state_dict"] | own
+        for name in checkpoint.keys() & STATES:
+            checkpoint[name] = checkpoint[name] | own
 
 
 def lacks_frozen(checkpoint: dict[str, Any]) -> bool:

@@ -1,11 +1,14 @@
 """Scores of a training's best checkpoint, and the speed of the training."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.engine.callbacks import Throughput
+from pcam_lightning.engine.checkpoints import load_weights
 from pcam_lightning.engine.module import PCamClassifier
 
 
@@ -17,9 +20,14 @@ def score_best(trainer: Trainer, module: PCamClassifier, datamodule: PCamDataMod
     """
     paths = [getattr(each, "best_model_path", None) for each in trainer.checkpoint_callbacks]
     best = next((path for path in paths if path), None)
-    arguments: dict[str, Any] = dict(
-        datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True
-    )
+    # Not by `ckpt_path`, and without callbacks that average weights: they (Lightning 2.6) put the
+    # average back for validation only, and test would score the weights of the last step.
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    scoring = [each for each in callbacks if not isinstance(each, WeightAveraging)]
+    trainer.callbacks = scoring  # type: ignore[attr-defined]
+    if best:
+        load_weights(Path(best), module)
+    arguments: dict[str, Any] = dict(datamodule=datamodule, verbose=False)
     # The validation metrics of the best epoch are logged already, at their own step.
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, **arguments)

@@ -1,4 +1,7 @@
-"""A killed run on a frozen backbone continues bit-identically, without it in the checkpoint."""
+"""A killed run on a frozen backbone continues bit-identically, without it in the checkpoint.
+
+The same holds where weights are averaged.
+"""
 
 from pathlib import Path
 
@@ -14,8 +17,12 @@ from pcam_lightning.runs import Run
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("tune", ["head", "lora"])
-def test_a_killed_run_continues_from_its_checkpoint(tmp_path: Path, tune: str) -> None:
+@pytest.mark.parametrize(
+    ("tune", "callbacks"), [("head", "averaged"), ("lora", "default"), ("full", "averaged")]
+)
+def test_a_killed_run_continues_from_its_checkpoint(
+    tmp_path: Path, tune: str, callbacks: str
+) -> None:
     for seed, (split, rows) in enumerate(zip(SPLITS, (64, 16, 16), strict=True)):
         write_split(tmp_path / "data", split, *random_split(rows, seed))
     write_repository(tmp_path / "weights", "test_efficientnet")
@@ -23,7 +30,8 @@ def test_a_killed_run_continues_from_its_checkpoint(tmp_path: Path, tune: str) -
         f"data.root={tmp_path / 'data'}", "data.batch_size=8", "model=timm",
         f"model.name=local-dir:{tmp_path / 'weights'}", f"model.tune={tune}", "model.dropout=0.3",
         "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2", "logger=csv",
-        "trainer.log_every_n_steps=1", "callbacks.last_checkpoint.every_minutes=0",
+        "trainer.log_every_n_steps=1", f"callbacks={callbacks}",
+        "callbacks.last_checkpoint.every_minutes=0",
     ]  # fmt: skip
 
     def start(name: str) -> CommandProcess:
@@ -48,8 +56,14 @@ def test_a_killed_run_continues_from_its_checkpoint(tmp_path: Path, tune: str) -
         torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
         for run in (killed, whole)
     )
-    assert last["backbone"] == expected["backbone"]
-    assert all(torch.equal(last["state_dict"][k], v) for k, v in expected["state_dict"].items())
+    assert last.keys() == expected.keys()
+    assert ("backbone" in last) == (tune != "full")
+    assert last.get("backbone") == expected.get("backbone")
+    for name in expected.keys() & {"state_dict", "current_model_state"}:
+        assert last[name].keys() == expected[name].keys()
+        assert all(torch.equal(last[name][k], v) for k, v in expected[name].items())
+        stem = [key for key in last[name] if "conv_stem" in key]
+        assert bool(stem) == (tune == "full"), "the frozen backbone is not in the file"
     pd.testing.assert_frame_equal(killed.gradients, whole.gradients, check_exact=True)
     for split in ("val", "test"):
         pd.testing.assert_frame_equal(

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,8 @@ from pcam_files import SPLITS, random_split, write_split
 from sklearn import metrics
 
 from pcam_lightning.data.files import SplitFiles
+from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.models import CNN
 from pcam_lightning.runs import Run, find_runs
 
 SWA = "lightning.pytorch.callbacks.StochasticWeightAveraging"  # needs an argument
@@ -108,6 +111,23 @@ def test_the_run_folder_is_complete(command, plots, pcam_root: Path, slides) -> 
         digest.update(f"{name.removeprefix('model.')}|{tuple(value.shape)}|{value.dtype}|".encode())
         digest.update(value.contiguous().numpy().tobytes())
     assert run.summary["weights_digest"] == digest.hexdigest()
+
+
+def test_averaged_weights_predict_both_splits(command, pcam_root: Path) -> None:
+    averaged = ["callbacks=averaged", "callbacks.weight_averaging.multi_avg_fn.decay=0.5"]
+    code, _, err = command(f"data.root={pcam_root}", "hydra.run.dir=run", *TINY, *averaged)
+    assert code == 0, err
+    run = Run("run")
+    checkpoint = torch.load(run.best_checkpoint, weights_only=True)
+    trained = checkpoint["current_model_state"]
+    assert any(not value.equal(trained[name]) for name, value in checkpoint["state_dict"].items())
+    module = PCamClassifier(CNN(channels=(4, 4))).eval()
+    module.load_state_dict(checkpoint["state_dict"])
+    for split, name in (("val", "valid"), ("test", "test")):
+        with h5py.File(SplitFiles(pcam_root, name).images) as file, torch.no_grad():
+            expected = module(torch.from_numpy(file["x"][:]))
+        found = run.predictions(split)["logit"].to_numpy()
+        assert found == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_it_resumes_from_a_checkpoint_in_its_own_folder(command, pcam_root: Path) -> None:
