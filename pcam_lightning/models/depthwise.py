@@ -21,7 +21,9 @@ def train_depthwise_in_float32(network: nn.Module) -> None:
 
 def _forward(layer: Any, maps: Tensor) -> Tensor:
     compute = type(layer).forward
-    if not (maps.is_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+    # Frozen layers before the first trained one have no gradient either.
+    trains = torch.is_grad_enabled() and (maps.requires_grad or layer.weight.requires_grad)
+    if not (maps.is_cpu and trains and torch.is_autocast_enabled("cpu")):
         return compute(layer, maps)
     with torch.autocast("cpu", enabled=False):
         return compute(layer, maps.float()).to(maps.dtype)

@@ -34,6 +34,9 @@ def test_they_train_in_float32_and_infer_in_bfloat16(network: Any, maps: Tensor)
         assert torch.equal(network[1](maps), nn.Conv2d.forward(network[1], maps))
         with torch.no_grad():
             assert torch.equal(layer(maps), narrow)
+        layer.requires_grad_(False)
+        assert torch.equal(layer(maps), narrow)
+        assert torch.equal(layer(maps.clone().requires_grad_()), wide.bfloat16())
     assert torch.equal(layer(maps.float()), wide)
 
 
