@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule, Trainer
@@ -27,37 +27,19 @@ from pcam_lightning.engine.monitors import (
     report_early_stopping,
     validation_labels,
 )
+from pcam_lightning.engine.normalization import set_normalization
 from pcam_lightning.engine.parameter_groups import build_optimizer
+from pcam_lightning.engine.predictions import VAL_METRICS, Predictions, split_metrics
 from pcam_lightning.engine.schedulers import check_length
 from pcam_lightning.errors import InputError
-from pcam_lightning.metrics.metrics import compute_metrics
-from pcam_lightning.metrics.predictions import sigmoid
-from pcam_lightning.models import Normalize
 from pcam_lightning.seeds import derive_seed
 from pcam_lightning.weights.state import weights_digest
-
-SPLIT_METRICS = ("auroc", "average_precision", "accuracy", "f2")
-"""Metrics of `metrics.metrics` that validation and test log besides the loss."""
-
-VAL_METRICS = tuple(f"val/{name}" for name in ("loss", *SPLIT_METRICS))
-"""Names of the logged validation metrics."""
 
 NEVER = sys.maxsize
 """Epochs between two steps that Lightning makes with a plateau schedule."""
 
 EAGER_STEPS = 20
 """Optimizer steps of a run before `torch.compile`: errors in the network show before it starts."""
-
-
-class Predictions(NamedTuple):
-    """Output of a network for the N rows of a split: sorted by row, each row once, on the CPU."""
-
-    row: Tensor
-    """int64 [N]."""
-    label: Tensor
-    """int64 [N], 0 or 1."""
-    logit: Tensor
-    """float32 [N]."""
 
 
 class PCamClassifier(LightningModule):
@@ -331,12 +313,7 @@ class PCamClassifier(LightningModule):
         if self.trainer.world_size > 1:
             columns = [self.all_gather(column).flatten() for column in columns]  # type: ignore[union-attr]
         row, label, logit = (column.cpu() for column in columns)
-        # Padding repeats rows on several ranks; each row counts once.
-        order = torch.argsort(row, stable=True)
-        first = torch.ones(len(row), dtype=torch.bool)
-        first[1:] = row[order][1:] != row[order][:-1]
-        keep = order[first]
-        predictions = Predictions(row[keep], label[keep], logit[keep])
+        predictions = Predictions.sort(row, label, logit)
         self.predictions[split] = predictions
         scores = {f"{split}/{name}": v for name, v in split_metrics(predictions).items()}
         for name, value in scores.items():
@@ -344,24 +321,6 @@ class PCamClassifier(LightningModule):
             # All ranks have equal values; their maximum, unlike a mean, has the same bits.
             self.log(name, value, prog_bar=shown, sync_dist=True, reduce_fx="max")
         return scores
-
-
-def set_normalization(network: nn.Module, datamodule: PCamDataModule) -> None:
-    """Set a network's channel statistics by `normalize` of the data module; "auto" keeps them.
-
-    Raises:
-        InputError: `normalize` is "train", and the network has no layer `normalize`.
-    """
-    if datamodule.normalize == "auto":
-        return
-    layer = getattr(network, "normalize", None)
-    if isinstance(layer, Normalize):
-        layer.set(*datamodule.channel_statistics)
-    elif datamodule.normalize != "symmetric":
-        raise InputError(
-            f"data.normalize={datamodule.normalize}: {type(network).__name__} has no "
-            "pcam_lightning.models.Normalize named normalize; expected data.normalize=auto"
-        )
 
 
 def is_logged_step(trainer: Trainer) -> bool:
@@ -383,17 +342,3 @@ def is_clipped(norm: Tensor, limit: float) -> bool:
     to wait for the norm.
     """
     return norm.device.type != "cpu" or not bool(norm + 1e-6 <= limit)
-
-
-def split_metrics(predictions: Predictions) -> dict[str, Tensor]:
-    """Return loss, AUROC, average precision, accuracy and F2 of a split, at threshold 0.5.
-
-    Each is a float32 scalar, NaN where it is undefined (see `metrics.metrics`). All are NaN if any
-    logit is not finite.
-    """
-    _, label, logit = predictions
-    if not logit.isfinite().all():
-        return dict.fromkeys(("loss", *SPLIT_METRICS), torch.tensor(torch.nan))
-    scores = compute_metrics(label.numpy(), sigmoid(logit.numpy()))
-    loss = binary_cross_entropy_with_logits(logit, label.float())
-    return {"loss": loss} | {name: torch.tensor(scores[name]) for name in SPLIT_METRICS}

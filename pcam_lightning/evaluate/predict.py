@@ -16,7 +16,8 @@ from pcam_lightning.config.trained import load_module
 from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.identity import is_fingerprint
 from pcam_lightning.data.source import find_source
-from pcam_lightning.engine.module import PCamClassifier, Predictions
+from pcam_lightning.engine.module import PCamClassifier
+from pcam_lightning.engine.predictions import Predictions
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
 from pcam_lightning.evaluate.attribution import check_attribution

@@ -53,7 +53,8 @@ def _probe(config: Config, folder: Path, manifest: dict[str, Any]) -> None:
     from pcam_lightning.data.source import find_source
     from pcam_lightning.engine.checkpoints import write_weights
     from pcam_lightning.engine.determinism import determinism
-    from pcam_lightning.engine.module import PCamClassifier, set_normalization
+    from pcam_lightning.engine.module import PCamClassifier
+    from pcam_lightning.engine.normalization import set_normalization
     from pcam_lightning.probe.report import print_probe, write_probe, write_published
     from pcam_lightning.probe.scores import ProbeOptions, score
     from pcam_lightning.probe.splits import compute_features

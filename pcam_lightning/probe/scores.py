@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcam_lightning.config.compose import Config
 from pcam_lightning.config.precision import compute_dtype
-from pcam_lightning.engine.module import Predictions
+from pcam_lightning.engine.predictions import Predictions
 from pcam_lightning.metrics.metrics import compute_metrics
 from pcam_lightning.metrics.predictions import sigmoid
 from pcam_lightning.probe.features import load

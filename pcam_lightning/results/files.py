@@ -12,7 +12,7 @@ from pcam_lightning.data import PCamDataModule
 from pcam_lightning.data.dataset import PatchDataset
 from pcam_lightning.data.files import SPLIT_FILES
 from pcam_lightning.data.patch_features import compute
-from pcam_lightning.engine.module import Predictions
+from pcam_lightning.engine.predictions import Predictions
 from pcam_lightning.files import write_json
 from pcam_lightning.metrics.drift import reference
 from pcam_lightning.metrics.predictions import read_predictions, write_predictions

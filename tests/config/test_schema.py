@@ -2,7 +2,7 @@ import pytest
 
 from pcam_lightning.config import schema
 from pcam_lightning.config.schema.train import MONITORED
-from pcam_lightning.engine.module import VAL_METRICS
+from pcam_lightning.engine.predictions import VAL_METRICS
 from pcam_lightning.errors import InputError
 
 

@@ -125,7 +125,7 @@ def test_averaged_weights_predict_both_splits(command, pcam_root: Path) -> None:
     module.load_state_dict(checkpoint["state_dict"])
     for split, name in (("val", "valid"), ("test", "test")):
         with h5py.File(SplitFiles(pcam_root, name).images) as file, torch.no_grad():
-            expected = module(torch.from_numpy(file["x"][:]))
+            expected = module(torch.from_numpy(file["x"][()]))  # type: ignore[index]
         found = run.predictions(split)["logit"].to_numpy()
         assert found == pytest.approx(expected.numpy(), abs=1e-5)
 
