@@ -11,16 +11,12 @@ cd "$(dirname "$0")/.."
 levers=(
   ""
   "optimizer=adam"
-  "optimizer=adamw"
-  "optimizer.lr=0.02"
   "data.batch_size=64"
   "callbacks=averaged"
   "augment=dihedral"
-  "augment.strength=0.5"
-  "scheduler=cosine"
   "model.center_max=false"
+  "model.channels=[16,32,96,192]"
   "model.channels=[24,48,96,192]"
-  "model=p4m_cnn model.channels=[2,4,8,16]"
 )
 cores=$(nproc) # before the next line, which it obeys
 export OMP_NUM_THREADS=1
@@ -36,13 +32,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import ttest_rel
+from sklearn.metrics import roc_auc_score
+
+
+def folders(number):
+    return [Path("outputs/levers") / str(number) / seed for seed in "123"]
 
 
 def read(number):
     """Return validation AUROC and seconds of each seed."""
-    folders = (Path("outputs/levers") / str(number) / seed for seed in "123")
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders(number)]
     auroc = [each["val"]["metrics"]["auroc"]["value"] for each in summaries]
     return np.array(auroc), np.array([each["seconds"] for each in summaries])
 
@@ -57,4 +58,8 @@ for number, lever in enumerate(sys.argv[2:], 1):
     cells = [f"`{lever}`", f"{auroc.mean():.4f} ± {auroc.std(ddof=1):.4f}"]
     cells += [f"{gain.mean():+.4f} ± {gain.std(ddof=1):.4f}", f"{ttest_rel(auroc, recipe).pvalue:.3f}"]
     print(f"| {' | '.join(cells)} | {cost:.2f} |")
+tables = [pd.read_parquet(folder / "predictions/val.parquet") for folder in folders(0)]
+together = roc_auc_score(tables[0]["label"], sum(table["logit"] for table in tables))
+gain = together - recipe.mean()
+print(f"| mean logit of the three seeds | {together:.4f} | {gain:+.4f} | | {len(tables):.2f} |")
 PY

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HEAVY = {
-    "matplotlib", "scipy.optimize", "scipy.signal", "sympy", "torch._dynamo.eval_frame",
+    "matplotlib", "pandas", "scipy.optimize", "scipy.signal", "sympy", "torch._dynamo.eval_frame",
     "torchmetrics.functional", "torchvision", "transformers",
 }  # fmt: skip
 USES = {

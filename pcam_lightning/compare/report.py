@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.files import write_json
-from pcam_lightning.metrics.summary import describe_interval
+from pcam_lightning.metrics.interval_text import describe_interval
 from pcam_lightning.plots.comparison import plot_comparison
 from pcam_lightning.provenance.divergence import first_divergence, metric_differences
 from pcam_lightning.provenance.record import Difference, Provenance, differences

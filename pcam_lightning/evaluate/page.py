@@ -16,8 +16,8 @@ from pcam_lightning.evaluate.analysis import Analysis, describe_calibration
 from pcam_lightning.evaluate.report import describe_flags
 from pcam_lightning.evaluate.selection import Selection, format_probability
 from pcam_lightning.files import atomic_write
+from pcam_lightning.metrics.interval_text import describe_interval
 from pcam_lightning.metrics.metrics import METRICS
-from pcam_lightning.metrics.summary import describe_interval
 from pcam_lightning.plots.page import data_uri, page_templates
 
 TEMPLATES = Path(__file__).parent

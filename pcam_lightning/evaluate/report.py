@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.evaluate.analysis import Analysis, describe_calibration
-from pcam_lightning.metrics.summary import describe_interval, format_interval
+from pcam_lightning.metrics.interval_text import describe_interval, format_interval
 
 SHOWN = ("auroc", "average_precision", "accuracy", "f2", "sensitivity", "specificity", "precision")
 

@@ -41,9 +41,10 @@ from scipy.stats import t as student
 
 from pcam_lightning.data.patch_features import FEATURES
 from pcam_lightning.errors import InputError
+from pcam_lightning.metrics.interval_text import MIN_SLIDES
 from pcam_lightning.metrics.intervals import Confusion, metric_interval
 from pcam_lightning.metrics.metrics import METRICS, Ranking
-from pcam_lightning.metrics.resampling import MIN_SLIDES, Resampling
+from pcam_lightning.metrics.resampling import Resampling
 
 CUTS = 0.1, 0.5, 0.9
 GROUPS = "slide", "hospital"

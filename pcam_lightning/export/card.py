@@ -15,7 +15,7 @@ from pcam_lightning.evaluate.report import SHOWN, describe_flags
 from pcam_lightning.export.comparison import SMALL_BATCHES, Comparison
 from pcam_lightning.export.target import ExportTarget
 from pcam_lightning.files import atomic_write
-from pcam_lightning.metrics.summary import describe_interval
+from pcam_lightning.metrics.interval_text import describe_interval
 from pcam_lightning.runs.hardware import read_hardware
 from pcam_lightning.runs.markdown import markdown
 from pcam_lightning.weights.license import describe_license

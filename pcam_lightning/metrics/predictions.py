@@ -7,17 +7,22 @@ logit        float32, float64  the model's output, finite
 probability  float64           sigmoid(logit), in [0, 1]
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from pcam_lightning.errors import InputError
 from pcam_lightning.files import atomic_write
 from pcam_lightning.runs.tables import parquet_bytes, read_parquet
+
+if TYPE_CHECKING:
+    import pandas
 
 LAST_ROW = 2**48
 ROUNDING = 1e-3
@@ -53,6 +58,8 @@ def write_predictions(
     Raises:
         InputError: (a ValueError) the table would be invalid; nothing is written.
     """
+    import pandas  # not before the first training step
+
     logit = np.asarray(logit)
     columns = {"row": np.asarray(row), "label": np.asarray(label), "logit": logit}
     if slide is not None:
@@ -64,16 +71,16 @@ def write_predictions(
         columns["logit"] = logit.astype(np.float32)
     # The stored logit is used, so that both columns of the file agree exactly.
     columns["probability"] = sigmoid(columns["logit"])
-    table = checked_predictions(pd.DataFrame(columns | dict(others or {})), path)
+    table = checked_predictions(pandas.DataFrame(columns | dict(others or {})), path)
     save_table(path, table)
 
 
-def save_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
+def save_table(path: str | os.PathLike[str], table: pandas.DataFrame) -> None:
     """Write a table as parquet, unchanged and atomically."""
     atomic_write(path, parquet_bytes(table))
 
 
-def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_predictions(path: str | os.PathLike[str]) -> pandas.DataFrame:
     """Read and check a predictions table.
 
     Returns:
@@ -86,7 +93,7 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     return checked_predictions(read_parquet(Path(path)), path)
 
 
-def checked_predictions(table: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+def checked_predictions(table: pandas.DataFrame, path: str | os.PathLike[str]) -> pandas.DataFrame:
     """Check a table and return it like `read_predictions`; errors name `path`."""
     fault = _fault(table)
     if fault:
@@ -97,7 +104,7 @@ def checked_predictions(table: pd.DataFrame, path: str | os.PathLike[str]) -> pd
     return table.loc[:, named + others].sort_values("row", ignore_index=True)
 
 
-def _fault(table: pd.DataFrame) -> str | None:
+def _fault(table: pandas.DataFrame) -> str | None:
     """Return the table's first fault in one line, or None."""
     missing = [name for name in COLUMNS if name not in table]
     if missing:
@@ -132,6 +139,6 @@ def _fault(table: pd.DataFrame) -> str | None:
     return None
 
 
-def _first(table: pd.DataFrame, wrong: NDArray[np.bool_]) -> str:
+def _first(table: pandas.DataFrame, wrong: NDArray[np.bool_]) -> str:
     position = int(np.flatnonzero(wrong)[0])
     return f"first at row {table['row'].iloc[position]} (position {position})"

@@ -24,8 +24,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-MIN_SLIDES = 5
-"""Minimum number of slides of an interval by slide."""
+from pcam_lightning.metrics.interval_text import MIN_SLIDES
+
 MINIMUM_DEFINED = 0.5
 """Minimum share of draws with a defined statistic of an interval by patch."""
 

@@ -1,7 +1,6 @@
 """Results of one split as a plain dictionary for `summary.json`."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pandas as pd
 from pcam_lightning.metrics.baselines import beaten_by_constant, constant_baselines
 from pcam_lightning.metrics.intervals import metric_intervals
 from pcam_lightning.metrics.metrics import compute_metrics
-from pcam_lightning.metrics.resampling import MIN_SLIDES, Resampling
+from pcam_lightning.metrics.resampling import Resampling
 
 
 def summarize(
@@ -75,25 +74,6 @@ def summarize(
             "resamples": len(resampling),
         },
     }
-
-
-def describe_interval(slides: int | None) -> str:
-    """Return what the intervals of a split rest on, as text to follow the word "intervals".
-
-    Args:
-        slides: number of slides; None if they are not known.
-    """
-    if slides is None:
-        return "by patch: slides are not known, so patches are treated as independent"
-    if slides < MIN_SLIDES:
-        return f"are missing: {slides} slide{'s' * (slides > 1)}, at least {MIN_SLIDES} are needed"
-    return f"by slide, {slides} slides"
-
-
-def format_interval(score: Mapping[str, float | None]) -> str:
-    """Return the ends of a metric's interval with three decimals, "-" if it has none."""
-    low, high = score["low"], score["high"]
-    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def _jsonable(value: float) -> float | None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pcam_lightning.cli.terminal import Terminal
 from pcam_lightning.metrics.calibration import prior_offset
-from pcam_lightning.metrics.summary import describe_interval, format_interval
+from pcam_lightning.metrics.interval_text import describe_interval, format_interval
 
 NOTABLE_OFFSET = 0.1
 """Error of the log-odds that is reported: at a share of tumour outside 47.5 to 52.5 %."""

@@ -37,8 +37,11 @@ class GrowingTable:
 
     def open(self, step: int) -> pa.Table:
         """Keep the rows before a step on disk, remove all others, and return the kept rows."""
-        table = read_table(self.path) if step and self.path.is_file() else pa.table({"step": []})
-        kept = table.filter(table["step"].to_numpy() < step)
+        schema = pa.schema({"step": pa.int64()})
+        kept = pa.Table.from_batches([], schema)  # other ways import pandas, before the first step
+        if step and self.path.is_file():
+            table = read_table(self.path)
+            kept = table.filter(table["step"].to_numpy() < step)
         self._parts = [kept] if len(kept) else []
         if len(kept):
             self._write(0)

@@ -75,7 +75,7 @@ def _train(
     from pcam_lightning.data.source import find_source
     from pcam_lightning.engine.checkpoints import check_checkpoint
     from pcam_lightning.engine.determinism import determinism
-    from pcam_lightning.metrics.summary import describe_interval
+    from pcam_lightning.metrics.interval_text import describe_interval
     from pcam_lightning.train import limits
     from pcam_lightning.train.result import score_best
 

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest, norm, t
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
+from pcam_lightning.metrics.interval_text import MIN_SLIDES
 from pcam_lightning.metrics.intervals import (
     difference_intervals,
     mean_intervals,
@@ -12,7 +13,7 @@ from pcam_lightning.metrics.intervals import (
     wilson,
 )
 from pcam_lightning.metrics.metrics import METRICS, compute_metrics, row_costs
-from pcam_lightning.metrics.resampling import MIN_SLIDES, Resampling
+from pcam_lightning.metrics.resampling import Resampling
 
 
 def random_table(rows, slides=12, seed=0):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -171,6 +170,8 @@ class GradientNorm(Callback):
 
     def _median(self, norm: np.ndarray) -> np.ndarray:
         """Return the median of earlier norms for each new step, float64 [N]; keep the new norms."""
+        import pandas as pd  # not before the first training step
+
         earlier = len(self._norms_before)
         norms = np.concatenate([self._norms_before, norm])
         self._norms_before = norms[-self.window :]

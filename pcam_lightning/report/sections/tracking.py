@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pcam_lightning.metrics.interval_text import describe_interval
 from pcam_lightning.metrics.metrics import METRICS
-from pcam_lightning.metrics.summary import describe_interval
 from pcam_lightning.report.blocks import Block, Column, Section, Table, Text, Value
 from pcam_lightning.report.pictures import pictures_in
 from pcam_lightning.report.records import DIGITS, Record, Records, Sweep, source_of
