@@ -4,8 +4,8 @@
 #
 #   bash scripts/learning_curve.sh data.root=FOLDER   # overrides apply to every run
 #
-# The plain networks have as many parameters, and cost as much time. Training is on the first patches of
-# one order for each seed. Runs share the machine, one process with one thread for each core. Their
+# The plain networks have as many parameters, and about as many operations. Training is on the first
+# patches of one order for each seed. Runs share the machine, one process with one thread for each core. Their
 # folders are in outputs/learning_curve/; finished ones are not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ done <<'NETWORKS' | xargs -L 1 -P "$cores" python -m pcam_lightning.train \
   data.sampler=fixed data.batch_size=100 callbacks.early_stopping=null "$@"
 equivariant model=p4m_cnn model.channels=[2,4,8,16]
 parameters model=cnn model.channels=[6,12,24,48] model.center_max=false
-time model=cnn model.center_max=false
+operations model=cnn model.center_max=false
 NETWORKS
 
 python - <<'PY'
@@ -37,7 +37,9 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import linregress, t, ttest_ind
+from torch.utils.flop_counter import FlopCounterMode
 
 from pcam_lightning.engine.module import PCamClassifier
 
@@ -45,12 +47,12 @@ SIZES, SEEDS, FULL = (1000, 5000, 20_000), (1, 2, 3), 262_144
 NETWORKS = {
     "equivariant": "`p4m_cnn`",
     "parameters": "plain, equal parameters",
-    "time": "plain, equal time",
+    "operations": "plain, similar operations",
 }
 
 
 def read(name):
-    """Return test AUROC [sizes, seeds], the seconds of the largest runs and the parameters."""
+    """Return test AUROC [sizes, seeds], the parameters and the operations of a patch."""
     root = Path("outputs/learning_curve") / name
     runs = [
         [json.loads((root / f"{size}/{seed}/summary.json").read_text()) for seed in SEEDS]
@@ -59,7 +61,9 @@ def read(name):
     auroc = np.array([[run["test"]["metrics"]["auroc"]["value"] for run in row] for row in runs])
     network = PCamClassifier.load(root / f"{SIZES[-1]}/{SEEDS[-1]}")
     parameters = sum(each.numel() for each in network.parameters())
-    return auroc, np.mean([run["seconds"] for run in runs[-1]]), parameters
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 96, 96, 3, dtype=torch.uint8))
+    return auroc, parameters, counter.get_total_flops()
 
 
 def predict(auroc):
@@ -81,11 +85,11 @@ def predict(auroc):
 found = {name: read(name) for name in NETWORKS}
 reference = found["equivariant"][0]
 sizes = [f"{size:,}" for size in SIZES]
-print(f"| network | parameters | time | {' | '.join(sizes)} | {FULL:,}, predicted |")
+print(f"| network | parameters | MFLOP | {' | '.join(sizes)} | {FULL:,}, predicted |")
 print("|---" * (len(SIZES) + 4) + "|")
 for name, label in NETWORKS.items():
-    auroc, seconds, parameters = found[name]
-    cells = [label, f"{parameters:,}", f"{seconds / found['equivariant'][1]:.2f}"]
+    auroc, parameters, operations = found[name]
+    cells = [label, f"{parameters:,}", f"{operations / 1e6:.0f}"]
     for row, other in zip(auroc, reference, strict=True):
         cell = f"{row.mean():.4f} ± {row.std(ddof=1):.4f}"
         if name != "equivariant":
