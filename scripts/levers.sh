@@ -2,32 +2,44 @@
 # Print what single changes of a recipe gain on validation, over seeds 1, 2 and 3, and what they cost.
 #
 #   bash scripts/levers.sh experiment=minutes_3 data.root=FOLDER   # overrides apply to every run
+#   bash scripts/levers.sh experiment=minutes_3 data.root=FOLDER -- optimizer.lr=0.02 augment=none
 #
-# Runs share the machine, one process with one thread for each core. Their folders are in
-# outputs/levers/; finished ones are not repeated.
+# The changes follow --, each with its overrides in one word of the shell. Runs share the machine, one
+# process with one thread for each core. Their folders are in OUT (outputs/levers); finished ones are
+# not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-levers=(
-  ""
-  "optimizer=adam"
-  "data.batch_size=64"
-  "callbacks=averaged"
-  "augment=dihedral"
-  "model.center_max=false"
-  "model.channels=[16,32,96,192]"
-  "model.channels=[24,48,96,192]"
-)
+overrides=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  overrides+=("$1")
+  shift
+done
+levers=("${@:2}")
+if [ ${#levers[@]} -eq 0 ]; then
+  levers=(
+    "optimizer=adam"
+    "data.batch_size=64"
+    "callbacks=averaged"
+    "augment=dihedral"
+    "model.center_max=false"
+    "model.channels=[16,32,96,192]"
+    "model.channels=[24,48,96,192]"
+  )
+fi
+levers=("" "${levers[@]}") # the recipe itself comes first
+export OUT=${OUT:-outputs/levers}
 cores=$(nproc) # before the next line, which it obeys
 export OMP_NUM_THREADS=1
 for number in "${!levers[@]}"; do
   for seed in 1 2 3; do
-    echo "${levers[number]} seed=$seed hydra.run.dir=outputs/levers/$number/$seed"
+    echo "${levers[number]} seed=$seed hydra.run.dir=$OUT/$number/$seed"
   done
-done | xargs -L 1 -P "$cores" python -m pcam_lightning.train "$@"
+done | xargs -L 1 -P "$cores" python -m pcam_lightning.train "${overrides[@]}"
 
 python - "${levers[@]}" <<'PY'
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -38,7 +50,7 @@ from sklearn.metrics import roc_auc_score
 
 
 def folders(number):
-    return [Path("outputs/levers") / str(number) / seed for seed in "123"]
+    return [Path(os.environ["OUT"]) / str(number) / seed for seed in "123"]
 
 
 def read(number):

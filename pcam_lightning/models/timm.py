@@ -1,6 +1,5 @@
 """Networks of timm, adapted to 96 x 96 patches and one logit."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,35 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pcam_lightning.errors import InputError, one_line
+from pcam_lightning.models.architecture import FAULTS, create_backbone, input_size
 from pcam_lightning.models.depthwise import train_depthwise_in_float32
 from pcam_lightning.models.lora import add_lora
 from pcam_lightning.models.normalize import SHAPE, Normalize
 from pcam_lightning.models.pretrained import copy_state
 
-LAYERS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")
-"""Classes of `timm.layers` that `arguments` may name as `mlp_layer`."""
-RESERVED = {
-    "cache_dir",
-    "checkpoint_path",
-    "exportable",
-    "features_only",
-    "in_chans",
-    "no_jit",
-    "num_classes",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "pretrained_strict",
-    "scriptable",
-}
-"""Arguments of `timm.create_model` that read files or change what a network takes and returns."""
 TUNES, INTERPOLATIONS = ("full", "head", "lora"), ("bicubic", "bilinear")
-WORD = re.compile(r"\w*")
-FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
-"""Exceptions by which networks of timm reject their arguments or a size."""
 
 
 class TimmClassifier(nn.Module):
@@ -96,11 +73,11 @@ class TimmClassifier(nn.Module):
             if value not in known:
                 raise InputError(f"{key}={one_line(value, 80)}: expected {', '.join(known)}")
         self.normalize = Normalize()
-        self.backbone = _create(name, arguments or {})
+        self.backbone = create_backbone(name, arguments or {})
         self.interpolation, self.tune = interpolation, tune
         self.backbone_rate, self.layer_decay = backbone_rate, layer_decay
         self.dropout = nn.Dropout(dropout)
-        self._created_size = _input_size(self.backbone)
+        self._created_size = input_size(self.backbone)
         self._called: set[str] = set()
         self.size, features = self._choose_size(name, size, native_size)
         self.head = nn.Linear(features, 1)
@@ -280,45 +257,5 @@ class TimmClassifier(nn.Module):
             self.backbone.train()
 
     def _set_size(self, size: int | None) -> None:
-        if size is not None and _input_size(self.backbone) not in (None, size):
+        if size is not None and input_size(self.backbone) not in (None, size):
             self.backbone.set_input_size(img_size=size)  # type: ignore[operator]
-
-
-def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a network of timm without its classifier."""
-    import timm
-    import timm.layers
-
-    if not timm.is_model(name):
-        raise InputError(f"name={one_line(name, 80)}: timm has no such architecture")
-    given = dict(arguments)
-    for key, value in given.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        plain = all(isinstance(each, int | float | None) or _is_word(each) for each in values)
-        if key in RESERVED or not plain:
-            raise InputError(
-                f"arguments.{key}={value!r}: expected an argument of {name}: a number, a word or "
-                f"a list of numbers, not of {', '.join(sorted(RESERVED))}"
-            )
-    if isinstance(layer := given.get("mlp_layer"), str):
-        if layer not in LAYERS:
-            raise InputError(f"arguments.mlp_layer={layer}: expected one of {', '.join(LAYERS)}")
-        given["mlp_layer"] = getattr(timm.layers, layer)
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **given)
-    except FAULTS as error:
-        raise InputError(
-            f"{name} does not take arguments={dict(arguments)} ({one_line(error)})"
-        ) from None
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and WORD.fullmatch(value) is not None
-
-
-def _input_size(backbone: nn.Module) -> int | None:
-    """Return the input's side that a network was built for; None if any side fits."""
-    if not hasattr(backbone, "set_input_size"):
-        return None
-    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
-    return None if size is None else int(size[0])
