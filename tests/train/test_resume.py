@@ -188,7 +188,13 @@ def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> No
 
 
 def test_the_state_of_a_plateau_schedule_is_saved(small: list[str], tmp_path: Path) -> None:
-    plateau = ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=3.0")
+    # Validation labels are inverted: the better the network learns, the higher their loss.
+    root = tmp_path / "data"
+    for seed, (split, rows) in enumerate((("train", 128), ("valid", 32), ("test", 32))):
+        images, labels = random_split(rows, seed)
+        images[labels == 1, 32:64, 32:64] //= 2
+        write_split(root, split, images, ~labels if split == "valid" else labels)
+    plateau = ("scheduler=plateau", "scheduler.patience=0", f"data.root={root}")
     whole = finish(small, tmp_path / "whole", *plateau)
     assert len(set(whole.gradients["lr"])) > 1
     folder = tmp_path / "run"
