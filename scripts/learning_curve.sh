@@ -5,8 +5,8 @@
 #   bash scripts/learning_curve.sh data.root=FOLDER   # overrides apply to every run
 #
 # The plain networks have as many parameters, and about as many operations. Training is on the first
-# patches of one order for each seed. Runs share the machine, one process with one thread for each core. Their
-# folders are in outputs/learning_curve/; finished ones are not repeated.
+# patches of one order for each seed. Runs share the machine, one process with one thread for each
+# core. Their folders are in outputs/learning_curve/; finished ones are not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -6,9 +6,8 @@ from pcam_lightning.metrics.interval_text import describe_interval, format_inter
 def test_an_interval_rests_on_patches_or_on_enough_slides() -> None:
     assert "independent" in describe_interval(None)
     assert "8 slides" in describe_interval(8)
-    assert "missing: 4 slides" in describe_interval(4) and "missing: 1 slide," in describe_interval(
-        1
-    )
+    assert "missing: 4 slides" in describe_interval(4)
+    assert "missing: 1 slide," in describe_interval(1)
 
 
 def test_both_ends_of_an_interval_have_three_decimals() -> None:

@@ -25,13 +25,18 @@ AT_EPOCH_ENDS = "callbacks.last_checkpoint.every_minutes=60"
 CLOCKS = ("train/patches_per_second", "train/waiting_for_data")
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> list[str]:
-    root = tmp_path_factory.mktemp("data")
+def write_dark_centers(root: Path, inverted: Sequence[str] = ()) -> None:
+    """Write splits whose tumour patches have a dark center; invert the labels of some splits."""
     for seed, (split, rows) in enumerate((("train", 128), ("valid", 32), ("test", 32))):
         images, labels = random_split(rows, seed)
         images[labels == 1, 32:64, 32:64] //= 2
-        write_split(root, split, images, labels)
+        write_split(root, split, images, ~labels if split in inverted else labels)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> list[str]:
+    root = tmp_path_factory.mktemp("data")
+    write_dark_centers(root)
     return [
         f"data.root={root}",
         "data.batch_size=16",
@@ -189,12 +194,8 @@ def test_the_default_cnn_is_killed_at_every_kind_of_moment(tmp_path: Path) -> No
 
 def test_the_state_of_a_plateau_schedule_is_saved(small: list[str], tmp_path: Path) -> None:
     # Validation labels are inverted: the better the network learns, the higher their loss.
-    root = tmp_path / "data"
-    for seed, (split, rows) in enumerate((("train", 128), ("valid", 32), ("test", 32))):
-        images, labels = random_split(rows, seed)
-        images[labels == 1, 32:64, 32:64] //= 2
-        write_split(root, split, images, ~labels if split == "valid" else labels)
-    plateau = ("scheduler=plateau", "scheduler.patience=0", f"data.root={root}")
+    write_dark_centers(tmp_path / "data", inverted=["valid"])
+    plateau = ("scheduler=plateau", "scheduler.patience=0", f"data.root={tmp_path / 'data'}")
     whole = finish(small, tmp_path / "whole", *plateau)
     assert len(set(whole.gradients["lr"])) > 1
     folder = tmp_path / "run"
