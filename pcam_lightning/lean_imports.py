@@ -3,8 +3,9 @@
 Lightning (2.6) imports two classes of torchmetrics (1.9), whose package imports all of its metrics,
 and with them scipy.signal, torchvision, matplotlib and, where it is installed, transformers
 (Lightning-AI/torchmetrics#3457). It imports one class of torch._dynamo (torch 2.14), the front end
-of `torch.compile`. Together this is half of the start of every command. Here each of these modules
-first has only the names that a run needs; any other use of it loads the whole module.
+of `torch.compile`, and with its counter of operations the compiler triton. Together this is half
+of the start of every command. Here each of these modules first has only the names that a run
+needs; any other use of it loads the whole module.
 """
 
 import functools
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 def install() -> None:
     """Make the first import of these modules in this process a lean one."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        lean = (_Torchmetrics(), _TorchmetricsPlots(), _Dynamo())
+        lean = (_Torchmetrics(), _TorchmetricsPlots(), _FlopCounter(), _Dynamo())
         sys.meta_path[:0] = [_Finder(each) for each in lean if each.name not in sys.modules]
 
 
@@ -99,6 +100,16 @@ class _TorchmetricsPlots(LeanModule):
             "_PLOT_OUT_TYPE": object,
             "plot_single_or_multi_val": plot_single_or_multi_val,
         }
+
+
+class _FlopCounter(LeanModule):
+    name = "torch.utils.flop_counter"
+
+    def names(self) -> Mapping[str, Any]:
+        def FlopCounterMode(*args: Any, **options: Any) -> Any:
+            return self.complete().FlopCounterMode(*args, **options)
+
+        return {"FlopCounterMode": FlopCounterMode}
 
 
 class _Dynamo(LeanModule):

@@ -131,8 +131,9 @@ def _labels_in_meta(scan: SplitScan) -> np.ndarray | None:
     """Return the meta file's column `center_tumor_patch` as 0 and 1, None without this column."""
     if scan.meta is None or "center_tumor_patch" not in scan.meta:
         return None
-    text = scan.meta["center_tumor_patch"].str.strip().str.lower()
-    return text.map({"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}).to_numpy(float)
+    values = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
+    texts = scan.meta["center_tumor_patch"]
+    return np.array([values.get(text.strip().lower(), np.nan) for text in texts])
 
 
 def _name(split: str, row: int) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import xxhash
 from tqdm import tqdm
 
@@ -35,8 +34,8 @@ class SplitScan:
     """The result of `describe_storage`."""
     labels: np.ndarray
     """As in the file, any numeric dtype [N]."""
-    meta: pd.DataFrame | None
-    """The meta file from `read_meta`, None without one."""
+    meta: dict[str, np.ndarray] | None
+    """The columns from `read_meta`, None without a meta file."""
     appearance: Appearance
     """The pixel scale guessed from a sample."""
     scale: Scale
@@ -61,7 +60,7 @@ class SplitScan:
     @property
     def slides(self) -> np.ndarray | None:
         """The slide id of every patch, object [N] of str; None without a meta file."""
-        return None if self.meta is None else self.meta["wsi"].to_numpy(dtype=object)
+        return None if self.meta is None else self.meta["wsi"]
 
     def patches(self) -> DirectPatches:
         """Return the cleaned patches, indexed by row."""

@@ -274,6 +274,8 @@ BAD_META = {
     "a slide is missing": lambda path: path.write_text("a,wsi\n1,x\n2,\n"),
     "a slide is blank": lambda path: path.write_text("a,wsi\n1,x\n2,  \n"),
     "lines of different lengths": lambda path: path.write_text("a,wsi\n1,x\n1,2,3,4,5\n"),
+    "a line is cut": lambda path: path.write_text("wsi,a\nx,1\ny"),
+    "a quote stays open": lambda path: path.write_text('wsi,a\nx,1\n"y,1\n'),
     "gzip": lambda path: path.write_bytes(gzip.compress(b"wsi\nx\ny\n")),
     "latin-1": lambda path: path.write_bytes("wsi\nKöln\nJülich\n".encode("latin-1")),
     "empty": lambda path: path.write_bytes(b""),
