@@ -14,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 
 from pcam_lightning.cli.command import Config, command, save_resolved
 from pcam_lightning.cli.licenses import print_license
-from pcam_lightning.config.trained import recorded_prior_offset
 from pcam_lightning.evaluate.target import EvaluationTarget, resolve_target
 from pcam_lightning.files import write_json
 from pcam_lightning.runs.manifest import collect_manifest
@@ -53,11 +52,12 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         manifest: of the evaluation; the data set is added to it.
     """
     from pcam_lightning.evaluate.analysis import analyze, write_analysis
+    from pcam_lightning.evaluate.ensemble import mean_predictions
     from pcam_lightning.evaluate.galleries import draw_galleries
     from pcam_lightning.evaluate.page import write_page
     from pcam_lightning.evaluate.patches import PatchSource
     from pcam_lightning.evaluate.report import print_report
-    from pcam_lightning.metrics.predictions import read_predictions, save_table
+    from pcam_lightning.metrics.predictions import save_table
 
     start = time.monotonic()
     config, options = target.config, target.config["evaluate"]
@@ -68,9 +68,10 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         from pcam_lightning.evaluate.predict import infer  # imports torch
 
         inference = infer(target, folder)
-        dataset, paths = inference.dataset, inference.tables
+        dataset = inference.dataset
+        paths = {split: [path] for split, path in inference.tables.items()}
     write_json(folder / "manifest.json", manifest | {"dataset": dataset})
-    tables = {split: read_predictions(path) for split, path in paths.items()}
+    tables = {split: mean_predictions(files) for split, files in paths.items()}
     patch_source = PatchSource(dataset["root"], config["data"], tables)
     # `infer` has already read the slides, and warned of meta files that cannot be used.
     tables = patch_source.with_features(options["hospitals"], with_slides=inference is None)
@@ -78,7 +79,7 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         save_table(folder / "predictions" / f"{split}.parquet", table)
     prevalence, source = patch_source.prevalence(target.recorded_prevalence())
     arguments = {name: options[name] for name in ANALYSIS_OPTIONS}
-    arguments["prior_offset"] = recorded_prior_offset(target.run)
+    arguments["prior_offset"] = target.recorded_prior_offset()
     analysis = analyze(tables, config["split"], prevalence, seed=config["seed"], **arguments)
     title = f"dataset: {dataset['name']}"
     plots = write_analysis(folder, analysis, tables, title)
@@ -89,7 +90,7 @@ def evaluate(target: EvaluationTarget, folder: Path, manifest: dict[str, Any]) -
         "subject": target.description,
         "run": target.run and target.run.path,
         "checkpoint": target.checkpoint,
-        "predictions": {split: str(path) for split, path in paths.items()},
+        "predictions": {split: [str(path) for path in files] for split, files in paths.items()},
         "train_prevalence": {"value": prevalence, "source": source},
         **analysis.summary,
         **facts,

@@ -1,19 +1,26 @@
-"""The target of an evaluation: a run's best checkpoint, any checkpoint, or saved predictions."""
+"""Target of an evaluation: a run's best checkpoint, another one, or predictions of some runs."""
 
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pcam_lightning.config import schema
 from pcam_lightning.config.compose import Config
-from pcam_lightning.config.trained import enclosing_run, find_checkpoint, model_config
+from pcam_lightning.config.trained import (
+    enclosing_run,
+    find_checkpoint,
+    model_config,
+    recorded_prior_offset,
+)
 from pcam_lightning.data.layout import describe_missing
 from pcam_lightning.data.source import recorded_root
 from pcam_lightning.errors import InputError
 from pcam_lightning.runs import Run
+from pcam_lightning.weights.license import is_noncommercial
 
 
 @dataclass(frozen=True)
@@ -24,14 +31,24 @@ class EvaluationTarget:
     """The command's config, with the run's model and data unless the command line sets them."""
     checkpoint: Path | None
     """None for saved predictions."""
-    predictions: dict[str, Path] = field(default_factory=dict)
-    """Split, "val" or "test", to the file of its saved predictions."""
-    run: Run | None = None
-    """The run whose folder contains the checkpoint or the predictions."""
+    predictions: dict[str, list[Path]] = field(default_factory=dict)
+    """Split, "val" or "test", to the files of its saved predictions; of several, the mean."""
+    runs: Sequence[Run] = ()
+    """The runs whose folders contain the checkpoint or the predictions."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
-    """`name`, `root` and `fingerprint` of the run's data set; may be empty."""
+    """`name`, `root` and `fingerprint` of the runs' data set; may be empty."""
     overrides: Sequence[str] = ()
     """The command line."""
+
+    @property
+    def run(self) -> Run | None:
+        """The run of a checkpoint or of the predictions; None without one, and for several."""
+        return self.runs[0] if len(self.runs) == 1 and not self.is_ensemble else None
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the mean of several predictions is evaluated."""
+        return any(len(paths) > 1 for paths in self.predictions.values())
 
     @property
     def splits(self) -> list[str]:
@@ -43,31 +60,35 @@ class EvaluationTarget:
         """A sentence for the report."""
         if self.checkpoint is not None:
             return f"Checkpoint {self.checkpoint}."
-        return f"Predictions from {next(iter(self.predictions.values())).parent}."
+        folders = ", ".join(str(path.parent) for path in next(iter(self.predictions.values())))
+        return f"{'Mean of predictions' if self.is_ensemble else 'Predictions'} from {folders}."
 
     def recorded_prevalence(self) -> float | None:
-        """Return the run's share of tumour among the training labels, None if not recorded."""
-        value = self._recorded(self.config["split"], "train_prevalence")
-        return value if isinstance(value, float) and 0 <= value <= 1 else None
+        """Return the runs' share of tumour among the training labels, None if not recorded."""
+        for run in self.runs:
+            value = _recorded(run, self.config["split"], "train_prevalence")
+            if isinstance(value, float) and 0 <= value <= 1:
+                return value
+        return None
 
     def recorded_digest(self) -> str | None:
         """Return the digest of the weights behind the run's predictions, None if not recorded."""
-        value = self._recorded("weights_digest")
+        value = None if self.run is None else _recorded(self.run, "weights_digest")
         return value if isinstance(value, str) else None
 
-    def _recorded(self, *keys: str) -> Any:
-        """Return the value at these nested keys of the run's summary, None if there is none."""
-        try:
-            value: Any = None if self.run is None else self.run.summary
-            for key in keys:
-                value = value[key]
-        except (InputError, KeyError, TypeError):
-            return None
-        return value
-
     def recorded_backbone(self) -> dict[str, Any] | None:
-        """Return the run's pretrained weights, as in its manifest; None if there are none."""
-        return None if self.run is None else self.run.manifest.get("backbone")
+        """Return the runs' pretrained weights, as in a manifest; None if there are none.
+
+        Of several, those for non-commercial use only come first.
+        """
+        backbones = [found for run in self.runs if (found := run.manifest.get("backbone"))]
+        return max(
+            backbones, key=lambda found: is_noncommercial(found.get("license")), default=None
+        )
+
+    def recorded_prior_offset(self) -> float:
+        """Return the mean correction of the logits for the share of tumour in training."""
+        return fmean(recorded_prior_offset(run) for run in self.runs or [None])
 
     def saved_dataset(self) -> dict[str, Any]:
         """Return the recorded data set of saved predictions; `data.root` replaces its folder.
@@ -99,10 +120,7 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
     """
     named = [override.lstrip("+~") for override in overrides]
     if config["predictions"] is not None:
-        tables = _tables(Path(config["predictions"]), config["split"])
-        run = enclosing_run(next(iter(tables.values())).absolute().parent.parent)
-        dataset = {} if run is None else run.manifest.get("dataset", {})
-        return EvaluationTarget(config, None, tables, run, dataset)
+        return _saved(config)
     checkpoint, run = find_checkpoint(config)
     if run is None:
         return EvaluationTarget(config, checkpoint, overrides=named)
@@ -119,7 +137,7 @@ def resolve_target(config: Config, overrides: Iterable[str]) -> EvaluationTarget
         schema.check("evaluate", config)
     except InputError as error:
         raise InputError(f"{run.path}/manifest.json: config.{error}") from None
-    return EvaluationTarget(config, checkpoint, {}, run, dataset, named)
+    return EvaluationTarget(config, checkpoint, {}, [run], dataset, named)
 
 
 def _data(own: Config, of_run: Config, dataset: Mapping[str, Any], named: list[str]) -> Config:
@@ -139,6 +157,41 @@ def _data(own: Config, of_run: Config, dataset: Mapping[str, Any], named: list[s
     if own["root"] is not None:
         return data | {"root": own["root"]}
     return data | recorded_root(dataset)
+
+
+def _saved(config: Config) -> EvaluationTarget:
+    """Resolve `predictions=`, one place or a list of them."""
+    named = config["predictions"]
+    places = [Path(each) for each in ([named] if isinstance(named, str) else named)]
+    tables = [_tables(place, config["split"]) for place in places]
+    files = [each[config["split"]] for each in tables]
+    for number, place in enumerate(places):
+        if files[number].resolve() in [file.resolve() for file in files[:number]]:
+            raise InputError(f"predictions={place}: named twice")
+        if tables[number].keys() != tables[0].keys():
+            raise InputError(
+                f"predictions={place}: splits {', '.join(tables[number])}, expected those of "
+                f"{places[0]}: {', '.join(tables[0])}"
+            )
+    found = [enclosing_run(file.absolute().parent.parent) for file in files]
+    runs = [run for run in found if run is not None]
+    datasets = [run.manifest.get("dataset", {}) for run in runs]
+    for run, dataset in zip(runs, datasets, strict=True):
+        if dataset.get("fingerprint") != datasets[0].get("fingerprint"):
+            raise InputError(f"{run.path}: another data set than that of {runs[0].path}")
+    together = {split: [each[split] for each in tables] for split in tables[0]}
+    return EvaluationTarget(config, None, together, runs, datasets[0] if datasets else {})
+
+
+def _recorded(run: Run, *keys: str) -> Any:
+    """Return the value at these nested keys of a run's summary, None if there is none."""
+    try:
+        value: Any = run.summary
+        for key in keys:
+            value = value[key]
+    except (InputError, KeyError, TypeError):
+        return None
+    return value
 
 
 def _tables(path: Path, split: str) -> dict[str, Path]:

@@ -224,6 +224,76 @@ def test_invalid_predictions(evaluate, tmp_path: Path, split: str, change, named
     assert "Traceback" not in err
 
 
+def save_members(folder: Path, **columns: Any) -> list[Path]:
+    """Write predictions of the same patches by three networks."""
+    folder.mkdir()
+    members = [save_predictions(folder / str(number), **columns) for number in range(3)]
+    for number, member in enumerate(members):
+        for path in member.glob("*.parquet"):
+            noise = np.random.default_rng(number).normal(scale=2, size=300)
+            logit = pd.read_parquet(path)["logit"].to_numpy() + noise
+            change_table(path, logit=logit, probability=sigmoid(logit))
+    return members
+
+
+def test_of_several_predictions_the_mean_logit_is_evaluated(evaluate, tmp_path: Path) -> None:
+    members = save_members(tmp_path / "saved", brightness=np.linspace(0.2, 0.9, 300))
+    code, out, err = evaluate(f"predictions=[{','.join(map(str, members))}]")
+    assert code == 0, err
+    tables = [pd.read_parquet(member / "test.parquet") for member in members]
+    expected = sum(table["logit"] for table in tables) / 3
+    found = Run(tmp_path / "ev").predictions("test")
+    np.testing.assert_allclose(found["logit"], expected, rtol=1e-12)
+    summary = read_summary(tmp_path / "ev")
+    subject = f"Mean of predictions from {members[0]}, {members[1]}, {members[2]}."
+    assert summary["subject"] == subject
+    auroc = summary["test"]["metrics"]["auroc"]["value"]
+    assert auroc == pytest.approx(roc_auc_score(tables[0]["label"], expected))
+    assert auroc > max(roc_auc_score(each["label"], each["logit"]) for each in tables)
+    assert summary["run"] is None and summary["slices"]["scored"] > 0
+
+
+def test_predictions_of_several_runs(run: Run, evaluate, tmp_path: Path) -> None:
+    other = Run(shutil.copytree(run.path, tmp_path / "other"))
+    code, _, err = evaluate(f"predictions=[{run.path},{other.path}]")
+    assert code == 0, err
+    summary = read_summary(tmp_path / "ev")
+    assert summary["train_prevalence"] == {"value": 1 / 3, "source": "training labels"}
+    assert summary["test"]["metrics"]["auroc"] == run.summary["test"]["metrics"]["auroc"]
+    # A threshold of the mean is not one of a member.
+    assert run.threshold is other.threshold is None
+    assert Run(tmp_path / "ev").threshold is not None
+
+    manifest = other.manifest
+    manifest["dataset"]["fingerprint"] = "0" * 64
+    (other.path / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = evaluate(f"predictions=[{run.path},{other.path}]", to="two")
+    assert code == 2 and err == f"error: {other.path}: another data set than that of {run.path}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t.assign(label=1 - t["label"]), "column label differs from that of"),
+        (lambda t: t.iloc[1:], "column row differs from that of"),
+        (lambda t: t.assign(logit_without_tta=t["logit"]), "expected evaluate.tta as in"),
+        (None, "splits test, expected those of"),
+    ],
+)
+def test_predictions_that_have_no_mean(evaluate, tmp_path: Path, change, named: str) -> None:
+    members = save_members(tmp_path / "saved")
+    path = members[1] / "val.parquet"
+    if change is None:
+        path.unlink()
+    else:
+        change(pd.read_parquet(path)).to_parquet(path)
+    code, _, err = evaluate(f"predictions=[{members[0]},{members[1]}]")
+    assert code == 2
+    assert str(members[1]) in err.splitlines()[-1] and named in err.splitlines()[-1], err
+    code, _, err = evaluate(f"predictions=[{members[0]},{members[2]},{members[0]}]", to="twice")
+    assert (code, err) == (2, f"error: predictions={members[0]}: named twice\n")
+
+
 def test_a_given_threshold_needs_no_validation(evaluate, tmp_path: Path) -> None:
     folder = save_predictions(tmp_path / "saved")
     (folder / "val.parquet").unlink()
@@ -290,6 +360,7 @@ def test_a_checkpoint_and_other_data(run: Run, evaluate, pcam_root: Path, tmp_pa
         (["run=nowhere"], "nowhere"),
         (["checkpoint=nowhere.ckpt"], "checkpoint=nowhere.ckpt"),
         (["predictions=nowhere"], "predictions=nowhere"),
+        (["predictions=[]"], "predictions"),
         (["run=a", "evaluate.threshold=f2"], "evaluate.threshold='f2': expected one of max_fbeta"),
         (["run=a", "evaluate.beta=0"], "evaluate.beta=0"),
         (["run=a", "evaluate.tta=d8"], "evaluate.tta='d8': expected 'none' or 'd4'"),

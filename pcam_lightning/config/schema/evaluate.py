@@ -48,7 +48,7 @@ class EvaluateSection(StrictModel):
 class Evaluate(SlurmCommand):
     run: str | None
     checkpoint: str | None
-    predictions: str | None
+    predictions: str | Annotated[list[str], Field(min_length=1)] | None
     split: Literal["val", "test"]
     evaluate: EvaluateSection
     seed: Seed
