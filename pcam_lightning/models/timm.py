@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from pcam_lightning.errors import InputError, one_line
 from pcam_lightning.models.architecture import FAULTS, create_backbone, input_size
@@ -13,6 +12,7 @@ from pcam_lightning.models.depthwise import train_depthwise_in_float32
 from pcam_lightning.models.lora import add_lora
 from pcam_lightning.models.normalize import SHAPE, Normalize
 from pcam_lightning.models.pretrained import copy_state
+from pcam_lightning.models.resize import Resize
 
 TUNES, INTERPOLATIONS = ("full", "head", "lora"), ("bicubic", "bilinear")
 
@@ -73,6 +73,7 @@ class TimmClassifier(nn.Module):
             if value not in known:
                 raise InputError(f"{key}={one_line(value, 80)}: expected {', '.join(known)}")
         self.normalize = Normalize()
+        self.resize: nn.Module = nn.Identity()
         self.backbone = create_backbone(name, arguments or {})
         self.interpolation, self.tune = interpolation, tune
         self.backbone_rate, self.layer_decay = backbone_rate, layer_decay
@@ -103,9 +104,7 @@ class TimmClassifier(nn.Module):
 
         They include no dropout.
         """
-        pixels = self.normalize(image)
-        if self.size != SHAPE[0]:
-            pixels = interpolate(pixels, (self.size, self.size), mode=self.interpolation)
+        pixels = self.resize(self.normalize(image))
         found = self.backbone.forward_features(pixels)  # type: ignore[operator]
         pooled = self.backbone.forward_head(found, pre_logits=True)  # type: ignore[operator]
         if pooled.dim() == 3:  # a backbone without pooling: its class token, or the mean
@@ -241,6 +240,8 @@ class TimmClassifier(nn.Module):
             raise ValueError(f"{size} is no multiple of its patches of {side} pixels")
         self._set_size(size)
         self.size = size
+        if size != SHAPE[0]:
+            self.resize = Resize(SHAPE[0], size, self.interpolation)
         self.backbone.eval()
         self._called.clear()
         hooks = [
