@@ -30,7 +30,7 @@ class Trackers(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    runs: dict[str, Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]]
+    runs: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]]
 
 
 def build_loggers(section: Mapping[str, Any], config: Config) -> list[Logger]:

@@ -12,12 +12,12 @@ from pcam_lightning.metrics.predictions import read_predictions, sigmoid
 
 
 def mean_predictions(paths: Sequence[Path]) -> pd.DataFrame:
-    """Return the predictions table of a split whose logit is the mean of that of several tables.
+    """Return the predictions table of a split with the mean logit of several tables.
 
-    Columns other than `logit`, `logit_without_tta` and `probability` are those of the first table.
+    `logit_without_tta`, if present, is a mean too; further columns are those of the first table.
 
     Args:
-        paths: at least one file of predictions.
+        paths: files of predictions, at least one.
 
     Raises:
         InputError: a file is invalid, has other rows or labels than the first, or is with the mean

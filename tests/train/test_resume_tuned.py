@@ -1,6 +1,6 @@
-"""A killed run on a frozen backbone continues bit-identically, without it in the checkpoint.
+"""A killed run of each recipe, and of each way to tune a backbone, continues bit-identically.
 
-The same holds where weights are averaged.
+What stays frozen is not in the checkpoint. The same holds where weights are averaged.
 """
 
 from pathlib import Path
@@ -17,22 +17,31 @@ from pcam_lightning.runs import Run
 pytestmark = pytest.mark.slow
 
 
+BACKBONE = ["model=timm", "model.dropout=0.3"]
+
+
 @pytest.mark.parametrize(
-    ("tune", "callbacks"), [("head", "averaged"), ("lora", "default"), ("full", "averaged")]
+    ("words", "is_frozen"),
+    [
+        ([*BACKBONE, "model.tune=head", "callbacks=averaged"], True),
+        ([*BACKBONE, "model.tune=lora"], True),
+        (["experiment=minutes_3", "callbacks=averaged"], False),
+        (["experiment=minutes_15", "model.frozen_layers=2", "callbacks=averaged"], False),
+    ],
 )
 def test_a_killed_run_continues_from_its_checkpoint(
-    tmp_path: Path, tune: str, callbacks: str
+    tmp_path: Path, words: list[str], is_frozen: bool
 ) -> None:
     for seed, (split, rows) in enumerate(zip(SPLITS, (64, 16, 16), strict=True)):
         write_split(tmp_path / "data", split, *random_split(rows, seed))
     write_repository(tmp_path / "weights", "test_efficientnet")
     setting = [
-        f"data.root={tmp_path / 'data'}", "data.batch_size=8", "model=timm",
-        f"model.name=local-dir:{tmp_path / 'weights'}", f"model.tune={tune}", "model.dropout=0.3",
-        "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2", "logger=csv",
-        "trainer.log_every_n_steps=1", f"callbacks={callbacks}",
+        *words, f"data.root={tmp_path / 'data'}", "data.batch_size=8",
+        "trainer=cpu", "trainer.max_epochs=2", "logger=csv", "trainer.log_every_n_steps=1",
         "callbacks.last_checkpoint.every_minutes=0",
     ]  # fmt: skip
+    if "experiment=minutes_3" not in words:
+        setting.append(f"model.name=local-dir:{tmp_path / 'weights'}")
 
     def start(name: str) -> CommandProcess:
         return CommandProcess([*setting, f"hydra.run.dir={tmp_path / name}"])
@@ -57,13 +66,12 @@ def test_a_killed_run_continues_from_its_checkpoint(
         for run in (killed, whole)
     )
     assert last.keys() == expected.keys()
-    assert ("backbone" in last) == (tune != "full")
+    assert ("backbone" in last) == is_frozen
     assert last.get("backbone") == expected.get("backbone")
     for name in expected.keys() & {"state_dict", "current_model_state"}:
         assert last[name].keys() == expected[name].keys()
         assert all(torch.equal(last[name][k], v) for k, v in expected[name].items())
-        stem = [key for key in last[name] if "conv_stem" in key]
-        assert bool(stem) == (tune == "full"), "the frozen backbone is not in the file"
+        assert not (is_frozen and any("conv_stem" in key for key in last[name]))
     pd.testing.assert_frame_equal(killed.gradients, whole.gradients, check_exact=True)
     for split in ("val", "test"):
         pd.testing.assert_frame_equal(
