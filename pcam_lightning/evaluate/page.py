@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pcam_lightning.evaluate.analysis import Analysis, describe_calibration
-from pcam_lightning.evaluate.report import describe_flags
+from pcam_lightning.evaluate.report import describe_flags, describe_jitter
 from pcam_lightning.evaluate.selection import Selection, format_probability
 from pcam_lightning.files import atomic_write
 from pcam_lightning.metrics.interval_text import describe_interval
@@ -63,6 +63,7 @@ def write_page(
         plots: PNG files by name, embedded into the page.
         galleries: patches to show; if there are none, the page gives the summary's reason.
     """
+    jitter = summary["inference"] and summary["inference"]["stain_jitter"]
     environment = page_templates(TEMPLATES)
     environment.filters |= {"number": number, "count": lambda n: f"{n:,}"}
     text = environment.get_template("page.html.j2").render(
@@ -73,6 +74,7 @@ def write_page(
         interval_rests_on=describe_interval(summary[analysis.split]["interval"]["slides"]),
         calibration_text=describe_calibration(summary["temperature"], summary["prior_offset"]),
         flags=describe_flags(summary["slices"]),
+        jitter=jitter and describe_jitter(jitter),
         slices=_slices(analysis.slices),
         plots={name: data_uri(file.read_bytes()) for name, file in plots.items()},
         galleries=[_gallery(analysis.table, each) for each in galleries],

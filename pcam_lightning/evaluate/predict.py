@@ -21,8 +21,10 @@ from pcam_lightning.engine.predictions import Predictions
 from pcam_lightning.errors import InputError
 from pcam_lightning.evaluate.analysis import PLAIN_LOGIT
 from pcam_lightning.evaluate.attribution import check_attribution
+from pcam_lightning.evaluate.stain import StainJittered
 from pcam_lightning.evaluate.target import EvaluationTarget
-from pcam_lightning.metrics.predictions import write_predictions
+from pcam_lightning.metrics.metrics import compute_metrics
+from pcam_lightning.metrics.predictions import sigmoid, write_predictions
 from pcam_lightning.models.tta import D4TTA
 from pcam_lightning.weights.state import weights_digest
 
@@ -44,7 +46,7 @@ class Inference:
     facts: dict[str, Any]
     """`weights_digest`, `precision`, `batch_size`, `threads`, `patches`, `seconds`,
     `patches_per_second`; with augmentation also `tta_seconds` and `tta_cost` (`tta_seconds`
-    divided by `seconds`)."""
+    divided by `seconds`); `stain_jitter`, None or `strength` and the AUROC of each split."""
 
 
 def infer(target: EvaluationTarget, folder: Path) -> Inference:
@@ -95,6 +97,12 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
         augmented = PCamClassifier(D4TTA(module.model))
         final, facts["tta_seconds"] = _score(parts, augmented, datamodule, target.splits)
         facts["tta_cost"] = facts["tta_seconds"] / seconds
+    facts["stain_jitter"] = None
+    if strength := options["stain_jitter"]:
+        jittered = PCamClassifier(StainJittered(module.model, strength))
+        found, _ = _score(parts, jittered, datamodule, target.splits)
+        aurocs = {split: _auroc(each) for split, each in found.items()}
+        facts["stain_jitter"] = {"strength": strength, "auroc": aurocs}
     tables = {split: folder / "predictions" / f"{split}.parquet" for split in target.splits}
     for split, path in tables.items():
         slides = datamodule.slides[split]
@@ -102,6 +110,12 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
         others = {PLAIN_LOGIT: plain[split].logit.numpy()} if final is not plain else {}
         write_predictions(path, row, label, logit, None if slides is None else slides[row], others)
     return Inference(module.model.cpu().eval(), dataset, tables, module.backbone, facts)
+
+
+def _auroc(predictions: Predictions) -> float:
+    """Return the AUROC, NaN with one class."""
+    label, probability = predictions.label.numpy(), sigmoid(predictions.logit.numpy())
+    return compute_metrics(label, probability, 0.5)["auroc"]
 
 
 def _data(target: EvaluationTarget) -> tuple[str, PCamDataModule]:

@@ -70,6 +70,8 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         if not math.isnan(change["low"]):
             text += f" [{change['low']:+.4f}, {change['high']:+.4f}]"
         console.print(text + (f", {cost:.1f} times the time" if cost else ""))
+    if jitter := summary["inference"] and summary["inference"]["stain_jitter"]:
+        console.print(describe_jitter(jitter))
     decided = {each["undecided"]: each["accuracy"] for each in summary["abstention"]}
     console.print(
         f"accuracy: {_number(decided[0.0])} on all patches, {_number(decided[0.1])} without the "
@@ -84,6 +86,12 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
         console.print(f"  {each['property']} {each['slice']}: {each['note']}")
     if len(noted) > notes:
         console.print(f"  and {len(noted) - notes} more in slices.csv")
+
+
+def describe_jitter(jitter: Mapping[str, Any]) -> str:
+    """Return the AUROC in random stain colors as text."""
+    scores = ", ".join(f"{_number(auroc)} on {split}" for split, auroc in jitter["auroc"].items())
+    return f"in random stain colors (strength {jitter['strength']:g}): auroc {scores}"
 
 
 def describe_flags(slices: Mapping[str, Any]) -> str:

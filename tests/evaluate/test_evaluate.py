@@ -14,8 +14,11 @@ from pcam_files import random_split
 from sklearn.metrics import recall_score, roc_auc_score
 
 from pcam_lightning.data.patch_features import FEATURES, compute
+from pcam_lightning.engine import PCamClassifier
+from pcam_lightning.engine.augment import StainJitter
 from pcam_lightning.evaluate.analysis import analyze
 from pcam_lightning.metrics.predictions import sigmoid
+from pcam_lightning.models import CNN
 from pcam_lightning.runs import Run
 
 PLAIN = [
@@ -238,7 +241,7 @@ def save_members(folder: Path, **columns: Any) -> list[Path]:
 
 def test_of_several_predictions_the_mean_logit_is_evaluated(evaluate, tmp_path: Path) -> None:
     members = save_members(tmp_path / "saved", brightness=np.linspace(0.2, 0.9, 300))
-    code, out, err = evaluate(f"predictions=[{','.join(map(str, members))}]")
+    code, _, err = evaluate(f"predictions=[{','.join(map(str, members))}]")
     assert code == 0, err
     tables = [pd.read_parquet(member / "test.parquet") for member in members]
     expected = sum(table["logit"] for table in tables) / 3
@@ -331,6 +334,30 @@ def test_augmentation_and_attribution(run: Run, evaluate, tmp_path: Path) -> Non
     assert analyze(tables, "test", 1 / 3, resamples=100).summary["tta"] == summary["tta"]
 
 
+def test_in_random_stain_colors(run: Run, evaluate, tmp_path: Path) -> None:
+    code, out, err = evaluate(f"run={run.path}", "evaluate.stain_jitter=0.8")
+    assert code == 0, err
+    module = PCamClassifier(CNN((4, 4)))
+    module.load_state_dict(torch.load(run.best_checkpoint, weights_only=True)["state_dict"])
+    network, jitter, generator = module.model.eval(), StainJitter(0.8), torch.Generator()
+    generator.manual_seed(0)
+    expected = {}
+    for seed, split in ((1, "val"), (2, "test")):
+        images, labels = random_split(60, seed)
+        images[labels, 32:64, 32:64] //= 2
+        with torch.no_grad():
+            patches = torch.from_numpy(images).split(16)
+            logits = [network(jitter(batch, generator)) for batch in patches]
+        expected[split] = pytest.approx(roc_auc_score(labels, torch.cat(logits)))
+    summary = read_summary(tmp_path / "ev")
+    assert summary["inference"]["stain_jitter"] == {"strength": 0.8, "auroc": expected}
+    plain = roc_auc_score(*(run.predictions("test")[name] for name in ("label", "logit")))
+    assert summary["test"]["metrics"]["auroc"]["value"] == pytest.approx(plain)
+    assert summary["inference"]["stain_jitter"]["auroc"]["test"] != pytest.approx(plain)
+    line = "in random stain colors (strength 0.8): auroc "
+    assert line in out and line in (tmp_path / "ev" / "page.html").read_text()
+
+
 def test_a_checkpoint_and_other_data(run: Run, evaluate, pcam_root: Path, tmp_path: Path) -> None:
     moved = tmp_path / "some.ckpt"
     shutil.copy(run.best_checkpoint, moved)
@@ -368,6 +395,8 @@ def test_a_checkpoint_and_other_data(run: Run, evaluate, pcam_root: Path, tmp_pa
         (["run=a", "evaluate.slices={a: {column: hue, under: 1}}"], "under"),
         (["run=a", "trainer.devices=2"], "trainer.devices=1"),
         (["predictions=a", "evaluate.tta=d4"], "evaluate.tta=d4"),
+        (["predictions=a", "evaluate.stain_jitter=0.2"], "evaluate.stain_jitter=0.2"),
+        (["run=a", "evaluate.stain_jitter=0"], "evaluate.stain_jitter=0"),
     ],
 )
 def test_invalid_arguments(evaluate, arguments: list[str], named: str) -> None:

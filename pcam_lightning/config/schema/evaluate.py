@@ -38,6 +38,7 @@ class EvaluateSection(StrictModel):
     beta: PositiveFloat
     cost_ratio: PositiveFloat
     tta: Literal["none", "d4"]
+    stain_jitter: PositiveFloat | None
     slices: dict[Name, CustomSlice] | None
     hospitals: str | None
     gallery: PositiveInt
@@ -67,8 +68,8 @@ class Evaluate(SlurmCommand):
         if not one or self.trainer.num_nodes != 1:
             raise ValueError("evaluate works on one device: expected trainer.devices=1")
         if self.predictions is not None:
-            for key in ("tta", "attribution"):
-                if getattr(self.evaluate, key) != "none":
+            for key in ("tta", "stain_jitter", "attribution"):
+                if getattr(self.evaluate, key) not in ("none", None):
                     raise ValueError(
                         f"evaluate.{key}={getattr(self.evaluate, key)}: needs the model, expected "
                         "run= or checkpoint= instead of predictions="
