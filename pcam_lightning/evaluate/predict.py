@@ -46,7 +46,8 @@ class Inference:
     facts: dict[str, Any]
     """`weights_digest`, `precision`, `batch_size`, `threads`, `patches`, `seconds`,
     `patches_per_second`; with augmentation also `tta_seconds` and `tta_cost` (`tta_seconds`
-    divided by `seconds`); `stain_jitter`, None or `strength` and the AUROC of each split."""
+    divided by `seconds`); `stain_jitter`, None or `strength` and, of each split, `auroc` in random
+    stain colors and `auroc_without`."""
 
 
 def infer(target: EvaluationTarget, folder: Path) -> Inference:
@@ -101,8 +102,11 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
     if strength := options["stain_jitter"]:
         jittered = PCamClassifier(StainJittered(module.model, strength))
         found, _ = _score(parts, jittered, datamodule, target.splits)
-        aurocs = {split: _auroc(each) for split, each in found.items()}
-        facts["stain_jitter"] = {"strength": strength, "auroc": aurocs}
+        facts["stain_jitter"] = {
+            "strength": strength,
+            "auroc": {split: _auroc(each) for split, each in found.items()},
+            "auroc_without": {split: _auroc(each) for split, each in plain.items()},
+        }
     tables = {split: folder / "predictions" / f"{split}.parquet" for split in target.splits}
     for split, path in tables.items():
         slides = datamodule.slides[split]

@@ -89,8 +89,12 @@ def print_report(summary: Mapping[str, Any], analysis: Analysis, notes: int = 8)
 
 
 def describe_jitter(jitter: Mapping[str, Any]) -> str:
-    """Return the AUROC in random stain colors as text."""
-    scores = ", ".join(f"{_number(auroc)} on {split}" for split, auroc in jitter["auroc"].items())
+    """Return the AUROC in random stain colors, and that without, as text."""
+    without = jitter["auroc_without"]
+    scores = ", ".join(
+        f"{_number(auroc)} on {split} ({_number(without[split])} without)"
+        for split, auroc in jitter["auroc"].items()
+    )
     return f"in random stain colors (strength {jitter['strength']:g}): auroc {scores}"
 
 
