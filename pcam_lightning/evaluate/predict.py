@@ -119,7 +119,7 @@ def infer(target: EvaluationTarget, folder: Path) -> Inference:
 def _auroc(predictions: Predictions) -> float:
     """Return the AUROC, NaN with one class."""
     label, probability = predictions.label.numpy(), sigmoid(predictions.logit.numpy())
-    return compute_metrics(label, probability, 0.5)["auroc"]
+    return compute_metrics(label, probability)["auroc"]
 
 
 def _data(target: EvaluationTarget) -> tuple[str, PCamDataModule]:

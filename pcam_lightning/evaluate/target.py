@@ -47,7 +47,7 @@ class EvaluationTarget:
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether the mean of several predictions is evaluated."""
+        """True for several predictions, whose mean is evaluated."""
         return any(len(paths) > 1 for paths in self.predictions.values())
 
     @property

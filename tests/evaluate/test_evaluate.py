@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def save_predictions(folder: Path, rows: int = 300, seed: int = 0, **columns: An
 
 def change_table(path: Path, **columns: Any) -> None:
     pd.read_parquet(path).assign(**columns).to_parquet(path)
+
+
+def change_or_remove(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame] | None) -> None:
+    if change is None:
+        path.unlink()
+    else:
+        change(pd.read_parquet(path)).to_parquet(path)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -216,11 +224,7 @@ def test_constant_predictions_do_not_beat_constants(evaluate, tmp_path: Path) ->
 )
 def test_invalid_predictions(evaluate, tmp_path: Path, split: str, change, named: str) -> None:
     folder = save_predictions(tmp_path / "saved")
-    path = folder / f"{split}.parquet"
-    if change is None:
-        path.unlink()
-    else:
-        change(pd.read_parquet(path)).to_parquet(path)
+    change_or_remove(folder / f"{split}.parquet", change)
     code, _, err = evaluate(f"predictions={folder}")
     assert code == 2
     assert named in err.splitlines()[-1], err
@@ -285,11 +289,7 @@ def test_predictions_of_several_runs(run: Run, evaluate, tmp_path: Path) -> None
 )
 def test_predictions_that_have_no_mean(evaluate, tmp_path: Path, change, named: str) -> None:
     members = save_members(tmp_path / "saved")
-    path = members[1] / "val.parquet"
-    if change is None:
-        path.unlink()
-    else:
-        change(pd.read_parquet(path)).to_parquet(path)
+    change_or_remove(members[1] / "val.parquet", change)
     code, _, err = evaluate(f"predictions=[{members[0]},{members[1]}]")
     assert code == 2
     assert str(members[1]) in err.splitlines()[-1] and named in err.splitlines()[-1], err
