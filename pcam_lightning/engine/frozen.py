@@ -6,6 +6,8 @@ SHA-256}}`. Loading it needs a network that has these weights already.
 
 from typing import Any
 
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 
 from pcam_lightning.errors import InputError
@@ -23,6 +25,21 @@ def frozen_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the part of a network's state dict that training does not change."""
     keys = frozen_keys(network)
     return {key: value for key, value in network.state_dict().items() if key in keys}
+
+
+def check_averaging(trainer: Trainer) -> None:
+    """Check that no callback changes the frozen weights of a network.
+
+    Raises:
+        InputError: a callback averages in a way that rounds weights which stay equal. Validation
+            would use a backbone that the checkpoint does not name.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(each, EMAWeightAveraging) for each in callbacks):
+        raise InputError(
+            "callbacks: EMAWeightAveraging changes frozen weights by rounding; expected "
+            "callbacks=averaged, or model.tune=full"
+        )
 
 
 def leave_out_frozen(checkpoint: dict[str, Any], network: nn.Module, digest: str | None) -> None:

@@ -19,7 +19,12 @@ from pcam_lightning.data.datamodule import PCamDataModule
 from pcam_lightning.data.dataset import Batch
 from pcam_lightning.engine.columns import Columns
 from pcam_lightning.engine.divergence import DivergenceCheck
-from pcam_lightning.engine.frozen import add_frozen, frozen_state, leave_out_frozen
+from pcam_lightning.engine.frozen import (
+    add_frozen,
+    check_averaging,
+    frozen_state,
+    leave_out_frozen,
+)
 from pcam_lightning.engine.lightning_private import load_loader_state, resume_as_by_epochs
 from pcam_lightning.engine.monitors import (
     check_monitors,
@@ -109,6 +114,7 @@ class PCamClassifier(LightningModule):
     def on_fit_start(self) -> None:
         resume_as_by_epochs(self.trainer)
         if frozen := frozen_state(self.model):
+            check_averaging(self.trainer)
             self._frozen_digest = weights_digest(frozen)
         datamodule = getattr(self.trainer, "datamodule", None)
         self._monitors_checked = isinstance(datamodule, PCamDataModule)

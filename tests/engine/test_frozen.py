@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pcam_files import SPLITS, random_split, write_split
 from torch import Tensor
 from torch.optim import SGD
@@ -46,13 +46,13 @@ def root(tmp_path: Path) -> Path:
 def fit(root: Path, tmp_path: Path) -> Callable[..., Path]:
     """Train for two epochs with a validation inside each; return the last checkpoint."""
 
-    def train(model: TimmClassifier, normalize: str = "auto") -> Path:
+    def train(model: TimmClassifier, normalize: str = "auto", *others: Callback) -> Path:
         saver = ModelCheckpoint(
             tmp_path / "checkpoints", save_last=True, enable_version_counter=False
         )
         trainer = Trainer(
             accelerator="cpu", max_epochs=2, val_check_interval=1, logger=False,
-            enable_progress_bar=False, enable_model_summary=False, callbacks=[saver],
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[saver, *others],
             plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0,
         )  # fmt: skip
         data = PCamDataModule(root, batch_size=4, normalize=normalize)
@@ -83,6 +83,19 @@ def test_a_fit_changes_the_trained_part_alone(fit: Callable, name: str, tune: st
         assert checkpoint["backbone"] == {"digest": weights_digest(own)}
         trained = [key for key in saved if not key.startswith(("head.", "normalize."))]
         assert bool(trained) == (tune == "lora") and all("lora_" in key for key in trained)
+
+
+@pytest.mark.parametrize("tune", ["head", "lora"])
+def test_an_average_that_rounds_frozen_weights_is_one_line_before_training(
+    fit: Callable, tmp_path: Path, tune: str
+) -> None:
+    model = network("test_efficientnet", tune)
+    before = state(model)
+    with pytest.raises(InputError, match=r"^callbacks: EMAWeightAveraging .* callbacks=averaged"):
+        fit(model, "auto", EMAWeightAveraging(decay=0.5))
+    assert not (tmp_path / "checkpoints").exists()
+    after = state(model)
+    assert all(torch.equal(after[key], before[key]) for key in frozen_keys(model) | {"head.bias"})
 
 
 @pytest.mark.parametrize(
