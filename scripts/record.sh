@@ -2,14 +2,23 @@
 # Measure a row of docs/records.md: a recipe over three seeds, in turn with the previous record.
 #
 #   bash scripts/record.sh "what changed" COMMIT experiment=NAME data.root=FOLDER
+#   bash scripts/record.sh "what changed" COMMIT experiment=NEW data.root=FOLDER -- experiment=OLD data.root=FOLDER
 #
 # COMMIT is the commit of the previous record, or "none". A recipe is a training and the evaluation of
 # its best checkpoint with the mean over eight orientations; its minutes are the wall time of both
-# commands. Overrides apply to the training. Run nothing else on the machine at the same time.
+# commands. Overrides apply to the training; those after -- to that of the previous record, if it had
+# others. Run nothing else on the machine at the same time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 changed=$1 previous=$2
 shift 2
+overrides=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  overrides+=("$1")
+  shift
+done
+before=("${@:2}")
+if [ ${#before[@]} -eq 0 ]; then before=("${overrides[@]}"); fi
 
 out=outputs/record
 rm -rf "$out"
@@ -25,10 +34,10 @@ fi
 export PYTHONSAFEPATH=1
 for seed in 1 2 3; do
   for code in "${codes[@]}"; do
-    folder="$PWD/$out/$code/$seed" root=$PWD
-    if [ "$code" = previous ]; then root=$PWD/$out/code; fi
+    folder="$PWD/$out/$code/$seed" root=$PWD arguments=("${overrides[@]}")
+    if [ "$code" = previous ]; then root=$PWD/$out/code arguments=("${before[@]}"); fi
     start=$(date +%s.%N)
-    PYTHONPATH=$root python -m pcam_lightning.train "$@" "seed=$seed" "hydra.run.dir=$folder"
+    PYTHONPATH=$root python -m pcam_lightning.train "${arguments[@]}" "seed=$seed" "hydra.run.dir=$folder"
     PYTHONPATH=$root python -m pcam_lightning.evaluate "run=$folder" "hydra.run.dir=$folder/evaluate" \
       evaluate.tta=d4 evaluate.threshold=youden
     date +%s.%N | awk -v start="$start" '{print ($1 - start) / 60}' >"$folder/minutes"
