@@ -31,8 +31,8 @@ def check_averaging(trainer: Trainer) -> None:
     """Check that no callback changes the frozen weights of a network.
 
     Raises:
-        InputError: a callback averages in a way that rounds weights which stay equal. Validation
-            would use a backbone that the checkpoint does not name.
+        InputError: there is an EMAWeightAveraging, which (Lightning 2.6) rounds weights that stay
+            equal. Validation would use a backbone that the checkpoint does not name.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if any(isinstance(each, EMAWeightAveraging) for each in callbacks):
