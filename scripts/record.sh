@@ -5,9 +5,10 @@
 #   bash scripts/record.sh "what changed" COMMIT experiment=NEW data.root=FOLDER -- experiment=OLD data.root=FOLDER
 #
 # COMMIT is the commit of the previous record, or "none". A recipe is a training and the evaluation of
-# its best checkpoint with the mean over eight orientations; its minutes are the wall time of both
-# commands. Overrides apply to the training; those after -- to that of the previous record, if it had
-# others. Run nothing else on the machine at the same time.
+# its best checkpoint with the mean over eight orientations, or a sweep and the mean of its runs'
+# logits; its minutes are the wall time of all its commands. Overrides apply to the training; those
+# after -- to that of the previous record, if it had others. Run nothing else on the machine at the
+# same time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 changed=$1 previous=$2
@@ -37,9 +38,20 @@ for seed in 1 2 3; do
     folder="$PWD/$out/$code/$seed" root=$PWD arguments=("${overrides[@]}")
     if [ "$code" = previous ]; then root=$PWD/$out/code arguments=("${before[@]}"); fi
     start=$(date +%s.%N)
-    PYTHONPATH=$root python -m pcam_lightning.train "${arguments[@]}" "seed=$seed" "hydra.run.dir=$folder"
-    PYTHONPATH=$root python -m pcam_lightning.evaluate "run=$folder" "hydra.run.dir=$folder/evaluate" \
-      evaluate.tta=d4 evaluate.threshold=youden
+    export PYTHONPATH=$root
+    python -m pcam_lightning.train "${arguments[@]}" "seed=$seed" \
+      "hydra.run.dir=$folder" "hydra.sweep.dir=$folder"
+    runs=("$folder") scored=
+    if [ -f "$folder/multirun.yaml" ]; then runs=("$folder"/[0-9]*); fi
+    for run in "${runs[@]}"; do
+      python -m pcam_lightning.evaluate "run=$run" "hydra.run.dir=$run/evaluate" evaluate.tta=d4 \
+        evaluate.threshold=youden
+      scored+=,$run/evaluate
+    done
+    if [ ${#runs[@]} -gt 1 ]; then
+      python -m pcam_lightning.evaluate "predictions=[${scored:1}]" "hydra.run.dir=$folder/evaluate" \
+        evaluate.threshold=youden
+    fi
     date +%s.%N | awk -v start="$start" '{print ($1 - start) / 60}' >"$folder/minutes"
   done
 done
