@@ -31,6 +31,11 @@ if [ "$previous" != none ]; then
   codes=(previous new)
 fi
 
+# Evaluate into the folder $1/evaluate; the other arguments are overrides.
+evaluate() {
+  python -m pcam_lightning.evaluate "${@:2}" evaluate.threshold=youden "hydra.run.dir=$1/evaluate"
+}
+
 # The current folder would come before PYTHONPATH.
 export PYTHONSAFEPATH=1
 for seed in 1 2 3; do
@@ -41,16 +46,15 @@ for seed in 1 2 3; do
     export PYTHONPATH=$root
     python -m pcam_lightning.train "${arguments[@]}" "seed=$seed" \
       "hydra.run.dir=$folder" "hydra.sweep.dir=$folder"
-    runs=("$folder") scored=
-    if [ -f "$folder/multirun.yaml" ]; then runs=("$folder"/[0-9]*); fi
-    for run in "${runs[@]}"; do
-      python -m pcam_lightning.evaluate "run=$run" "hydra.run.dir=$run/evaluate" evaluate.tta=d4 \
-        evaluate.threshold=youden
-      scored+=,$run/evaluate
-    done
-    if [ ${#runs[@]} -gt 1 ]; then
-      python -m pcam_lightning.evaluate "predictions=[${scored:1}]" "hydra.run.dir=$folder/evaluate" \
-        evaluate.threshold=youden
+    if [ ! -f "$folder/multirun.yaml" ]; then
+      evaluate "$folder" "run=$folder" evaluate.tta=d4
+    else
+      scored=
+      for run in "$folder"/[0-9]*; do
+        evaluate "$run" "run=$run" evaluate.tta=d4
+        scored+=,$run/evaluate
+      done
+      evaluate "$folder" "predictions=[${scored:1}]"
     fi
     date +%s.%N | awk -v start="$start" '{print ($1 - start) / 60}' >"$folder/minutes"
   done
