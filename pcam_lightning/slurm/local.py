@@ -8,6 +8,7 @@ FOLDER`.
 import fcntl
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -72,6 +73,8 @@ def _leave_terminal(log: Path) -> None:
 def main() -> None:
     path, count, folder = sys.argv[1:]
     os.setsid()  # Ctrl-C in the terminal must not end the jobs
+    # submitit cancels a job with SIGINT, which a sweep in a shell script's background ignores.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _leave_terminal(Path(path).with_name("controllers.log"))
     with open(path, "ab") as slots:
         try:

@@ -1,7 +1,9 @@
 """Local sweeps, whose concurrent jobs are limited."""
 
 import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,15 @@ def test_jobs_wait_for_a_slot(tmp_path: Path) -> None:
     assert sorted(int(each.job_id) for each in jobs) == sorted(sessions)
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["handled", "ignored"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """SIGINT is handled or, as in the background of a shell script, ignored."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_a_killed_job_frees_its_slot(tmp_path: Path) -> None:
     def job(folder: str) -> str:
         path = os.path.join(folder, "first")
